@@ -1,0 +1,209 @@
+"""What each end counts, per batch, and one consistent snapshot() of it.
+
+No clock: the caller passes `now` (monotonic seconds).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+
+import msgspec
+
+from logbale.protocol import Algorithm
+
+RATE_WINDOW = 10.0
+"""Seconds over which the current rates are taken."""
+
+
+class Totals(msgspec.Struct):
+    """Batches and what they weighed."""
+
+    batches: int = 0
+    entries: int = 0
+    raw_bytes: int = 0
+    wire_bytes: int = 0
+
+    def add(self, entries: int, raw_bytes: int, wire_bytes: int) -> None:
+        """Counts one batch more."""
+        self.batches += 1
+        self.entries += entries
+        self.raw_bytes += raw_bytes
+        self.wire_bytes += wire_bytes
+
+    @property
+    def ratio(self) -> float:
+        """Raw bytes for each wire byte; 0 before there are any."""
+        return self.raw_bytes / self.wire_bytes if self.wire_bytes else 0.0
+
+
+class Rates(msgspec.Struct, frozen=True):
+    """Per second: over the last RATE_WINDOW in a snapshot's `rates`, over the whole run in its `mean_rates`."""
+
+    entries: float = 0.0
+    raw_bytes: float = 0.0
+    wire_bytes: float = 0.0
+
+
+class _RateWindow:
+    """Rates from samples of rising totals: one a second is kept, those older than the window go."""
+
+    def __init__(self, now: float) -> None:
+        self._samples: deque[tuple[float, int, int, int]] = deque([(now, 0, 0, 0)])
+
+    def sample(self, totals: Totals, now: float) -> Rates:
+        """The rates up to now."""
+        while len(self._samples) > 1 and self._samples[1][0] <= now - RATE_WINDOW:
+            self._samples.popleft()
+        then, entries, raw_bytes, wire_bytes = self._samples[0]
+        if now - self._samples[-1][0] >= 1.0:
+            self._samples.append((now, totals.entries, totals.raw_bytes, totals.wire_bytes))
+        elapsed = now - then
+        if elapsed <= 0:
+            return Rates()
+        return Rates(
+            (totals.entries - entries) / elapsed,
+            (totals.raw_bytes - raw_bytes) / elapsed,
+            (totals.wire_bytes - wire_bytes) / elapsed,
+        )
+
+
+def _mean(totals: Totals, elapsed: float) -> Rates:
+    if elapsed <= 0:
+        return Rates()
+    return Rates(totals.entries / elapsed, totals.raw_bytes / elapsed, totals.wire_bytes / elapsed)
+
+
+class ShipperSnapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """The shipper at one moment. read_entries = sent.entries + waiting_entries, until entries are dropped."""
+
+    uptime: float
+    connected: bool
+    read_entries: int
+    waiting_batches: int
+    waiting_entries: int
+    sent: Totals
+    ratio: float
+    rates: Rates
+    mean_rates: Rates
+    bypassed: int
+    """Batches sent raw though compression is on."""
+    compress_seconds: float
+    algorithm: str
+    level: int
+    level_reason: str
+    reconnects: int
+    errors: dict[str, int]
+    """By reason: connect, send_timeout, connection_lost, invalid_utf8, split_line, …"""
+
+
+class ShipperMetrics:
+    """Counts at the shipper. Owned by its event loop."""
+
+    def __init__(self, *, now: float, algorithm: str = "none", level: int = 0) -> None:
+        self.connected = False
+        self.read_entries = 0
+        self.sent = Totals()
+        self.waiting_batches = 0
+        self.bypassed = 0
+        self.compress_seconds = 0.0
+        self.algorithm = algorithm
+        self.level = level
+        self.level_reason = "fixed"
+        self.connections = 0
+        self.errors: Counter[str] = Counter()
+        self._started = now
+        self._window = _RateWindow(now)
+
+    def batch_sent(self, *, entries: int, raw_bytes: int, wire_bytes: int) -> None:
+        """A whole frame has left."""
+        self.sent.add(entries, raw_bytes, wire_bytes)
+
+    def snapshot(self, now: float) -> ShipperSnapshot:
+        """Everything at once."""
+        uptime = now - self._started
+        return ShipperSnapshot(
+            uptime=uptime,
+            connected=self.connected,
+            read_entries=self.read_entries,
+            waiting_batches=self.waiting_batches,
+            waiting_entries=self.read_entries - self.sent.entries,
+            sent=msgspec.structs.replace(self.sent),
+            ratio=self.sent.ratio,
+            rates=self._window.sample(self.sent, now),
+            mean_rates=_mean(self.sent, uptime),
+            bypassed=self.bypassed,
+            compress_seconds=self.compress_seconds,
+            algorithm=self.algorithm,
+            level=self.level,
+            level_reason=self.level_reason,
+            reconnects=max(0, self.connections - 1),
+            errors=dict(self.errors),
+        )
+
+
+class ReceiverSnapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """The receiver at one moment. received.entries = stored_entries + rejected_entries + waiting_entries."""
+
+    uptime: float
+    clients: int
+    connections: int
+    """Accepted since the start."""
+    received: Totals
+    ratio: float
+    rates: Rates
+    mean_rates: Rates
+    by_algorithm: dict[str, Totals]
+    stored_entries: int
+    rejected_entries: int
+    waiting_entries: int
+    in_flight_bytes: int
+    bad_frames: int
+    errors: dict[str, int]
+    """By reason: corrupt, limit, not_entries, protocol, storage, …"""
+
+
+class ReceiverMetrics:
+    """Counts at the receiver. Owned by its event loop."""
+
+    def __init__(self, *, now: float) -> None:
+        self.clients = 0
+        self.connections = 0
+        self.received = Totals()
+        self.by_algorithm: dict[str, Totals] = {}
+        self.stored_entries = 0
+        self.rejected_entries = 0
+        self.in_flight_bytes = 0
+        self.bad_frames = 0
+        self.errors: Counter[str] = Counter()
+        self._started = now
+        self._window = _RateWindow(now)
+
+    def batch_received(self, algorithm: Algorithm, *, entries: int, raw_bytes: int, wire_bytes: int) -> None:
+        """A frame was decoded into a sound batch; it is not stored yet."""
+        self.received.add(entries, raw_bytes, wire_bytes)
+        self.by_algorithm.setdefault(algorithm.label, Totals()).add(entries, raw_bytes, wire_bytes)
+
+    def frame_refused(self, reason: str) -> None:
+        """A frame's payload was no batch; the connection lives on."""
+        self.bad_frames += 1
+        self.errors[reason] += 1
+
+    def snapshot(self, now: float) -> ReceiverSnapshot:
+        """Everything at once."""
+        uptime = now - self._started
+        return ReceiverSnapshot(
+            uptime=uptime,
+            clients=self.clients,
+            connections=self.connections,
+            received=msgspec.structs.replace(self.received),
+            ratio=self.received.ratio,
+            rates=self._window.sample(self.received, now),
+            mean_rates=_mean(self.received, uptime),
+            by_algorithm={name: msgspec.structs.replace(totals) for name, totals in self.by_algorithm.items()},
+            stored_entries=self.stored_entries,
+            rejected_entries=self.rejected_entries,
+            waiting_entries=self.received.entries - self.stored_entries - self.rejected_entries,
+            in_flight_bytes=self.in_flight_bytes,
+            bad_frames=self.bad_frames,
+            errors=dict(self.errors),
+        )

@@ -1,0 +1,51 @@
+"""The arrows of docs/architecture.md as facts: cli → shells → core, and a core without I/O, clock, threads or chance."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src" / "logbale"
+CORE = {
+    "errors",
+    "models",
+    "protocol",
+    "compression",
+    "batch_buffer",
+    "adaptive",
+    "backoff",
+    "metrics",
+    "lines",
+}
+FORBIDDEN = {"asyncio", "socket", "os", "time", "uuid", "psutil", "threading", "concurrent", "pathlib"}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module or ""}
+    return found
+
+
+@pytest.mark.parametrize("module", sorted(CORE))
+def test_the_core_knows_no_clock_no_chance_and_no_io(module):
+    """A core module imports nothing that makes its result depend on anything but its arguments."""
+    names = imports(SOURCE / f"{module}.py")
+    assert not {name.split(".")[0] for name in names} & FORBIDDEN
+    assert "datetime.datetime.now" not in (SOURCE / f"{module}.py").read_text()
+
+
+@pytest.mark.parametrize("module", sorted(CORE))
+def test_the_core_imports_only_the_core(module):
+    """No arrow points up from the core."""
+    ours = {name.split(".")[1] for name in imports(SOURCE / f"{module}.py") if name.startswith("logbale.")}
+    assert ours <= CORE
+
+
+def test_only_the_entry_points_import_the_command_line():
+    """Nothing below the command line knows it."""
+    users = {path.name for path in SOURCE.rglob("*.py") if "logbale.cli" in imports(path)}
+    assert users <= {"__main__.py"}
