@@ -1,4 +1,4 @@
-"""The arrows of docs/architecture.md as facts: cli → shells → core, and a core without I/O, clock, threads or chance."""
+"""The arrows of docs/architecture.md as facts: cli → shells → core; a core without I/O, clock, threads or chance."""
 
 import ast
 from pathlib import Path
@@ -16,6 +16,7 @@ CORE = {
     "backoff",
     "metrics",
     "lines",
+    "ndjson",
 }
 FORBIDDEN = {"asyncio", "socket", "os", "time", "uuid", "psutil", "threading", "concurrent", "pathlib"}
 

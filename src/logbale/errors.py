@@ -24,7 +24,11 @@ class ConfigError(LogbaleError):
 
 
 class EntryError(LogbaleError):
-    """These bytes are not a log entry, or not a JSON array of them."""
+    """These bytes are not a log entry, or not a JSON array of them. `reason` is `not_entries` or `limit`."""
+
+    def __init__(self, detail: str, *, reason: str = "not_entries") -> None:
+        super().__init__(detail)
+        self.reason = reason
 
 
 class ProtocolError(LogbaleError):

@@ -9,6 +9,7 @@ from collections import Counter, deque
 
 import msgspec
 
+from logbale.compression import CompressionStats
 from logbale.protocol import Algorithm
 
 RATE_WINDOW = 10.0
@@ -99,13 +100,14 @@ class ShipperSnapshot(msgspec.Struct, frozen=True, kw_only=True):
 class ShipperMetrics:
     """Counts at the shipper. Owned by its event loop."""
 
-    def __init__(self, *, now: float, algorithm: str = "none", level: int = 0) -> None:
+    def __init__(
+        self, *, now: float, algorithm: str = "none", level: int = 0, compression: CompressionStats | None = None
+    ) -> None:
         self.connected = False
         self.read_entries = 0
         self.sent = Totals()
         self.waiting_batches = 0
-        self.bypassed = 0
-        self.compress_seconds = 0.0
+        self.compression = compression or CompressionStats()
         self.algorithm = algorithm
         self.level = level
         self.level_reason = "fixed"
@@ -131,8 +133,8 @@ class ShipperMetrics:
             ratio=self.sent.ratio,
             rates=self._window.sample(self.sent, now),
             mean_rates=_mean(self.sent, uptime),
-            bypassed=self.bypassed,
-            compress_seconds=self.compress_seconds,
+            bypassed=self.compression.bypassed,
+            compress_seconds=self.compression.seconds,
             algorithm=self.algorithm,
             level=self.level,
             level_reason=self.level_reason,
@@ -207,3 +209,6 @@ class ReceiverMetrics:
             bad_frames=self.bad_frames,
             errors=dict(self.errors),
         )
+
+
+Snapshot = ShipperSnapshot | ReceiverSnapshot

@@ -1,7 +1,7 @@
 """The wire protocol, without I/O: bytes in, frames out; payloads in, frames out.
 
 A frame is a 5-byte header (payload length as big-endian uint32, flags as uint8) and a payload (docs/protocol.md).
-A length over the limit and a flag byte that means nothing are refused on the header alone, before a byte of payload is kept.
+A length over the limit and a flag byte that means nothing are refused on the header alone, before any payload is kept.
 """
 
 from __future__ import annotations

@@ -1,0 +1,81 @@
+"""Presses entries into batches: by count, by bytes or by the age of the first, whichever comes first; no clock."""
+
+from __future__ import annotations
+
+from itertools import accumulate, takewhile
+from typing import Any
+
+from logbale.models import Batch, Chunk
+
+
+class BatchBuffer:
+    """Holds the batch that is not full yet.
+
+    A batch leaves with `size` entries, or when the next entry would take it over `max_bytes` raw bytes (a single larger
+    entry is a batch of its own), or `interval` seconds after its first entry came. The caller passes `now` in seconds
+    of a clock that never goes back.
+    """
+
+    def __init__(self, *, size: int, interval: float, max_bytes: int) -> None:
+        self.size = size
+        self.interval = interval
+        self.max_bytes = max_bytes
+        self._cursors: dict[str, int] = {}
+        self._start_batch()
+
+    def _start_batch(self) -> None:
+        self._entries: list[Any] = []
+        self._bytes = 0
+        self._since: float | None = None
+
+    def __len__(self) -> int:
+        """Entries held."""
+        return len(self._entries)
+
+    @property
+    def deadline(self) -> float | None:
+        """When the batch that is held must leave; None while there is none."""
+        return None if self._since is None else self._since + self.interval
+
+    def add(self, chunk: Chunk, now: float) -> list[Batch]:
+        """Takes a chunk; returns the batches that it filled, in order."""
+        full = []
+        position, offset = 0, chunk.start
+        while position < len(chunk.entries):
+            sizes = self._fitting(chunk, position)
+            if not sizes:
+                full.append(self._take())
+                continue
+            end = position + len(sizes)
+            self._entries += chunk.entries[position:end]
+            self._bytes += sum(sizes) + chunk.overhead * len(sizes)
+            self._since = now if self._since is None else self._since
+            position, offset = end, offset + sum(sizes)
+            if chunk.source:
+                self._cursors[chunk.source] = offset
+            if len(self._entries) >= self.size or self._bytes >= self.max_bytes:
+                full.append(self._take())
+        return full
+
+    def _fitting(self, chunk: Chunk, position: int) -> list[int]:
+        """The sizes of the entries from `position` on that still go into the batch; at least one if it is empty."""
+        sizes = chunk.sizes[position : position + self.size - len(self._entries)]
+        room = self.max_bytes - self._bytes
+        if sum(sizes) + chunk.overhead * len(sizes) <= room:
+            return sizes
+        weights = accumulate(size + chunk.overhead for size in sizes)
+        count = sum(1 for _ in takewhile(lambda weight: weight <= room, weights))
+        return sizes[: count or (0 if self._entries else 1)]
+
+    def take_due(self, now: float) -> Batch | None:
+        """The batch whose deadline has come, if there is one."""
+        return self._take() if self.deadline is not None and self.deadline <= now else None
+
+    def flush(self) -> Batch | None:
+        """What is held, however little."""
+        return self._take() if self._entries else None
+
+    def _take(self) -> Batch:
+        batch = Batch(self._entries, self._bytes, self._cursors.copy())
+        self._start_batch()
+        return batch

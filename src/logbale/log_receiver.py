@@ -1,0 +1,146 @@
+"""LogReceiver: server, sinks and dashboard put together as the settings say, taken down in the order that data flows."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from pathlib import Path
+from time import monotonic
+from typing import TextIO
+
+from logbale import __version__
+from logbale.archive.writer import ArchiveWriter
+from logbale.config import Settings, format_address, sink_names
+from logbale.dashboard.server import DashboardServer, MetricsServer
+from logbale.metrics import ReceiverMetrics, ReceiverSnapshot
+from logbale.sinks import Sink
+from logbale.sinks.archive import ArchiveSink
+from logbale.sinks.console import ConsoleSink
+from logbale.sinks.fanout import FanoutSink
+from logbale.sinks.null import NullSink
+from logbale.tcp_server import TCPLogReceiver
+
+log = logging.getLogger("logbale.receiver")
+
+TICK_INTERVAL = 1.0
+"""Seconds between looks at whether a segment's age asks for its sealing."""
+
+
+class LogReceiver:
+    """A receiver as the settings describe it. `start`, `run` until `stop`; entries for the console go to `out`."""
+
+    def __init__(self, settings: Settings, *, out: TextIO) -> None:
+        self.settings = settings
+        self._out = out
+        self._metrics = ReceiverMetrics(now=monotonic())
+        self._stop_requested = asyncio.Event()
+        self._stop_now = asyncio.Event()
+        self._open = contextlib.AsyncExitStack()
+        self._archive: ArchiveSink | None = None
+        self._server: TCPLogReceiver | None = None
+
+    async def start(self) -> None:
+        """Opens the sinks (after a crash: recovers the archive), then listens.
+
+        Raises StorageError where the archive cannot be had and OSError where an address cannot.
+        """
+        try:
+            await self._start()
+        except BaseException:
+            await self._open.aclose()
+            raise
+
+    async def _start(self) -> None:
+        settings = self.settings
+        sink = self._make_sink()
+        self._open.push_async_callback(sink.close)
+        self._server = TCPLogReceiver(settings, sink, self._metrics)
+        await self._server.start()
+        if settings.metrics_port:
+            await self._serve(
+                MetricsServer(self.snapshot, self._ready, host=settings.dashboard_host, port=settings.metrics_port)
+            )
+        if settings.dashboard_enabled:
+            dashboard = DashboardServer(
+                self.snapshot,
+                host=settings.dashboard_host,
+                port=settings.dashboard_port,
+                info={"version": __version__, "sink": settings.sink, "archive": settings.archive_dir},
+            )
+            await self._serve(dashboard)
+            log.info("dashboard on http://%s/", format_address(settings.dashboard_host, dashboard.port))
+        log.info("listening on %s", format_address(*self.address))
+
+    async def _serve(self, server: DashboardServer | MetricsServer) -> None:
+        await server.start()
+        self._open.push_async_callback(server.stop)
+
+    def _make_sink(self) -> Sink:
+        names = sink_names(self.settings.sink)
+        durable: Sink = NullSink()
+        if "archive" in names:
+            durable = self._archive = ArchiveSink(
+                ArchiveWriter(
+                    Path(self.settings.archive_dir),
+                    segment_bytes=self.settings.archive_segment_bytes,
+                    segment_seconds=self.settings.archive_segment_seconds,
+                )
+            )
+        return FanoutSink(durable, [ConsoleSink(self._out)]) if "console" in names else durable
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of the TCP listener as they were bound."""
+        assert self._server is not None, "start() comes first"
+        return self._server.address
+
+    def stop(self) -> None:
+        """Stops reading and stores what was received within DRAIN_TIMEOUT; called again, ends at once."""
+        if self._stop_requested.is_set():
+            self._stop_now.set()
+        self._stop_requested.set()
+
+    def snapshot(self) -> ReceiverSnapshot:
+        """Everything counted, at this moment."""
+        return self._metrics.snapshot(monotonic())
+
+    async def run(self) -> int:
+        """Receives until stop(); starts first where start() was not called. Returns the entries left unstored."""
+        if self._server is None:
+            await self.start()
+        assert self._server is not None
+        assert self._server.committer is not None
+        stop = asyncio.create_task(self._stop_requested.wait())
+        ticker = asyncio.create_task(self._tick())
+        async with self._open:
+            await asyncio.wait({stop, ticker, self._server.committer}, return_when=asyncio.FIRST_COMPLETED)
+            stop.cancel()
+            ticker.cancel()
+            left = await self._stop_server(self._server)
+            await asyncio.wait({stop, ticker})
+        for task in (ticker, self._server.committer):
+            if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+        return left
+
+    async def _stop_server(self, server: TCPLogReceiver) -> int:
+        stopping = asyncio.create_task(server.stop(asyncio.get_running_loop().time() + self.settings.drain_timeout))
+        at_once = asyncio.create_task(self._stop_now.wait())
+        await asyncio.wait({stopping, at_once}, return_when=asyncio.FIRST_COMPLETED)
+        at_once.cancel()
+        if not stopping.done():
+            stopping.cancel()
+            return await server.stop(deadline=0.0)
+        return await stopping
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_INTERVAL)
+            if self._archive is not None:
+                await self._archive.tick()
+
+    def _ready(self) -> tuple[bool, str]:
+        if self._server is None or self._server.storage_error is None:
+            return True, "listening, storing"
+        return False, self._server.storage_error

@@ -1,0 +1,143 @@
+"""TCPClient: frames out over one persistent connection, again and again until they have left.
+
+It speaks the base protocol, in which nothing is acknowledged: a frame has left when the kernel has it. Only `finish`
+learns more, because the receiver closes its end when all that came before is stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from math import inf
+from time import monotonic
+
+from logbale.backoff import delays
+from logbale.config import format_address
+from logbale.metrics import ShipperMetrics
+
+log = logging.getLogger("logbale.client")
+
+CONNECT_TIMEOUT = 10.0
+FIRST_DELAY = 1.0
+LONGEST_DELAY = 30.0
+
+
+class TCPClient:
+    """One connection to one receiver, made anew whenever it is lost, with growing delays."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        send_timeout: float,
+        metrics: ShipperMetrics,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.address = format_address(host, port)
+        self.last_error = ""
+        """Why the receiver could not be reached, the last time that it couldn't."""
+        self.unreachable_since = monotonic()
+        """Since when, by time.monotonic, there is no connection; infinity while there is one."""
+        self._host = host
+        self._port = port
+        self._send_timeout = send_timeout
+        self._metrics = metrics
+        self._sleep = sleep
+        self._chance = chance
+        self._delays = delays(first=FIRST_DELAY, longest=LONGEST_DELAY, chance=chance)
+        self._failing = False
+        """Something went wrong since the last frame that left: the delays have grown and the next one applies."""
+        self._writer: asyncio.StreamWriter | None = None
+        self._peer_ended: asyncio.Task[bytes] | None = None
+
+    async def send(self, header: bytes, payload: bytes) -> None:
+        """Returns when the whole frame is in the kernel's hands; a frame that a broken connection cut is sent again."""
+        while True:
+            writer = await self._connected()
+            try:
+                # One write a frame: two small ones would wait for each other (Nagle) or leave as two segments.
+                writer.write(header + payload)
+                async with asyncio.timeout(self._send_timeout):
+                    await writer.drain()
+            except TimeoutError:
+                self._lost("send_timeout", f"a frame did not leave within {self._send_timeout:g} s")
+            except OSError as error:
+                self._lost("connection_lost", str(error))
+            else:
+                if self._failing:
+                    self._failing = False
+                    self._delays = delays(first=FIRST_DELAY, longest=LONGEST_DELAY, chance=self._chance)
+                return
+
+    async def finish(self, timeout: float) -> bool:
+        """Says that no more will come; True when the receiver answers, within `timeout` seconds, by ending too.
+
+        logbale's receiver does so when everything that it received is stored. True also where nothing was ever sent.
+        """
+        if self._writer is None or self._peer_ended is None:
+            return self._metrics.sent.batches == 0
+        try:
+            self._writer.write_eof()
+            async with asyncio.timeout(timeout):
+                await asyncio.shield(self._peer_ended)
+        except (TimeoutError, OSError):
+            return False
+        return True
+
+    def close(self) -> None:
+        """Ends the connection at once."""
+        if self._peer_ended is not None:
+            self._peer_ended.cancel()
+            self._peer_ended = None
+        if self._writer is not None:
+            self._writer.transport.abort()
+            self._writer = None
+            self.unreachable_since = monotonic()
+        self._metrics.connected = False
+
+    async def _connected(self) -> asyncio.StreamWriter:
+        """The connection: the one that is, or a new one, however long that takes."""
+        if self._peer_ended is not None and self._peer_ended.done():
+            # Seen before the frame is written: the kernel would still take it, and nobody would ever read it.
+            self._lost("connection_lost", "the receiver closed the connection")
+        while self._writer is None:
+            if self._failing:
+                delay = next(self._delays)
+                log.warning("no connection to %s (%s); next try in %.1f s", self.address, self.last_error, delay)
+                await self._sleep(delay)
+            try:
+                async with asyncio.timeout(CONNECT_TIMEOUT):
+                    reader, self._writer = await asyncio.open_connection(self._host, self._port)
+            except TimeoutError:
+                self._failed("connect", f"no answer within {CONNECT_TIMEOUT:g} s")
+            except OSError as error:
+                self._failed("connect", error.strerror or str(error))
+            else:
+                # Without this, drain() returns while 64 KiB are still ours to lose.
+                self._writer.transport.set_write_buffer_limits(0)
+                self._peer_ended = asyncio.create_task(_read_to_end(reader))
+                self._metrics.connections += 1
+                self._metrics.connected = True
+                self.unreachable_since = inf
+                log.info("connected to %s", self.address)
+        return self._writer
+
+    def _lost(self, counter: str, reason: str) -> None:
+        self._failed(counter, reason)
+        self.close()
+
+    def _failed(self, counter: str, reason: str) -> None:
+        self._failing = True
+        self.last_error = reason
+        self._metrics.errors[counter] += 1
+
+
+async def _read_to_end(reader: asyncio.StreamReader) -> bytes:
+    """Waits for the receiver's end of stream; a base receiver sends nothing before it."""
+    while data := await reader.read(65536):
+        del data
+    return b""

@@ -1,0 +1,122 @@
+"""When a batch leaves: by count, by bytes, by age, or on a flush; and that its cursors are where it ends."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from logbale.batch_buffer import BatchBuffer
+from logbale.models import Chunk
+
+
+def chunk(*sizes, start=0, source="log", overhead=0):
+    return Chunk(
+        entries=[{"size": size} for size in sizes], sizes=list(sizes), overhead=overhead, source=source, start=start
+    )
+
+
+def buffer(size=50, interval=5.0, max_bytes=1000):
+    return BatchBuffer(size=size, interval=interval, max_bytes=max_bytes)
+
+
+def counts(batches):
+    return [len(batch.entries) for batch in batches]
+
+
+def test_a_batch_leaves_when_it_holds_the_count():
+    """Not one entry earlier, and the rest waits for the next."""
+    held = buffer(size=3)
+    assert held.add(chunk(1, 1), now=0) == []
+    assert counts(held.add(chunk(1, 1, 1, 1, 1), now=0)) == [3, 3]
+    assert len(held) == 1
+
+
+def test_a_batch_leaves_before_an_entry_would_take_it_over_its_bytes():
+    """Source bytes and the JSON around them count."""
+    held = buffer(max_bytes=100)
+    assert counts(held.add(chunk(30, 30, 30, 30, overhead=10), now=0)) == [2]
+    assert len(held) == 2
+
+
+def test_an_entry_larger_than_a_batch_travels_alone():
+    """It is not refused, and it takes nothing with it."""
+    assert counts(buffer(max_bytes=100).add(chunk(10, 5000, 10), now=0)) == [1, 1]
+
+
+def test_a_batch_leaves_at_the_age_of_its_first_entry():
+    """Later entries do not make it younger, and an empty buffer has no deadline."""
+    held = buffer(interval=5)
+    assert held.deadline is None
+    held.add(chunk(1), now=10.0)
+    held.add(chunk(1), now=14.0)
+    assert held.deadline == 15.0
+    assert held.take_due(now=14.9) is None
+    assert len(held.take_due(now=15.0).entries) == 2
+    assert held.deadline is None
+    assert held.take_due(now=99.0) is None
+
+
+def test_the_age_starts_anew_with_each_batch():
+    """What is left over from a full batch is as old as the chunk that it came with."""
+    held = buffer(size=2, interval=5)
+    held.add(chunk(1), now=0)
+    held.add(chunk(1, 1), now=4)
+    assert held.deadline == 9
+
+
+def test_a_flush_takes_what_there_is():
+    """However little; and nothing where there is nothing."""
+    held = buffer()
+    held.add(chunk(7), now=0)
+    assert counts([held.flush()]) == [1]
+    assert held.flush() is None
+
+
+def test_cursors_are_where_the_batch_ends():
+    """Each source's offset after its last entry in this batch or an earlier one."""
+    held = buffer(size=3)
+    (first,) = held.add(chunk(10, 20, start=100, source="a"), now=0) + held.add(chunk(5, 5, start=7, source="b"), now=0)
+    assert first.cursors == {"a": 130, "b": 12}
+    assert held.flush().cursors == {"a": 130, "b": 17}
+
+
+def test_a_source_without_a_cursor_leaves_none():
+    """Standard input cannot be resumed."""
+    held = buffer(size=1)
+    assert held.add(chunk(3, source=""), now=0)[0].cursors == {}
+
+
+chunks = st.lists(st.lists(st.integers(1, 400), max_size=30), max_size=10)
+
+
+@given(chunks, st.integers(1, 20), st.integers(1, 1000), st.integers(0, 20))
+def test_entries_leave_once_in_order_and_within_the_limits(sizes_of_chunks, size, max_bytes, overhead):
+    """Whatever comes in: the same entries, in the same order, in batches that are full or as full as could be."""
+    held = BatchBuffer(size=size, interval=5, max_bytes=max_bytes)
+    batches, offset = [], 0
+    for sizes in sizes_of_chunks:
+        batches += held.add(chunk(*sizes, start=offset, overhead=overhead), now=0)
+        offset += sum(sizes)
+    last = held.flush()
+    batches += [last] if last else []
+    entries = [entry["size"] for batch in batches for entry in batch.entries]
+    assert entries == [size for sizes in sizes_of_chunks for size in sizes]
+    for batch in batches:
+        weight = sum(entry["size"] + overhead for entry in batch.entries)
+        assert batch.size == weight
+        assert 1 <= len(batch.entries) <= size
+        assert weight <= max_bytes or len(batch.entries) == 1
+    for full, following in pairwise(batches):
+        assert len(full.entries) == size or full.size + following.entries[0]["size"] + overhead > max_bytes
+    ends = [batch.cursors["log"] for batch in batches]
+    assert ends == sorted(ends)
+    assert not ends or ends[-1] == offset
+
+
+@pytest.mark.parametrize("size", [1, 50])
+def test_a_batch_encodes_as_one_json_array(size):
+    """The raw payload of the wire format."""
+    held = buffer(size=size)
+    batches = held.add(chunk(1), now=0) or [held.flush()]
+    assert batches[0].encode() == b'[{"size":1}]'
