@@ -1,4 +1,4 @@
-"""LogReceiver: server, sinks and dashboard put together as the settings say, taken down in the order that data flows."""
+"""LogReceiver: server, sinks and dashboard put together as the settings say, taken down as the data flows."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from time import monotonic
 from typing import TextIO
 
-from logbale import __version__
 from logbale.archive.writer import ArchiveWriter
 from logbale.config import Settings, format_address, sink_names
-from logbale.dashboard.server import DashboardServer, MetricsServer
+from logbale.dashboard.server import DashboardServer
 from logbale.metrics import ReceiverMetrics, ReceiverSnapshot
+from logbale.metrics_server import MetricsServer
 from logbale.sinks import Sink
 from logbale.sinks.archive import ArchiveSink
 from logbale.sinks.console import ConsoleSink
@@ -66,7 +66,8 @@ class LogReceiver:
                 self.snapshot,
                 host=settings.dashboard_host,
                 port=settings.dashboard_port,
-                info={"version": __version__, "sink": settings.sink, "archive": settings.archive_dir},
+                info={"sink": settings.sink, "archive": settings.archive_dir},
+                ready=self._ready,
             )
             await self._serve(dashboard)
             log.info("dashboard on http://%s/", format_address(settings.dashboard_host, dashboard.port))

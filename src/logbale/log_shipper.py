@@ -18,8 +18,8 @@ from logbale.batch_buffer import BatchBuffer
 from logbale.compression import Compressed, CompressionHandler
 from logbale.config import Settings, connect_host
 from logbale.cpu import CpuMeter
-from logbale.dashboard.server import MetricsServer
 from logbale.metrics import ShipperMetrics, ShipperSnapshot
+from logbale.metrics_server import MetricsServer
 from logbale.models import Batch
 from logbale.protocol import Algorithm, base_flags, encode_header
 from logbale.sources import Source
@@ -109,7 +109,7 @@ class LogShipper:
                 delivered = await self._drain(sender)
         finally:
             await _cancel(reader, ticker, sender, stop, *([adapter] if adapter else []))
-            self._client.close()
+            await self._client.close()
             self._pool.shutdown(wait=False, cancel_futures=True)
         for task in (reader, ticker, sender):
             if not task.cancelled() and (error := task.exception()) is not None:

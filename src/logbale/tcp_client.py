@@ -7,6 +7,7 @@ learns more, because the receiver closes its end when all that came before is st
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable
@@ -52,7 +53,7 @@ class TCPClient:
         self._failing = False
         """Something went wrong since the last frame that left: the delays have grown and the next one applies."""
         self._writer: asyncio.StreamWriter | None = None
-        self._peer_ended: asyncio.Task[bytes] | None = None
+        self._peer_ended: asyncio.Task[bool] | None = None
 
     async def send(self, header: bytes, payload: bytes) -> None:
         """Returns when the whole frame is in the kernel's hands; a frame that a broken connection cut is sent again."""
@@ -64,9 +65,9 @@ class TCPClient:
                 async with asyncio.timeout(self._send_timeout):
                     await writer.drain()
             except TimeoutError:
-                self._lost("send_timeout", f"a frame did not leave within {self._send_timeout:g} s")
+                await self._lost("send_timeout", f"a frame did not leave within {self._send_timeout:g} s")
             except OSError as error:
-                self._lost("connection_lost", str(error))
+                await self._lost("connection_lost", str(error))
             else:
                 if self._failing:
                     self._failing = False
@@ -83,27 +84,28 @@ class TCPClient:
         try:
             self._writer.write_eof()
             async with asyncio.timeout(timeout):
-                await asyncio.shield(self._peer_ended)
+                return await asyncio.shield(self._peer_ended)
         except (TimeoutError, OSError):
             return False
-        return True
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Ends the connection at once."""
         if self._peer_ended is not None:
             self._peer_ended.cancel()
             self._peer_ended = None
         if self._writer is not None:
-            self._writer.transport.abort()
-            self._writer = None
+            writer, self._writer = self._writer, None
             self.unreachable_since = monotonic()
+            writer.transport.abort()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
         self._metrics.connected = False
 
     async def _connected(self) -> asyncio.StreamWriter:
         """The connection: the one that is, or a new one, however long that takes."""
         if self._peer_ended is not None and self._peer_ended.done():
             # Seen before the frame is written: the kernel would still take it, and nobody would ever read it.
-            self._lost("connection_lost", "the receiver closed the connection")
+            await self._lost("connection_lost", "the receiver closed the connection")
         while self._writer is None:
             if self._failing:
                 delay = next(self._delays)
@@ -119,16 +121,16 @@ class TCPClient:
             else:
                 # Without this, drain() returns while 64 KiB are still ours to lose.
                 self._writer.transport.set_write_buffer_limits(0)
-                self._peer_ended = asyncio.create_task(_read_to_end(reader))
+                self._peer_ended = asyncio.create_task(_clean_end(reader))
                 self._metrics.connections += 1
                 self._metrics.connected = True
                 self.unreachable_since = inf
                 log.info("connected to %s", self.address)
         return self._writer
 
-    def _lost(self, counter: str, reason: str) -> None:
+    async def _lost(self, counter: str, reason: str) -> None:
         self._failed(counter, reason)
-        self.close()
+        await self.close()
 
     def _failed(self, counter: str, reason: str) -> None:
         self._failing = True
@@ -136,8 +138,11 @@ class TCPClient:
         self._metrics.errors[counter] += 1
 
 
-async def _read_to_end(reader: asyncio.StreamReader) -> bytes:
-    """Waits for the receiver's end of stream; a base receiver sends nothing before it."""
-    while data := await reader.read(65536):
-        del data
-    return b""
+async def _clean_end(reader: asyncio.StreamReader) -> bool:
+    """Waits for the end of the receiver's stream, before which a base receiver sends nothing; False for a reset."""
+    try:
+        while await reader.read(65536):
+            pass
+    except OSError:
+        return False
+    return True

@@ -318,7 +318,8 @@ class _Connection(asyncio.Protocol):
         receiver.metrics.batch_received(
             frame.algorithm, entries=lines.count, raw_bytes=decoded.raw_bytes, wire_bytes=frame.wire_bytes
         )
-        receiver.metrics.errors["rewritten"] += lines.rewritten
+        if lines.rewritten:
+            receiver.metrics.errors["rewritten"] += lines.rewritten
         receiver.reserve(len(lines.ndjson))
         receiver.release(frame.wire_bytes)
         self._unsettled += 1

@@ -1,0 +1,206 @@
+"""The shipper as a whole, with a scripted source and a real receiver: what is read arrives, in order."""
+
+import asyncio
+import contextlib
+import json
+import socket
+from time import monotonic
+
+import pytest
+
+from logbale.config import Settings
+from logbale.errors import StorageError
+from logbale.log_shipper import LogShipper
+from logbale.metrics import ReceiverMetrics
+from logbale.models import Chunk
+from logbale.sinks import Stored
+from logbale.tcp_server import TCPLogReceiver
+
+
+class ScriptedSource:
+    """Yields chunks of the given sizes; then ends, waits for ever, or fails."""
+
+    def __init__(self, sizes, then="end"):
+        self.sizes = sizes
+        self.then = then
+        self.taken = 0
+
+    async def chunks(self):
+        number = 0
+        for size in self.sizes:
+            entries = [{"n": n} for n in range(number, number + size)]
+            number += size
+            self.taken = number
+            yield Chunk(entries=entries, sizes=[10] * size)
+        if self.then == "wait":
+            await asyncio.Event().wait()
+        if self.then == "fail":
+            raise StorageError("the file is gone")
+
+    def counts(self):
+        return {"invalid_utf8": 3}
+
+
+class ListSink:
+    def __init__(self):
+        self.entries = []
+
+    async def commit(self, batches):
+        self.entries += [json.loads(line)["n"] for batch in batches for line in batch.ndjson.splitlines()]
+        return [Stored() for _ in batches]
+
+    async def close(self):
+        pass
+
+
+@contextlib.asynccontextmanager
+async def receiver(**settings):
+    sink = ListSink()
+    server = TCPLogReceiver(
+        Settings(server_host="127.0.0.1", server_port=0, **settings), sink, ReceiverMetrics(now=0.0)
+    )
+    await server.start()
+    server.sink = sink
+    try:
+        yield server
+    finally:
+        await server.stop(deadline=0.0)
+
+
+def shipper(server, source, **settings):
+    return LogShipper(Settings(server_host="127.0.0.1", server_port=server.address[1], **settings), source)
+
+
+@pytest.mark.parametrize("algorithm", ["gzip", "zlib", "zstd", "none"])
+@pytest.mark.parametrize("batch_size", [7, 5000])
+def test_everything_read_arrives_once_and_in_order(algorithm, batch_size):
+    """Small batches on the loop and large ones through the pool, each algorithm."""
+
+    async def scenario():
+        async with receiver() as server:
+            source = ScriptedSource([1, 0, 4999, 5000, 13])
+            report = await shipper(server, source, compression_algorithm=algorithm, batch_size=batch_size).run()
+            assert report.delivered
+            assert (report.left_batches, report.left_entries) == (0, 0)
+            assert server.sink.entries == list(range(10_013))
+            snapshot = report.snapshot
+            assert snapshot.read_entries == snapshot.sent.entries == 10_013
+            assert snapshot.sent.batches == -(-10_013 // batch_size)
+            assert snapshot.errors == {"invalid_utf8": 3}
+            received = server.metrics.snapshot(1.0).received
+            assert (received.raw_bytes, received.wire_bytes) == (snapshot.sent.raw_bytes, snapshot.sent.wire_bytes)
+
+    asyncio.run(scenario())
+
+
+def test_a_partial_batch_leaves_after_its_interval():
+    """A quiet source does not keep its entries waiting for a full batch."""
+
+    async def scenario():
+        async with receiver() as server:
+            running = shipper(server, ScriptedSource([3], then="wait"), batch_interval=0.05)
+            task = asyncio.create_task(running.run())
+            async with asyncio.timeout(5):
+                while len(server.sink.entries) < 3:
+                    await asyncio.sleep(0.005)
+            running.stop()
+            assert (await task).delivered
+
+    asyncio.run(scenario())
+
+
+def test_a_stop_flushes_and_delivers_what_was_read():
+    """What is in the buffer when the stop comes still arrives."""
+
+    async def scenario():
+        async with receiver() as server:
+            running = shipper(server, ScriptedSource([120], then="wait"), batch_interval=60)
+            task = asyncio.create_task(running.run())
+            while running.snapshot().read_entries < 120:
+                await asyncio.sleep(0.001)
+            running.stop()
+            assert (await task).delivered
+            assert server.sink.entries == list(range(120))
+
+    asyncio.run(scenario())
+
+
+def test_a_stop_without_a_receiver_ends_in_time_and_says_what_is_left():
+    """DRAIN_TIMEOUT bounds the wait; the report counts batches and entries."""
+
+    async def scenario():
+        running = LogShipper(nowhere(drain_timeout=0.2), ScriptedSource([120], then="wait"))
+        task = asyncio.create_task(running.run())
+        while running.snapshot().read_entries < 120:
+            await asyncio.sleep(0.001)
+        start = monotonic()
+        running.stop()
+        report = await task
+        assert monotonic() - start < 2
+        assert not report.delivered
+        assert (report.left_batches, report.left_entries) == (3, 120)
+
+    asyncio.run(scenario())
+
+
+def test_a_second_stop_ends_at_once():
+    """Who asks twice does not want to wait."""
+
+    async def scenario():
+        running = LogShipper(nowhere(drain_timeout=60), ScriptedSource([1], then="wait"))
+        task = asyncio.create_task(running.run())
+        while not running.snapshot().read_entries:
+            await asyncio.sleep(0.001)
+        running.stop()
+        running.stop()
+        async with asyncio.timeout(5):
+            assert (await task).left_entries == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_finite_source_gives_up_when_the_receiver_cannot_be_reached():
+    """DRAIN_TIMEOUT after the end of the source, not for ever."""
+
+    async def scenario():
+        async with asyncio.timeout(5):
+            report = await LogShipper(nowhere(drain_timeout=0.2), ScriptedSource([10])).run()
+        assert (report.delivered, report.left_entries) == (False, 10)
+
+    asyncio.run(scenario())
+
+
+def test_reading_pauses_when_too_much_waits_for_the_connection():
+    """Nothing that was accepted is dropped, so no more is accepted than fits."""
+
+    async def scenario():
+        source = ScriptedSource([100] * 1000)
+        running = LogShipper(nowhere(drain_timeout=60, buffer_max_bytes=20_000), source)
+        task = asyncio.create_task(running.run())
+        await asyncio.sleep(0.2)
+        # 10 bytes an entry: 2,000 entries fill the buffer; a chunk more may be on its way.
+        assert 2_000 <= source.taken <= 2_200
+        running.stop()
+        running.stop()
+        assert (await task).left_entries == running.snapshot().read_entries
+
+    asyncio.run(scenario())
+
+
+def test_what_was_read_before_an_error_of_the_source_still_arrives():
+    """The error is raised after the delivery, not instead of it."""
+
+    async def scenario():
+        async with receiver() as server:
+            with pytest.raises(StorageError, match="gone"):
+                await shipper(server, ScriptedSource([60], then="fail")).run()
+            assert server.sink.entries == list(range(60))
+
+    asyncio.run(scenario())
+
+
+def nowhere(**settings):
+    """Settings that lead to a port where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    return Settings(server_host="127.0.0.1", server_port=port, **settings)

@@ -1,0 +1,187 @@
+"""The client's promises over real sockets: whole frames, reconnects with growing delays, and an honest end."""
+
+import asyncio
+import contextlib
+import socket
+import struct
+
+import pytest
+
+from logbale.metrics import ShipperMetrics
+from logbale.protocol import Algorithm, FrameDecoder, encode_header
+from logbale.tcp_client import TCPClient
+
+
+class Peer:
+    """A receiver whose manners the test decides."""
+
+    def __init__(self):
+        self.frames = []
+        self.writers = []
+
+    async def __aenter__(self):
+        self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
+        self.port = self.server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_):
+        self.server.close()
+        for writer in self.writers:
+            writer.transport.abort()
+
+    async def serve(self, reader, writer):
+        self.writers.append(writer)
+        decoder = FrameDecoder(1 << 30)
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                decoder.feed(data)
+                self.frames += [frame.payload for frame in decoder.frames()]
+            writer.close()
+
+
+def client(port, **options):
+    metrics = ShipperMetrics(now=0.0)
+    made = TCPClient("127.0.0.1", port, send_timeout=options.pop("send_timeout", 5), metrics=metrics, **options)
+    made.metrics = metrics
+    return made
+
+
+async def send(client, payload):
+    await client.send(encode_header(len(payload), Algorithm.NONE), payload)
+
+
+def test_frames_arrive_whole_over_one_connection():
+    """Many frames, one connection, and the receiver's end answers ours."""
+
+    async def scenario():
+        async with Peer() as peer:
+            sender = client(peer.port)
+            for number in range(100):
+                await send(sender, b"%d" % number)
+            sender.metrics.batch_sent(entries=1, raw_bytes=1, wire_bytes=1)
+            assert await sender.finish(5)
+            assert peer.frames == [b"%d" % number for number in range(100)]
+            assert sender.metrics.connections == 1
+            await sender.close()
+
+    asyncio.run(scenario())
+
+
+def test_delays_grow_while_nobody_listens():
+    """One second, doubling to thirty, with jitter; every failure is counted; the first success starts them anew."""
+
+    async def scenario():
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        waits, listening = [], []
+
+        async def accept(reader, writer):
+            await reader.read()
+            writer.close()
+
+        async def sleep(seconds):
+            waits.append(seconds)
+            if len(waits) == 7:
+                listening.append(await asyncio.start_server(accept, "127.0.0.1", port))
+
+        sender = client(port, sleep=sleep, chance=lambda: 0.0)
+        await send(sender, b"x")
+        assert waits == [1, 2, 4, 8, 16, 30, 30]
+        assert sender.metrics.errors == {"connect": 7}
+        assert sender.metrics.connected
+        await sender.close()
+        listening[0].close()
+        await asyncio.sleep(0.01)
+
+    asyncio.run(scenario())
+
+
+def test_a_lost_connection_is_made_anew_and_the_next_frame_uses_it():
+    """A receiver that closed is noticed before the next frame is written into nowhere."""
+
+    async def scenario():
+        async with Peer() as peer:
+            sender = client(peer.port, sleep=lambda _: asyncio.sleep(0))
+            await send(sender, b"1")
+            while not peer.frames:
+                await asyncio.sleep(0.001)
+            peer.writers[0].close()
+            await asyncio.sleep(0.05)
+            await send(sender, b"2")
+            assert sender.metrics.connections == 2
+            assert sender.metrics.errors == {"connection_lost": 1}
+            sender.metrics.batch_sent(entries=1, raw_bytes=1, wire_bytes=1)
+            assert await sender.finish(5)
+            assert peer.frames == [b"1", b"2"]
+            await sender.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_frame_that_does_not_leave_is_sent_again_whole():
+    """A frozen receiver costs the send time-out; the frame then travels over a new connection."""
+
+    async def scenario():
+        held = []
+
+        async def freeze_first(reader, writer):
+            writer.transport.pause_reading()
+            held.append(writer)
+            if len(held) > 1:
+                writer.transport.resume_reading()
+                decoder = FrameDecoder(1 << 30)
+                while data := await reader.read(1 << 20):
+                    decoder.feed(data)
+                    received.extend(len(frame.payload) for frame in decoder.frames())
+                writer.close()
+
+        received = []
+        server = await asyncio.start_server(freeze_first, "127.0.0.1", 0)
+        sender = client(server.sockets[0].getsockname()[1], send_timeout=0.2, sleep=lambda _: asyncio.sleep(0))
+        size = 64 << 20  # more than the kernel buffers on a loopback connection
+        await send(sender, bytes(size))
+        assert sender.metrics.errors == {"send_timeout": 1}
+        assert await sender.finish(5)
+        assert received == [size]
+        await sender.close()
+        server.close()
+        for writer in held:
+            writer.transport.abort()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("manners", ["reset", "silence"])
+def test_an_end_without_the_receivers_answer_is_not_called_delivered(manners):
+    """A reset, or no answer in time, leaves the last frames in doubt, and finish() says so."""
+
+    async def scenario():
+        async def serve(reader, writer):
+            writers.append(writer)
+            await reader.readexactly(6)
+            if manners == "reset":
+                reset = struct.pack("ii", 1, 0)
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+                writer.transport.abort()
+
+        writers = []
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        sender = client(server.sockets[0].getsockname()[1])
+        await send(sender, b"x")
+        sender.metrics.batch_sent(entries=1, raw_bytes=1, wire_bytes=1)
+        assert not await sender.finish(0.2)
+        await sender.close()
+        server.close()
+        for writer in writers:
+            writer.transport.abort()
+
+    asyncio.run(scenario())
+
+
+def test_nothing_sent_is_delivered():
+    """An empty file needs no connection."""
+
+    async def scenario():
+        assert await client(1).finish(0)
+
+    asyncio.run(scenario())
