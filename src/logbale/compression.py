@@ -16,9 +16,9 @@ from logbale.errors import DecompressionError
 from logbale.protocol import Algorithm
 
 if sys.version_info >= (3, 14):
-    from compression import zstd
+    from compression import zstd as zstd
 else:
-    from backports import zstd
+    from backports import zstd as zstd
 
 MAX_MEMBERS = 16
 """Streams in one payload: honest ones have one, and empty ones cost time that no limit on the output would see."""
@@ -37,8 +37,8 @@ ZSTD_MAX_WINDOW_LOG = 23
 PIECE_BYTES = 4 * 1024 * 1024
 """How much zlib decompresses at a time."""
 
-_GZIP_WBITS = 31
-_ZLIB_WBITS = 15
+GZIP_WBITS = 31
+ZLIB_WBITS = 15
 
 
 class Compressed(msgspec.Struct, frozen=True):
@@ -102,9 +102,9 @@ class CompressionHandler:
 
     def _compress(self, raw: bytes, level: int) -> bytes:
         if self.algorithm is Algorithm.GZIP:
-            return zlib.compress(raw, level, _GZIP_WBITS)
+            return zlib.compress(raw, level, GZIP_WBITS)
         if self.algorithm is Algorithm.ZLIB:
-            return zlib.compress(raw, level, _ZLIB_WBITS)
+            return zlib.compress(raw, level, ZLIB_WBITS)
         if self._zstd is None or self._zstd[0] != level:
             # Kept from batch to batch: making a compressor for each 12 kB batch halves the speed.
             options: dict[int, int] = {
@@ -187,7 +187,7 @@ def _unzstd(payload: bytes, room: int) -> tuple[bytes, bytes]:
 
 
 _DECODERS = {
-    Algorithm.GZIP: _inflater(_GZIP_WBITS),
-    Algorithm.ZLIB: _inflater(_ZLIB_WBITS),
+    Algorithm.GZIP: _inflater(GZIP_WBITS),
+    Algorithm.ZLIB: _inflater(ZLIB_WBITS),
     Algorithm.ZSTD: _unzstd,
 }

@@ -125,6 +125,8 @@ class LogShipper:
                     self._spool.append(batch)
                 self._buffered.set()
                 await self._spool.wait_for_room()
+                # A source that never has to wait would otherwise keep the loop to itself.
+                await asyncio.sleep(0)
 
     async def _send_due_batches(self) -> None:
         while True:

@@ -1,0 +1,1 @@
+"""The page with live numbers: reads snapshots, knows neither end."""

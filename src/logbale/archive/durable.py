@@ -1,0 +1,99 @@
+"""Steps on disk that have happened when they return, and the lock on a directory.
+
+A file's bytes are durable after fdatasync; its name is so only after an fsync of the directory that holds it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from logbale.errors import LockedError, StorageError
+
+_WAYS_OUT = {
+    errno.ENOSPC: "free some space; it goes on by itself once there is room",
+    errno.EDQUOT: "raise the quota or free some space; it goes on by itself once there is room",
+    errno.EFBIG: "raise the limit on file sizes (ulimit -f) or lower ARCHIVE_SEGMENT_BYTES",
+    errno.EROFS: "the file system is read-only: remount it writable; it goes on by itself",
+    errno.EACCES: "give this user the right to write there",
+    errno.EPERM: "give this user the right to write there",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.ENOTDIR: "set --archive (ARCHIVE_DIR) to a directory",
+    errno.EEXIST: "set --archive (ARCHIVE_DIR) to a directory",
+}
+
+
+def storage_error(path: Path, what: str, error: OSError) -> StorageError:
+    """The error with the path, the system's reason and the way out."""
+    way_out = _WAYS_OUT.get(error.errno or 0, "check the disk and the system's log")
+    return StorageError(f"{path}: cannot {what}: {error.strerror or error}; {way_out}")
+
+
+def write_whole(fd: int, data: bytes, offset: int) -> None:
+    """Writes all of `data` at `offset`, however many calls that takes. Raises OSError; then a part may be there."""
+    rest = memoryview(data)
+    while rest:
+        written = os.pwrite(fd, rest, offset)
+        if not written:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        rest = rest[written:]
+        offset += written
+
+
+def sync_directory(path: Path) -> None:
+    """Makes the names in a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_directory(path: Path) -> None:
+    """Makes the directory and the missing ones above it, mode 0700, each durable in its parent."""
+    missing = []
+    while not path.is_dir():
+        missing.append(path)
+        path = path.parent
+    for directory in reversed(missing):
+        directory.mkdir(0o700, exist_ok=True)
+        sync_directory(directory.parent)
+
+
+class DirectoryLock:
+    """A directory held by this process, until release() or its end, however it ends."""
+
+    def __init__(self, directory: Path) -> None:
+        """Takes the lock. Raises LockedError where another process has it, and OSError."""
+        self.path = directory / "lock"
+        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            self._take(directory)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def _take(self, directory: Path) -> None:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(self._fd, 20, 0).decode("ascii", "replace").strip()
+            raise LockedError(
+                f"{directory}: in use by process {owner or '(unknown)'}; stop that one, "
+                "or give this one a directory of its own with --archive (ARCHIVE_DIR)"
+            ) from None
+        with suppress(OSError):  # on a full disk only the name of the owner is missing
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the lock's file was deleted, so that another process could take the directory."""
+        return os.fstat(self._fd).st_nlink == 0
+
+    def release(self) -> None:
+        """Gives the directory up. The file stays: deleting it would let two processes hold two locks."""
+        os.close(self._fd)

@@ -1,0 +1,106 @@
+"""Where segments lie and what they are called.
+
+    2026-11-23/00000042-20261123T195600Z.ndjson.zst.part     open: blocks are appended to it
+    2026-11-23/00000042-20261123T195600Z.ndjson.zst          sealed: it never changes again
+
+The serial orders segments; day and time are for people, and a clock that jumps does no harm. Whatever has another name
+is passed over, and no symbolic link is followed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from logbale.errors import StorageError
+
+OPEN = ".part"
+SEALING = ".sealing"
+"""Added to a sealed name: the file that is about to get it. Worth nothing after a crash."""
+REPLACEMENT = ".new"
+"""Added to an open name: the copy that is about to replace it. Worth nothing after a crash."""
+SUSPECT = ".suspect"
+"""Added to a sealed name: a segment whose file could not be written nor cut; what was acknowledged of it was copied."""
+
+_DAY = re.compile(r"\d{4}-\d\d-\d\d")
+_NAME = re.compile(r"(\d{8,})-(\d{8}T\d{6}Z)\.ndjson\.zst(\.part)?")
+_LEFTOVER = re.compile(rf"{_NAME.pattern}({re.escape(SEALING)}|{re.escape(REPLACEMENT)})")
+_TIME = "%Y%m%dT%H%M%SZ"
+
+
+class SegmentPath(msgspec.Struct, frozen=True):
+    """A segment's place in the order, and its file."""
+
+    serial: int
+    path: Path
+
+    @property
+    def is_open(self) -> bool:
+        """Whether blocks may still be appended to it."""
+        return self.path.suffix == OPEN
+
+    @property
+    def sealed_path(self) -> Path:
+        """The path it has, or will have, when sealed."""
+        return self.path.with_suffix("") if self.is_open else self.path
+
+    @property
+    def created(self) -> float:
+        """When it was begun, in Unix seconds, by its name; 0 where that is no time."""
+        match = _NAME.fullmatch(self.path.name)
+        try:
+            return datetime.strptime(match[2], _TIME).replace(tzinfo=UTC).timestamp() if match else 0.0
+        except ValueError:
+            return 0.0
+
+
+def new_segment(directory: Path, serial: int, now: float) -> SegmentPath:
+    """The open segment that begins at `now` (Unix seconds)."""
+    begun = datetime.fromtimestamp(now, UTC)
+    return SegmentPath(serial, directory / f"{begun:%Y-%m-%d}" / f"{serial:08}-{begun:{_TIME}}.ndjson.zst{OPEN}")
+
+
+def segment_at(path: Path) -> SegmentPath:
+    """The segment in a file of any name; one that is not ours has the serial 0."""
+    match = _NAME.fullmatch(path.name)
+    return SegmentPath(int(match[1]) if match else 0, path)
+
+
+def all_segments(directory: Path) -> list[SegmentPath]:
+    """Every segment file in serial order; one that a crash left open beside its sealed twin comes right before that."""
+    found = [segment_at(path) for path in _files(directory) if _NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda segment: (segment.serial, segment.sealed_path.name, not segment.is_open))
+
+
+def segments(directory: Path) -> list[SegmentPath]:
+    """The segments of an archive in serial order, each once. Raises StorageError where there is no such directory."""
+    return list({segment.sealed_path: segment for segment in all_segments(directory)}.values())
+
+
+def leftovers(directory: Path) -> list[Path]:
+    """Files that a crash left half made; nothing depends on them."""
+    return [path for path in _files(directory) if _LEFTOVER.fullmatch(path.name)]
+
+
+def _files(directory: Path) -> list[Path]:
+    try:
+        with os.scandir(directory) as days:
+            names = [day.path for day in days if _DAY.fullmatch(day.name) and day.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        raise StorageError(f"{directory}: there is no archive here; check --archive (ARCHIVE_DIR)") from None
+    except OSError as error:
+        raise StorageError(f"{directory}: cannot list the archive: {error.strerror}") from error
+    files: list[Path] = []
+    for name in names:
+        try:
+            with os.scandir(name) as entries:
+                files += [Path(entry.path) for entry in entries if entry.is_file(follow_symlinks=False)]
+        except FileNotFoundError:
+            continue  # removed meanwhile
+        except OSError as error:
+            raise StorageError(f"{name}: cannot list the archive: {error.strerror}") from error
+    return files

@@ -1,0 +1,218 @@
+"""Reads an archive, from its files alone: beside a running writer, after a crash, or a single file copied elsewhere.
+
+It never writes. A block is delivered only after its CRC was right; what is damaged is passed over and reported. The
+torn end of an open segment is simply not there yet. Memory is bounded by the largest block.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from logbale.archive import layout
+from logbale.archive.format import Block, NotAFrame
+from logbale.archive.layout import SegmentPath
+from logbale.archive.walk import Damage, SegmentReader
+from logbale.errors import EntryError
+from logbale.ndjson import to_ndjson
+
+logger = logging.getLogger(__name__)
+
+OnDamage = Callable[[Damage], object]
+
+
+def log_damage(damage: Damage) -> None:
+    """Says it at ERROR."""
+    logger.error("%s; what these bytes held cannot be read, the rest can", damage)
+
+
+def segments(path: Path) -> list[SegmentPath]:
+    """The segments of an archive in serial order, or the one in a single file. Raises StorageError."""
+    return [layout.segment_at(path)] if path.is_file() else layout.segments(path)
+
+
+def blocks(
+    path: Path, *, since: str | None = None, until: str | None = None, on_damage: OnDamage = log_damage
+) -> Iterator[Block]:
+    """Every sound block up to the present end, not decompressed, without those that lie wholly outside the times.
+
+    `path` is an archive's directory or one segment; `since` (inclusive) and `until` (exclusive) are times in the form
+    of models.rfc3339. Raises StorageError.
+    """
+    wanted = _Span(since, until)
+    for reader in _readers(path):
+        with reader:
+            yield from _blocks_of(reader, wanted, on_damage)
+
+
+def lines(
+    path: Path, *, since: str | None = None, until: str | None = None, on_damage: OnDamage = log_damage
+) -> Iterator[bytes]:
+    """Every entry up to the present end, one JSON object each, without the newline; arguments as for blocks().
+
+    An entry whose time cannot be read is never left out.
+    """
+    wanted = _Span(since, until)
+    for reader in _readers(path):
+        with reader:
+            for block in _blocks_of(reader, wanted, on_damage):
+                yield from _lines_of(block, reader.path, wanted, on_damage)
+
+
+class ArchiveFollower:
+    """The entries of an archive (or of one segment) as they come, for a caller that asks now and then.
+
+    It goes on across sealing and new segments. What it shows of an open segment may be a moment from being durable.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        since: str | None = None,
+        until: str | None = None,
+        from_end: bool = False,
+        on_damage: OnDamage = log_damage,
+    ) -> None:
+        """Starts at the first segment, or with `from_end` after what is there now. The rest is as for blocks()."""
+        self._path = path
+        self._wanted = _Span(since, until)
+        self._on_damage = on_damage
+        self._reader: SegmentReader | None = None
+        self._serial = -1
+        if from_end and (present := segments(path)):
+            self._serial, self._reader = present[-1].serial, _open(present[-1])
+            while self._reader is not None and self._reader.read() is not None:
+                pass
+
+    def __enter__(self) -> ArchiveFollower:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Frees the file."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def poll(self) -> list[bytes]:
+        """The lines of the next block, or [] where there is none yet: ask again later. Raises StorageError."""
+        while (block := self._next_block()) and (reader := self._reader):
+            found = list(_lines_of(block, reader.path, self._wanted, self._on_damage))
+            if found:
+                return found
+        return []
+
+    def _next_block(self) -> Block | None:
+        while True:
+            if block := self._read():
+                return block
+            later = [segment for segment in segments(self._path) if segment.serial > self._serial]
+            if not later:
+                return None
+            # With a later segment there, nothing more is appended to this one; just before it, something may have been.
+            if block := self._read():
+                return block
+            if self._reader is not None:
+                _report_end(self._reader, self._on_damage)
+                self.close()
+            self._serial, self._reader = later[0].serial, _open(later[0])
+
+    def _read(self) -> Block | None:
+        return next(_sound_blocks(self._reader, self._on_damage), None) if self._reader is not None else None
+
+
+class _Span:
+    """The times that are asked for. A time that is unknown (empty) is neither outside nor inside."""
+
+    def __init__(self, since: str | None, until: str | None) -> None:
+        self.since = since
+        self.until = until
+
+    @property
+    def is_all(self) -> bool:
+        return self.since is None and self.until is None
+
+    def is_without(self, first: str, last: str) -> bool:
+        """Whether nothing from first to last is wanted."""
+        if not first or not last:
+            return False
+        return (self.since is not None and last < self.since) or (self.until is not None and first >= self.until)
+
+    def has_all(self, first: str, last: str) -> bool:
+        """Whether everything from first to last is wanted."""
+        if not first or not last:
+            return self.is_all
+        return (self.since is None or first >= self.since) and (self.until is None or last < self.until)
+
+
+def _open(segment: SegmentPath) -> SegmentReader | None:
+    """A reader of it, also where it has been sealed since it was listed; None where it has been removed."""
+    for path in (segment.path, segment.sealed_path):
+        try:
+            return SegmentReader(path)
+        except FileNotFoundError:
+            continue
+    return None
+
+
+def _readers(path: Path) -> Iterator[SegmentReader]:
+    for segment in segments(path):
+        reader = _open(segment)
+        if reader is not None:
+            yield reader
+
+
+def _blocks_of(reader: SegmentReader, wanted: _Span, on_damage: OnDamage) -> Iterator[Block]:
+    """The wanted blocks of a whole segment. Only a time that a CRC vouches for is a reason to pass one over."""
+    if not wanted.is_all and (footer := reader.footer()) and wanted.is_without(footer.first, footer.last):
+        return
+    for block in _sound_blocks(reader, on_damage):
+        if not wanted.is_without(block.header.first, block.header.last):
+            yield block
+    _report_end(reader, on_damage)
+
+
+def _sound_blocks(reader: SegmentReader, on_damage: OnDamage) -> Iterator[Block]:
+    """The blocks from where the reader stands to the present end."""
+    while (frame := reader.read()) is not None:
+        if isinstance(frame, Damage):
+            on_damage(frame)
+        elif isinstance(frame, Block):
+            yield frame
+
+
+def _report_end(reader: SegmentReader, on_damage: OnDamage) -> None:
+    """Reports a sealed segment that does not end with its footer: something is missing there."""
+    tail = reader.size - reader.offset
+    if not layout.segment_at(reader.path).is_open and (tail or not reader.after_footer):
+        on_damage(Damage(reader.path, reader.offset, tail, "it does not end with the footer of a sealed segment"))
+
+
+def _lines_of(block: Block, path: Path, wanted: _Span, on_damage: OnDamage) -> Iterator[bytes]:
+    """The wanted lines of a block; of all but those at the edges of the span, each is."""
+    if wanted.is_without(block.header.first, block.header.last):
+        return
+    try:
+        found = block.ndjson().split(b"\n")[:-1]
+    except NotAFrame as error:
+        on_damage(Damage(path, block.offset, len(block.data), str(error)))
+        return
+    if wanted.has_all(block.header.first, block.header.last):
+        yield from found
+        return
+    for line in found:
+        time = _time_of(line)
+        if not wanted.is_without(time, time):
+            yield line
+
+
+def _time_of(line: bytes) -> str:
+    """The entry's time in the form of models.rfc3339; empty where it has none that can be read."""
+    try:
+        return to_ndjson(b"[" + line + b"]", max_entries=1).first
+    except EntryError:
+        return ""

@@ -1,0 +1,256 @@
+"""Appends batches to an archive: they are durable when commit() returns, or none of them is.
+
+It commits on the caller's thread, always the same one; only sealing runs beside it. It refuses to be the second writer
+of a directory, to acknowledge anything after a failed sync, and to go on behind bytes that it could not take back.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from logbale.archive import format, layout, recovery
+from logbale.archive.durable import DirectoryLock, make_directory, storage_error
+from logbale.archive.format import BlockEncoder, Mark, MiB, Range
+from logbale.archive.sealer import Closed, Sealer
+from logbale.archive.segment import OpenSegment
+from logbale.archive.statistics import Statistics
+from logbale.errors import StorageError
+from logbale.sinks import Outcome, ReceivedBatch, Stored
+
+BLOCK_BYTES = 4 * MiB
+"""Raw bytes a block; only a single larger batch makes a larger one."""
+BLOCK_BATCHES = 4096
+"""Batches a block: so many streams of 128 characters fit its header's limit."""
+
+logger = logging.getLogger(__name__)
+
+
+class ArchiveWriter:
+    """The only writer of an archive directory. Call open() first, tick() every second or so, close() at the end."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        segment_bytes: int,
+        segment_seconds: float,
+        level: int = 1,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """Segments are sealed at `segment_bytes` on disk or `segment_seconds` of age; `level` is zstd's."""
+        self.directory = directory
+        self.marks: dict[str, Mark] = {}
+        """The highest durable batch of each stream, as the archive itself tells."""
+        self.statistics = Statistics()
+        self._segment_bytes = segment_bytes
+        self._segment_seconds = segment_seconds
+        self._level = level
+        self._now = now
+        self._encoder = BlockEncoder(level)
+        self._lock: DirectoryLock | None = None
+        self._sealer: Sealer | None = None
+        self._next_serial = 1
+        self._open: OpenSegment | None = None
+        self._spoilt: OpenSegment | None = None
+        """A segment with bytes behind its synced part that could not be taken back yet."""
+
+    def open(self) -> None:
+        """Takes the directory, making it where it is missing, and recovers what a crash left.
+
+        Raises LockedError where another process has it, and StorageError.
+        """
+        try:
+            make_directory(self.directory)
+            self._lock = DirectoryLock(self.directory)
+            self._adopt(recovery.recover(self.directory))
+        except BaseException as error:
+            self._release()
+            if isinstance(error, OSError):
+                raise storage_error(Path(error.filename or self.directory), "open the archive", error) from error
+            raise
+
+    def commit(self, batches: list[ReceivedBatch]) -> list[Outcome]:
+        """Stores the batches, in order: all are durable on return.
+
+        Raises StorageError where they cannot be stored now: then none of them is, and a later commit can succeed.
+        """
+        self._check_lock()
+        self._settle()
+        if not batches:
+            return []
+        segment = self._segment()
+        blocks = 0
+        try:
+            for group in _blocks(batches):
+                segment.append(self._encode(group))
+                blocks += 1
+        except BaseException as error:
+            self._take_back(segment, reusable=True)
+            if isinstance(error, OSError):
+                raise storage_error(segment.place.path, "write", error) from error
+            raise
+        written = segment.size - segment.synced
+        try:
+            segment.sync()
+        except OSError as error:
+            # The system may have dropped the pages and call the next sync a success: this one is never retried.
+            self._take_back(segment, reusable=False)
+            raise storage_error(segment.place.path, "sync", error) from error
+        self.statistics.blocks += blocks
+        self.statistics.disk_bytes += written
+        recovery.advance(self.marks, _ranges(batches))
+        if segment.size >= self._segment_bytes:
+            self._retire(segment)
+        return [Stored()] * len(batches)
+
+    def tick(self) -> None:
+        """Seals by age, and goes on with what could not be done before. What still cannot, the next commit tells."""
+        with suppress(StorageError):
+            self._check_lock()
+            self._settle()
+            if (segment := self._open) is not None:
+                # A clock that went back starts the age anew; one that jumped ahead costs one early rotation.
+                segment.created = min(segment.created, self._now())
+                if self._now() - segment.created >= self._segment_seconds:
+                    self._retire(segment)
+            if self._sealer is not None:
+                self._sealer.advance()
+
+    def close(self) -> None:
+        """Seals what is open, so that an archive at rest is sealed files only, and gives the directory up.
+
+        A segment that cannot be sealed now stays open, whole and readable, and is sealed after the next open().
+        """
+        if self._open is not None:
+            self._retire(self._open)
+        self._release()
+
+    def _adopt(self, found: recovery.Recovered) -> None:
+        """Goes on from what recovery found: the newest open segment is appended to, the others are sealed."""
+        self.marks = found.marks
+        self.statistics = Statistics(
+            segments=found.segments,
+            disk_bytes=found.disk_bytes,
+            recovered_torn_bytes=found.torn_bytes,
+            damaged_blocks=found.damaged,
+        )
+        self._next_serial = found.next_serial
+        self._sealer = Sealer(self.statistics, level=self._level, now=self._now)
+        for part in found.parts:
+            # Behind damage nothing is appended: plain tools read no further than that, until it is sealed.
+            if part is found.parts[-1] and not part.damaged:
+                self._open = OpenSegment.reopen(part.place, part.size)
+            else:
+                self._sealer.add(Closed(part.place, part.size, part.marks, part.damaged))
+
+    def _release(self) -> None:
+        for segment in (self._open, self._spoilt):
+            if segment is not None:
+                segment.close()
+        self._open = self._spoilt = None
+        if self._sealer is not None:
+            self._sealer.close()
+            self._sealer = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def _check_lock(self) -> None:
+        if self._lock is None:
+            raise StorageError(f"{self.directory}: the archive is not open")
+        if self._lock.is_lost:
+            raise StorageError(
+                f"{self._lock.path}: deleted while in use, so another process could write here too; restart this one"
+            )
+
+    def _encode(self, batches: list[ReceivedBatch]) -> bytes:
+        first, last = format.span((batch.first, batch.last) for batch in batches)
+        return self._encoder.encode(
+            batches[0].ndjson if len(batches) == 1 else b"".join([batch.ndjson for batch in batches]),
+            count=sum(batch.count for batch in batches),
+            first=first,
+            last=last,
+            streams=format.join_ranges(_ranges(batches)),
+        )
+
+    def _segment(self) -> OpenSegment:
+        """The open segment, or a new one. Raises StorageError."""
+        if self._open is not None and self._open.is_lost:
+            logger.error("%s: somebody deleted this segment while it was open", self._open.place.path)
+            self.statistics.disk_bytes -= self._open.synced
+            self.statistics.segments -= 1
+            self._open.close()
+            self._open = None
+        if self._open is None:
+            now = self._now()
+            place = layout.new_segment(self.directory, self._next_serial, now)
+            try:
+                self._open = OpenSegment.create(place, now)
+            except OSError as error:
+                raise storage_error(place.path, "create", error) from error
+            self._next_serial += 1
+            self.statistics.segments += 1
+        return self._open
+
+    def _retire(self, segment: OpenSegment) -> None:
+        """Ends the open segment; the next commit begins another."""
+        self._open = None
+        segment.close()
+        if self._sealer is not None:
+            self._sealer.add(Closed(segment.place, segment.size, dict(self.marks)))
+
+    def _take_back(self, segment: OpenSegment, *, reusable: bool) -> None:
+        """Undoes what is written and not synced; the segment goes on only where that is `reusable`.
+
+        Where even this fails, nothing more is written before _settle() has done it.
+        """
+        self._open, self._spoilt = None, segment
+        with suppress(OSError):
+            if segment.synced:
+                try:
+                    segment.cut()
+                except OSError:
+                    segment.replace()
+                    reusable = False
+            else:
+                segment.remove()
+                self._next_serial = segment.place.serial
+                self.statistics.segments -= 1
+            self._spoilt = None
+        if self._spoilt is None and segment.synced:
+            if reusable:
+                self._open = segment
+            else:
+                self._retire(segment)
+
+    def _settle(self) -> None:
+        """Finishes what _take_back() could not. Raises StorageError while it still cannot be done."""
+        if (segment := self._spoilt) is None:
+            return
+        self._take_back(segment, reusable=False)
+        if self._spoilt is not None:
+            raise StorageError(
+                f"{segment.place.path}: cannot take back an unfinished write; check the disk and the system's log"
+            )
+
+
+def _blocks(batches: list[ReceivedBatch]) -> Iterator[list[ReceivedBatch]]:
+    """The batches of each block, in order."""
+    group: list[ReceivedBatch] = []
+    raw = 0
+    for batch in batches:
+        if group and (raw + len(batch.ndjson) > BLOCK_BYTES or len(group) == BLOCK_BATCHES):
+            yield group
+            group, raw = [], 0
+        group.append(batch)
+        raw += len(batch.ndjson)
+    if group:
+        yield group
+
+
+def _ranges(batches: list[ReceivedBatch]) -> Iterator[tuple[str, Range]]:
+    return ((batch.stream, Range(batch.sequence, batch.sequence, batch.crc)) for batch in batches if batch.stream)

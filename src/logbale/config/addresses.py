@@ -1,0 +1,43 @@
+"""Hosts and ports as people write them; IPv6 addresses stand in brackets where a port follows."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_address
+
+_THIS_HOST = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+def host_name(text: str) -> str:
+    """A host name or an IP address, brackets taken off. Raises ValueError, saying what was expected."""
+    host = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    try:
+        ip_address(host)
+    except ValueError:
+        if not re.fullmatch(r"[\w.-]{1,253}", host):
+            raise ValueError("a host name or an IP address, without a port") from None
+    return host
+
+
+def split_address(text: str) -> tuple[str, str]:
+    """Host and port of `HOST:PORT`, `[IPv6]:PORT`, `HOST` or `:PORT`; "" for what is left out.
+
+    Neither is checked: that is done where settings are loaded.
+    """
+    try:
+        ip_address(text)
+    except ValueError:
+        bracket = text.rfind("]")
+        colon = text.find(":", bracket + 1) if bracket >= 0 else text.rfind(":")
+        return (text, "") if colon < 0 else (text[:colon], text[colon + 1 :])
+    return text, ""
+
+
+def format_address(host: str, port: int) -> str:
+    """`127.0.0.1:5000`, `[::1]:5000`."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def connect_host(host: str) -> str:
+    """Where a client finds who listens on `host`: every address means this host."""
+    return _THIS_HOST.get(host, host)

@@ -1,0 +1,135 @@
+"""Settings from flags, environment and TOML file. A wrong value is refused with its name, its value, what was expected
+and where it came from; all of them at once, one line each, and nothing is corrected silently.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import inspect
+
+from logbale.config.fields import SETTINGS, Setting
+from logbale.config.settings import Settings
+from logbale.errors import ConfigError
+
+CONFIG_VARIABLE = "LOGBALE_CONFIG"
+"""The environment variable that names the TOML file."""
+
+_SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_INTEGER = re.compile(r"[+-]?[0-9]{1,30}")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
+_SHOWN = 80
+"""Characters of a wrong value that a message repeats."""
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """Sound settings, and where each value came from."""
+
+    settings: Settings
+    origins: dict[str, str]
+    """By field name, as messages say it: `--level`, `the environment`, `logbale.toml`, `the default`."""
+
+
+def load(
+    flags: Mapping[str, object],
+    environ: Mapping[str, str],
+    file: Path | None = None,
+    *,
+    defaults: Mapping[str, object] = {},
+) -> Loaded:
+    """The settings that these amount to.
+
+    `flags` and `defaults` go by field name; a flag of None was not given, and an empty variable counts as unset.
+    `file` is read where it is given or LOGBALE_CONFIG names one. `defaults` replace declared ones. Raises ConfigError
+    with a line for each thing that is wrong.
+    """
+    problems: list[str] = []
+    given: dict[str, tuple[object, str]] = {name: (value, "the default") for name, value in defaults.items()}
+    if file is None and environ.get(CONFIG_VARIABLE):
+        file = Path(environ[CONFIG_VARIABLE])
+    if file is not None:
+        given |= _from_file(file, problems)
+    for name, setting in SETTINGS.items():
+        if environ.get(setting.variable):
+            given[name] = environ[setting.variable], "the environment"
+        if flags.get(name) is not None:
+            given[name] = flags[name], setting.origin
+    values: dict[str, Any] = {}
+    for name, (value, origin) in given.items():
+        try:
+            values[name] = _convert(SETTINGS[name], value)
+        except ValueError as error:
+            problems.append(wrong(SETTINGS[name].variable, value, str(error), origin))
+    settings = Settings(**values)
+    origins = {name: given[name][1] if name in given else "the default" for name in SETTINGS}
+    if settings.adaptive_min_level > settings.adaptive_max_level:
+        maximum = f"ADAPTIVE_MAX_LEVEL={settings.adaptive_max_level} from {origins['adaptive_max_level']}"
+        origin = origins["adaptive_min_level"]
+        problems.append(wrong("ADAPTIVE_MIN_LEVEL", settings.adaptive_min_level, f"at most {maximum}", origin))
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return Loaded(settings, origins)
+
+
+def wrong(name: str, value: object, expected: str, origin: str) -> str:
+    """The line that refuses a value: `COMPRESSION_LEVEL='12': expected 1 to 9 (from the environment)`."""
+    return f"{name}={_shown(value)}: expected {expected} (from {origin})"
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def _from_file(file: Path, problems: list[str]) -> dict[str, tuple[object, str]]:
+    try:
+        with file.open("rb") as opened:
+            content = tomllib.load(opened)
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot read the settings: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{file}: not a TOML file: {error}") from None
+    for key in content:
+        if key not in SETTINGS:
+            near = difflib.get_close_matches(key.lower(), SETTINGS, n=1, cutoff=0.7)
+            hint = f"did you mean {near[0]}?" if near else "logbale config show lists them all, in capitals"
+            problems.append(f"{_shown(key)}: there is no such setting; {hint} (from {file})")
+    return {key: (value, str(file)) for key, value in content.items() if key in SETTINGS}
+
+
+def _convert(setting: Setting, value: object) -> Any:
+    """The value as its type. Raises ValueError, saying what was expected."""
+    if isinstance(value, str):
+        value = _from_text(setting, value)
+    if isinstance(value, float) and not isfinite(value):
+        raise ValueError(setting.allowed)
+    try:
+        converted = msgspec.convert(value, setting.annotation)
+    except msgspec.ValidationError:
+        raise ValueError(setting.allowed) from None
+    return setting.check(converted) if setting.check else converted
+
+
+def _from_text(setting: Setting, text: str) -> object:
+    """What a flag or a variable says, in the setting's type but for the limits."""
+    match setting.type:
+        case inspect.BoolType():
+            if (switch := _SWITCH.get(text.strip().lower())) is None:
+                raise ValueError(setting.allowed)
+            return switch
+        case inspect.IntType():
+            if not _INTEGER.fullmatch(text.strip()):
+                raise ValueError(f"a whole number in digits, {setting.allowed}")
+            return int(text)
+        case inspect.FloatType():
+            if not _NUMBER.fullmatch(text.strip()):
+                raise ValueError(f"a number, {setting.allowed}")
+            return float(text)
+    return text

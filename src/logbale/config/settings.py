@@ -1,0 +1,178 @@
+"""The declarations: every setting with its default, what it may be, and what it means.
+
+The command line's flags, .env.example and docs/settings.md are made from them (fields.py reads them).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from logbale.config.addresses import host_name
+
+KiB = 1024
+MiB = 1024 * KiB
+TiB = 1024 * 1024 * MiB
+
+SINKS = ("archive", "console", "null")
+DURABLE_SINKS = {"archive", "null"}
+
+
+# What values may be. A check takes the text, returns it as it is kept, and raises ValueError with what was expected.
+
+
+def sink_names(text: str) -> list[str]:
+    """The sinks that a value of SINK names, in its order. Raises ValueError, saying what was expected."""
+    names = [name.strip() for name in text.split(",")]
+    if not set(names) <= set(SINKS):
+        raise ValueError("archive, console or null, several with commas")
+    if len(names) > len(set(names)):
+        raise ValueError("each sink once")
+    if len(DURABLE_SINKS.intersection(names)) > 1:
+        raise ValueError("either archive or null: one sink decides what counts as stored")
+    return names
+
+
+def _sinks(text: str) -> str:
+    return ",".join(sink_names(text))
+
+
+def _directory(text: str) -> str:
+    if not text or "\0" in text:
+        raise ValueError("the path of a directory")
+    return text
+
+
+Port = Annotated[int, Meta(ge=0, le=65535, extra={"metavar": "PORT"})]
+Level = Annotated[int, Meta(ge=1, le=9)]
+Seconds = Annotated[float, Meta(gt=0, extra={"metavar": "SECONDS"})]
+Bytes = Annotated[int, Meta(ge=1, le=TiB, extra={"metavar": "BYTES"})]
+_BatchBytes = Annotated[int, Meta(ge=1, le=32 * MiB, extra={"metavar": "BYTES"})]
+_FrameBytes = Annotated[int, Meta(ge=1, le=0xFFFFFFFF, extra={"metavar": "BYTES"})]
+Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
+Host = Annotated[str, Meta(extra={"check": host_name, "allowed": "a host name or an IP address", "metavar": "HOST"})]
+Sinks = Annotated[str, Meta(extra={"check": _sinks, "allowed": "archive, console, null", "metavar": "NAMES"})]
+Directory = Annotated[str, Meta(extra={"check": _directory, "allowed": "a path", "metavar": "DIR"})]
+
+# The groups, in the order of the documents, and the commands whose flags theirs are.
+_BOTH = Meta(extra={"group": "Both ends", "commands": ("receive", "ship")})
+_BATCHES = Meta(extra={"group": "The shipper: batches", "commands": ("ship",)})
+_COMPRESSION = Meta(extra={"group": "The shipper: compression", "commands": ("ship",)})
+_GENERATOR = Meta(extra={"group": "The shipper: the generator", "commands": ("ship",)})
+_RECEIVER = Meta(extra={"group": "The receiver", "commands": ("receive",)})
+_DASHBOARD = Meta(extra={"group": "The dashboard", "commands": ("receive",)})
+
+
+def _flags(*names: str) -> dict[str, tuple[str, ...]]:
+    """Flags beside the one that the setting's name makes, or in its place where it has none."""
+    return {"flags": names}
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that can be set. Field names in capitals are the environment variables."""
+
+    server_host: Annotated[
+        Host,
+        _BOTH,
+        Meta(
+            description="Address the receiver listens on and the shipper connects to; 0.0.0.0 means this host",
+            extra={"address": True},
+        ),
+    ] = "0.0.0.0"
+    server_port: Annotated[
+        Port,
+        _BOTH,
+        Meta(description="TCP port of the receiver; 0 lets the system choose", extra={"address": True}),
+    ] = 5000
+    metrics_port: Annotated[
+        Port, _BOTH, Meta(description="Port for /metrics, /healthz and /readyz, at either end; 0 is off")
+    ] = 0
+    drain_timeout: Annotated[
+        Annotated[float, Meta(ge=0, extra={"metavar": "SECONDS"})],
+        _BOTH,
+        Meta(description="Seconds that a stop may take to deliver what is in memory"),
+    ] = 10.0
+
+    batch_size: Annotated[Count, _BATCHES, Meta(description="Entries a batch")] = 50
+    batch_interval: Annotated[
+        Seconds, _BATCHES, Meta(description="Seconds after its first entry at which a batch leaves, however small")
+    ] = 5.0
+    batch_max_bytes: Annotated[
+        _BatchBytes, _BATCHES, Meta(description="Raw bytes at which a batch leaves, however few its entries")
+    ] = MiB
+    buffer_max_bytes: Annotated[
+        Bytes,
+        _BATCHES,
+        Meta(description="Raw bytes that may wait in memory for the connection; over it, reading pauses"),
+    ] = 32 * MiB
+    send_timeout: Annotated[
+        Seconds,
+        _BATCHES,
+        Meta(description="Seconds that one frame may take to leave before the connection counts as dead"),
+    ] = 30.0
+
+    compression_algorithm: Annotated[
+        Literal["gzip", "zlib", "zstd", "none"],
+        _COMPRESSION,
+        Meta(description="How batches are compressed", extra=_flags("--algorithm")),
+    ] = "gzip"
+    compression_level: Annotated[
+        Level, _COMPRESSION, Meta(description="1 (fast) to 9 (small); mapped for zstd", extra=_flags("--level"))
+    ] = 6
+    compression_enabled: Annotated[bool, _COMPRESSION, Meta(description="false sends every batch raw")] = True
+    bypass_threshold: Annotated[
+        Annotated[int, Meta(ge=0, le=TiB, extra={"metavar": "BYTES"})],
+        _COMPRESSION,
+        Meta(description="Batches below this many raw bytes are sent raw"),
+    ] = 256
+    adaptive_enabled: Annotated[
+        bool, _COMPRESSION, Meta(description="Let the CPU load choose the compression level")
+    ] = False
+    adaptive_min_level: Annotated[Level, _COMPRESSION, Meta(description="Level when the CPU is busy")] = 1
+    adaptive_max_level: Annotated[Level, _COMPRESSION, Meta(description="Level when the CPU is idle")] = 9
+    adaptive_check_interval: Annotated[Seconds, _COMPRESSION, Meta(description="Seconds between CPU readings")] = 5.0
+
+    log_rate: Annotated[
+        Annotated[float, Meta(gt=0, le=1_000_000)],
+        _GENERATOR,
+        Meta(description="Entries a second from the generator", extra=_flags("--rate")),
+    ] = 100
+    run_time: Annotated[
+        Annotated[float, Meta(ge=0, extra={"metavar": "SECONDS"})],
+        _GENERATOR,
+        Meta(description="Seconds that the generator runs; 0 is until stopped"),
+    ] = 30
+
+    sink: Annotated[
+        Sinks, _RECEIVER, Meta(description="Where entries go: archive, console, null; several with commas")
+    ] = "archive"
+    archive_dir: Annotated[
+        Directory, _RECEIVER, Meta(description="Directory of the archive", extra=_flags("--archive"))
+    ] = "archive"
+    archive_segment_bytes: Annotated[Bytes, _RECEIVER, Meta(description="File size at which a segment is sealed")] = (
+        64 * MiB
+    )
+    archive_segment_seconds: Annotated[Seconds, _RECEIVER, Meta(description="Age at which a segment is sealed")] = 3600
+    max_frame_bytes: Annotated[
+        _FrameBytes, _RECEIVER, Meta(description="Longest frame accepted, in bytes on the wire")
+    ] = 8 * MiB
+    max_raw_bytes: Annotated[
+        Bytes, _RECEIVER, Meta(description="Longest batch accepted, in bytes after decompression")
+    ] = 32 * MiB
+    max_batch_entries: Annotated[Count, _RECEIVER, Meta(description="Most entries accepted in one batch")] = 100_000
+    max_in_flight_bytes: Annotated[
+        Bytes, _RECEIVER, Meta(description="Bytes received and not yet stored at which the receiver stops reading")
+    ] = 256 * MiB
+    max_connections: Annotated[Count, _RECEIVER, Meta(description="Most connections at a time")] = 16_384
+
+    dashboard_enabled: Annotated[bool, _DASHBOARD, Meta(description="Serve the page with live numbers")] = False
+    dashboard_host: Annotated[
+        Host,
+        _DASHBOARD,
+        Meta(description="Address of the dashboard and of METRICS_PORT", extra={"commands": ("receive", "ship")}),
+    ] = "127.0.0.1"
+    dashboard_port: Annotated[Port, _DASHBOARD, Meta(description="Port of the dashboard; 0 lets the system choose")] = (
+        8080
+    )

@@ -1,0 +1,109 @@
+"""A snapshot as Prometheus text: counters and gauges in base units; what can be computed from them is left out.
+
+Label values are few by construction: the algorithms, and at most MAX_REASONS reasons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from logbale import __version__
+from logbale.metrics import ReceiverSnapshot, ShipperSnapshot, Snapshot, Totals
+from logbale.protocol import Algorithm
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+MAX_REASONS = 64
+"""Reasons that get a series of their own, first come first served; the others share `other`."""
+
+
+class Exposition:
+    """The page that Prometheus scrapes: `text()` takes a fresh snapshot each time."""
+
+    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_SnapshotCollector(snapshot))
+        ProcessCollector(registry=self._registry)  # CPU seconds, memory, descriptors, start time
+
+    def text(self) -> bytes:
+        """Everything, in the text format 0.0.4 (CONTENT_TYPE)."""
+        return generate_latest(self._registry)
+
+
+class _SnapshotCollector(Collector):
+    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
+        self._snapshot = snapshot
+
+    def collect(self) -> Iterator[Metric]:
+        snapshot = self._snapshot()
+        receiver = isinstance(snapshot, ReceiverSnapshot)
+        end = "receiver" if receiver else "shipper"
+        yield InfoMetricFamily("logbale_build", "Version of logbale", {"version": __version__, "end": end})
+        yield _gauge(f"logbale_{end}_uptime_seconds", "Time since the start", snapshot.uptime)
+        yield from _receiver(snapshot) if isinstance(snapshot, ReceiverSnapshot) else _shipper(snapshot)
+        yield _by_reason(f"logbale_{end}_errors", "Errors by reason", snapshot.errors)
+
+
+def _receiver(snapshot: ReceiverSnapshot) -> Iterator[Metric]:
+    yield _gauge("logbale_receiver_clients", "Connections open now", snapshot.clients)
+    yield _counter("logbale_receiver_connections", "Connections accepted", snapshot.connections)
+    yield from _by_algorithm("logbale_receiver_received", "received and decoded", snapshot.by_algorithm)
+    yield _counter("logbale_receiver_stored_entries", "Entries durable in the sink", snapshot.stored_entries)
+    yield _counter("logbale_receiver_rejected_entries", "Entries the sink refused for good", snapshot.rejected_entries)
+    yield _gauge("logbale_receiver_waiting_entries", "Entries received, not stored yet", snapshot.waiting_entries)
+    yield _gauge("logbale_receiver_in_flight_bytes", "Bytes received, not stored yet", snapshot.in_flight_bytes)
+    yield _counter("logbale_receiver_bad_frames", "Frames whose payload was no batch", snapshot.bad_frames)
+
+
+def _shipper(snapshot: ShipperSnapshot) -> Iterator[Metric]:
+    yield _gauge("logbale_shipper_connected", "1 while a receiver is connected", snapshot.connected)
+    yield _counter("logbale_shipper_reconnects", "Connections after the first", snapshot.reconnects)
+    yield _counter("logbale_shipper_read_entries", "Entries accepted from the sources", snapshot.read_entries)
+    yield from _totals("logbale_shipper_sent", "sent", snapshot.sent)
+    yield _gauge("logbale_shipper_waiting_batches", "Batches read, not sent yet", snapshot.waiting_batches)
+    yield _gauge("logbale_shipper_waiting_entries", "Entries read, not sent yet", snapshot.waiting_entries)
+    yield _counter("logbale_shipper_bypassed_batches", "Batches sent raw though compression is on", snapshot.bypassed)
+    yield _counter("logbale_shipper_compress_seconds", "Time spent in compression", snapshot.compress_seconds)
+    level = GaugeMetricFamily("logbale_shipper_compression_level", "Level in use", labels=["algorithm"])
+    level.add_metric([snapshot.algorithm], snapshot.level)
+    yield level
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value)
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    """Its series is called `name`_total."""
+    return CounterMetricFamily(name, text, value)
+
+
+_WEIGHTS = {"batches": "Batches", "entries": "Entries", "raw_bytes": "Raw bytes", "wire_bytes": "Wire bytes"}
+
+
+def _totals(name: str, verb: str, totals: Totals) -> Iterator[Metric]:
+    for field, noun in _WEIGHTS.items():
+        yield _counter(f"{name}_{field}", f"{noun} {verb}", getattr(totals, field))
+
+
+def _by_algorithm(name: str, verb: str, by_algorithm: Mapping[str, Totals]) -> Iterator[Metric]:
+    """Every algorithm from the start: a series that begins at 1 hides its first step from rate()."""
+    for field, noun in _WEIGHTS.items():
+        family = CounterMetricFamily(f"{name}_{field}", f"{noun} {verb}", labels=["algorithm"])
+        for algorithm in Algorithm:
+            family.add_metric([algorithm.label], getattr(by_algorithm.get(algorithm.label, Totals()), field))
+        yield family
+
+
+def _by_reason(name: str, text: str, counts: Mapping[str, int]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=["reason"])
+    reasons = list(counts.items())
+    for reason, count in reasons[:MAX_REASONS]:
+        family.add_metric([reason], count)
+    if len(reasons) > MAX_REASONS:
+        family.add_metric(["other"], sum(count for _, count in reasons[MAX_REASONS:]))
+    return family

@@ -1,0 +1,165 @@
+"""The control messages of a session: one JSON object each, in a frame whose flags byte is exactly 0x80.
+
+Unknown fields are ignored, so that either end may be newer; an unknown type, a missing field or a wrong type is a
+protocol error. Field names are those of the wire (docs/protocol.md).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from logbale.errors import ProtocolError
+from logbale.protocol import Flag, encode_header
+
+VERSION = 1
+"""The highest version of the session that this code speaks."""
+
+MAX_CONTROL_BYTES = 64 * 1024
+"""Longest control frame; hello and status are held to less."""
+
+MAX_HELLO_BYTES = 4 * 1024
+
+Sequence = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+FirstSequence = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+StreamName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:@-]{1,128}\Z")]
+Text = Annotated[str, Meta(max_length=1024)]
+
+
+class _Message(msgspec.Struct, frozen=True, tag_field="type", tag=str.lower, omit_defaults=True):
+    """A control message; its type on the wire is the class name in lower case."""
+
+
+class Hello(_Message, frozen=True):
+    """client → receiver, first: who ships, and from where on."""
+
+    version: Annotated[int, Meta(ge=1)]
+    stream: StreamName
+    next: FirstSequence
+    """The lowest sequence that the client still holds unacknowledged."""
+    algorithms: list[Text] = []
+    agent: Text = ""
+    host: Text = ""
+    token: Text | None = None
+
+
+class RejectedBatch(msgspec.Struct, frozen=True):
+    """A batch that was rejected, as welcome repeats it."""
+
+    sequence: Sequence
+    reason: str
+
+
+class Welcome(_Message, frozen=True):
+    """receiver → client: where the stream stands here, and the limits."""
+
+    version: Annotated[int, Meta(ge=1)]
+    last: Sequence | None
+    """The highest durable sequence; 0 where the stream is unknown, None where this receiver cannot know."""
+    max_frame: Annotated[int, Meta(ge=1)]
+    max_raw: Annotated[int, Meta(ge=1)]
+    last_crc: int = 0
+    window_log: int = 17
+    algorithms: list[str] = []
+    rejects: list[RejectedBatch] = []
+
+
+class Skip(_Message, frozen=True, rename={"first": "from", "last": "to"}):
+    """client → receiver: these sequences will never come; they take their place in the order."""
+
+    first: FirstSequence
+    last: Sequence
+    entries: Annotated[int, Meta(ge=0)]
+    reason: Text
+
+
+class Status(_Message, frozen=True):
+    """client → receiver, every few seconds: what the shipper counts."""
+
+    counts: dict[str, Any] = {}
+
+
+class Ack(_Message, frozen=True):
+    """receiver → client: every batch up to and including `last` is durable in the sink."""
+
+    last: Sequence
+
+
+class Reject(_Message, frozen=True):
+    """receiver → client: this batch can never be stored; it counts as consumed."""
+
+    sequence: Sequence
+    reason: str
+
+
+class Busy(_Message, frozen=True):
+    """receiver → client: it cannot store now. What was accepted stays accepted; nothing is to be sent again."""
+
+    retry_after: float
+    reason: str
+
+
+class Context(_Message, frozen=True):
+    """receiver → client: no larger window from the next context on."""
+
+    window_log: int
+
+
+class Error(_Message, frozen=True):
+    """receiver → client: why the connection closes now."""
+
+    code: str
+    """unauthorized, superseded, unsupported, limit, decode, protocol or storage."""
+    detail: str = ""
+
+
+class Goaway(_Message, frozen=True):
+    """receiver → client: shutting down; reconnect later."""
+
+    reason: str = ""
+
+
+class Ping(_Message, frozen=True):
+    """Either way: are you there?"""
+
+    id: int
+
+
+class Pong(_Message, frozen=True):
+    """The answer, with the ping's id."""
+
+    id: int
+
+
+FromClient = Hello | Skip | Status | Ping | Pong
+FromReceiver = Welcome | Ack | Reject | Busy | Context | Error | Goaway | Ping | Pong
+Message = FromClient | FromReceiver
+
+_from_client: msgspec.json.Decoder[FromClient] = msgspec.json.Decoder(FromClient)
+_from_receiver: msgspec.json.Decoder[FromReceiver] = msgspec.json.Decoder(FromReceiver)
+_T = TypeVar("_T")
+
+
+def encode_message(message: Message) -> bytes:
+    """The whole control frame."""
+    payload = msgspec.json.encode(message)
+    return encode_header(len(payload), Flag.CONTROL) + payload
+
+
+def decode_from_client(payload: bytes) -> FromClient:
+    """What a client says. Raises ProtocolError."""
+    return _decode(_from_client, payload)
+
+
+def decode_from_receiver(payload: bytes) -> FromReceiver:
+    """What a receiver says. Raises ProtocolError."""
+    return _decode(_from_receiver, payload)
+
+
+def _decode(decoder: msgspec.json.Decoder[_T], payload: bytes) -> _T:
+    try:
+        return decoder.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError(f"a control message that makes no sense: {error}") from None

@@ -1,0 +1,44 @@
+"""MetricsServer: what machines ask, at either end (METRICS_PORT).
+
+/metrics for Prometheus, /healthz (the process answers), /readyz (it can do its work; 503 and why otherwise). Exempt
+from the dashboard's rules: probes and scrapers come from other hosts, by whatever name, and read numbers only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route, Router
+
+from logbale.exposition import CONTENT_TYPE, Exposition
+from logbale.http_server import HTTPServer
+from logbale.metrics import Snapshot
+
+Ready = Callable[[], tuple[bool, str]]
+"""Whether this end can do its work now, and if not, why."""
+
+_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+
+
+class MetricsServer(HTTPServer):
+    """Serves /metrics, /healthz and /readyz."""
+
+    def __init__(self, snapshot: Callable[[], Snapshot], ready: Ready, *, host: str, port: int) -> None:
+        exposition = Exposition(snapshot)
+
+        async def metrics(request: Request) -> Response:
+            return Response(exposition.text(), headers={**_HEADERS, "Content-Type": CONTENT_TYPE})
+
+        async def readyz(request: Request) -> Response:
+            is_ready, why = ready()
+            return PlainTextResponse("ready\n" if is_ready else f"{why}\n", 200 if is_ready else 503, _HEADERS)
+
+        routes = [Route("/metrics", metrics), Route("/healthz", healthz), Route("/readyz", readyz)]
+        super().__init__(Router(routes, redirect_slashes=False), host=host, port=port)
+
+
+async def healthz(request: Request) -> Response:
+    """The process is alive: its event loop answers."""
+    return PlainTextResponse("ok\n", headers=_HEADERS)

@@ -1,0 +1,34 @@
+"""The archive as a sink: the one that decides the acknowledgement.
+
+Every call into the writer runs on one thread of its own, so the event loop never waits for a disk. Collecting what
+waits into one commit is the caller's part.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+from logbale.archive.writer import ArchiveWriter
+from logbale.sinks import Outcome, ReceivedBatch
+
+
+class ArchiveSink:
+    """Stores batches in an archive whose writer is open; it owns the writer from then on."""
+
+    def __init__(self, writer: ArchiveWriter) -> None:
+        self.writer = writer
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="logbale-archive")
+
+    async def commit(self, batches: list[ReceivedBatch]) -> list[Outcome]:
+        """Stores all of them, durably on return. Raises StorageError: then none is stored; it may be tried again."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self.writer.commit, batches)
+
+    async def tick(self) -> None:
+        """Seals by age and goes on with what failed before. Call it every second or so."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self.writer.tick)
+
+    async def close(self) -> None:
+        """Waits for the commits before it, seals what is open and gives the directory up. No commit follows."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self.writer.close)
+        self._thread.shutdown(wait=False)

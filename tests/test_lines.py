@@ -1,0 +1,185 @@
+"""Lines to entries: nothing lost, every byte accounted for, JSON kept as it came, levels only where they are plain."""
+
+import json
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from logbale.lines import LineCutter, LineParser
+from logbale.ndjson import MAX_DEPTH, to_ndjson
+
+NOW = 1_795_000_000.5
+STAMP = "2026-11-18T11:06:40.500000Z"
+
+
+def parse(data, *, attributes=None, start=0, max_line=1000):
+    parser = LineParser("web", attributes or {}, max_line=max_line)
+    chunk = parser.parse(data, now=NOW, start=start, source="log")
+    entries = msgspec.json.decode(msgspec.json.encode(chunk.entries))
+    return entries, chunk, parser
+
+
+def messages(data, **options):
+    return [entry["message"] for entry in parse(data, **options)[0]]
+
+
+def test_a_line_becomes_the_message_with_file_host_and_fields():
+    """Time, service, message and the attributes of its origin; the level where the line names one."""
+    entries, _, _ = parse(b"ERROR: disk full\n", attributes={"file": "/var/log/x", "host": "h", "env": "prod"})
+    assert entries == [
+        {
+            "timestamp": STAMP,
+            "level": "ERROR",
+            "service": "web",
+            "message": "ERROR: disk full",
+            "file": "/var/log/x",
+            "host": "h",
+            "env": "prod",
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "level"),
+    [
+        ("2026-11-24 10:00:00 INFO ready", "INFO"),
+        ("[Sun Dec 04 04:47:44 2005] [error] child died", "ERROR"),
+        ("2026-11-24 10:00:00,123 - WARN  [main] slow", "WARNING"),
+        ("<notice> hello", "NOTICE"),
+        ("time=12 level=debug msg=x", "DEBUG"),
+        ("Error: no such file", "ERROR"),
+        ("FATAL out of memory", "FATAL"),
+        ("no info for this user", None),
+        ("Info about an error in the text", None),
+        ("one two three four five six ERROR seven", None),
+        ("", None),
+    ],
+)
+def test_the_level_is_found_where_a_line_plainly_names_one(line, level):
+    """Among its first words, decorated or in capitals; a word of prose is no level."""
+    entries, _, _ = parse(line.encode() + b"\nx\n")
+    assert entries[0].get("level") == level
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"a": 1.50, "message":"hi", "z":"\\u00e9"}',
+        b'{"timestamp":"t","service":"s","level":"INFO"}',
+        b"{}",
+        b'{ "n":1e3 }',
+    ],
+)
+def test_a_json_line_keeps_its_own_bytes(line):
+    """Its fields come first, as they were written; only what it lacks is added."""
+    _, chunk, _ = parse(line + b"\n", attributes={"host": "h"})
+    out = bytes(chunk.entries[0])
+    assert out.startswith(line.rstrip(b" }"))
+    entry = msgspec.json.decode(out, type=dict[str, msgspec.Raw])
+    assert {"timestamp", "service", "host"} <= entry.keys()
+
+
+def test_a_json_line_is_not_overridden():
+    """Its own service, time and attributes win over those of its origin."""
+    line = b'{"service":"db","timestamp":"then","env":"test"}\n'
+    entries, _, _ = parse(line, attributes={"env": "prod", "host": "h"})
+    assert entries == [{"service": "db", "timestamp": "then", "env": "test", "host": "h"}]
+
+
+@pytest.mark.parametrize("line", ["{not json}", "{", '{"a":1} trailing', "[1]", '"text"', '{"a":NaN}', '{"a":"\\x"}'])
+def test_what_only_looks_like_json_is_text(line):
+    """It becomes the message like any other line."""
+    assert messages(line.encode()) == [line]
+
+
+def test_an_object_that_nests_too_deep_travels_as_text():
+    """As JSON the receiver would refuse its whole batch."""
+    for levels in (MAX_DEPTH, MAX_DEPTH + 1, 5000):
+        line = b'{"a":' * (levels - 1) + b"{}" + b"}" * (levels - 1)
+        _, chunk, _ = parse(line, max_line=1 << 20)
+        assert to_ndjson(msgspec.json.encode(chunk.entries), max_entries=1).count == 1
+
+
+def test_line_ends_of_both_kinds_are_cut_off():
+    """CRLF and LF; a carriage return inside a line stays."""
+    assert messages(b"a\r\nb\nc\rd\n\r\ne") == ["a", "b", "c\rd", "e"]
+
+
+def test_blank_lines_are_no_entries_but_their_bytes_count():
+    """Every cursor between two entries is the start of a line."""
+    data = b"\n\na\n\nb\n\n"
+    _, chunk, _ = parse(data)
+    assert len(chunk.entries) == 2
+    assert chunk.sizes == [4, 4]
+    assert parse(b"\n\n")[1].entries == []
+
+
+def test_bytes_that_are_no_utf8_stay_readable():
+    """Spelled out and counted, by the line."""
+    entries, _, parser = parse(b"caf\xe9 \xff\nfine \xc3\xa9\n")
+    assert [entry["message"] for entry in entries] == ["caf\\xe9 \\xff", "fine é"]
+    assert parser.invalid_utf8 == 1
+
+
+def test_an_overlong_line_is_split_between_characters():
+    """Counted once; the pieces add up to the line."""
+    line = "é" * 1200
+    entries, chunk, parser = parse(line.encode() + b"\nnext\n", max_line=999)
+    assert "".join(entry["message"] for entry in entries[:-1]) == line
+    assert [len(entry["message"].encode()) for entry in entries] == [998, 998, 404, 4]
+    assert (parser.split_lines, parser.invalid_utf8) == (1, 0)
+    assert chunk.sizes == [998, 998, 405, 5]
+
+
+@given(st.binary(max_size=300), st.integers(0, 10**12))
+def test_every_byte_is_accounted_for(data, start):
+    """The sizes add up, whatever comes; entries encode as a batch that the receiver takes."""
+    _, chunk, _ = parse(data, start=start, max_line=20)
+    assert chunk.start == start
+    assert len(chunk.sizes) == len(chunk.entries)
+    if chunk.entries:
+        assert sum(chunk.sizes) == len(data)
+        assert to_ndjson(msgspec.json.encode(chunk.entries), max_entries=1000).count == len(chunk.entries)
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="\n\r", codec="utf-8"), min_size=1), min_size=1))
+def test_text_lines_come_out_as_they_went_in(lines):
+    """Messages are exact, and each cut between entries falls between lines."""
+    data = "".join(f"{line}\n" for line in lines).encode()
+    entries, chunk, _ = parse(data, max_line=10_000)
+    plain = [entry["message"] for entry in entries if "message" in entry]
+    assert plain == [line for line in lines if not is_object(line)]
+    offset = 0
+    for size in chunk.sizes:
+        offset += size
+        assert data[offset - 1 : offset] == b"\n"
+
+
+def is_object(line):
+    try:
+        return line.startswith("{") and isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+@given(st.lists(st.binary(max_size=30)), st.integers(5, 40))
+def test_a_cutter_gives_back_every_byte_in_whole_lines(pieces, max_line):
+    """However the stream was sliced; an unfinished line is held, within bounds."""
+    cutter = LineCutter(max_line)
+    out = []
+    for piece in pieces:
+        lines = cutter.feed(piece)
+        assert lines.endswith(b"\n") or len(lines) == 0 or len(lines) >= max_line
+        assert cutter.held_bytes < max_line + 30
+        out.append(lines)
+    assert b"".join(out) + cutter.finish() == b"".join(pieces)
+    assert cutter.held_bytes == 0
+
+
+def test_a_hundred_megabytes_without_a_newline_cost_linear_time():
+    """Held back in pieces, given out at the limit, never joined twice."""
+    cutter = LineCutter()
+    piece = b"x" * 65536
+    assert sum(len(cutter.feed(piece)) for _ in range(1600)) + len(cutter.finish()) == 1600 * 65536

@@ -1,0 +1,192 @@
+"""What machines get from METRICS_PORT at either end: numbers that Prometheus reads, life and readiness."""
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from serving import get, served
+
+from logbale import __version__
+from logbale.exposition import MAX_REASONS, Exposition
+from logbale.metrics import Rates, ReceiverSnapshot, ShipperSnapshot, Totals
+from logbale.metrics_server import MetricsServer
+
+RECEIVER = ReceiverSnapshot(
+    uptime=101.5,
+    clients=103,
+    connections=107,
+    received=Totals(batches=6, entries=8, raw_bytes=10, wire_bytes=12),
+    ratio=10 / 12,
+    rates=Rates(1.0, 2.0, 3.0),
+    mean_rates=Rates(4.0, 5.0, 6.0),
+    by_algorithm={
+        "gzip": Totals(batches=2, entries=3, raw_bytes=4, wire_bytes=5),
+        "zstd": Totals(batches=4, entries=5, raw_bytes=6, wire_bytes=7),
+    },
+    stored_entries=109,
+    rejected_entries=113,
+    waiting_entries=127,
+    in_flight_bytes=131,
+    bad_frames=137,
+    errors={"corrupt": 139, "limit": 149},
+)
+SHIPPER = ShipperSnapshot(
+    uptime=201.5,
+    connected=True,
+    read_entries=211,
+    waiting_batches=223,
+    waiting_entries=227,
+    sent=Totals(batches=229, entries=233, raw_bytes=239, wire_bytes=241),
+    ratio=239 / 241,
+    rates=Rates(1.0, 2.0, 3.0),
+    mean_rates=Rates(4.0, 5.0, 6.0),
+    bypassed=251,
+    compress_seconds=257.25,
+    algorithm="gzip",
+    level=7,
+    level_reason="fixed",
+    reconnects=263,
+    errors={"connect": 269},
+)
+
+
+def samples(snapshot):
+    """What Prometheus would store: (name, labels) to value."""
+    text = Exposition(lambda: snapshot).text().decode()
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_a_receivers_numbers_arrive_under_their_names():
+    """Every number of the snapshot has a sample; those by algorithm add up to what was received."""
+    found = samples(RECEIVER)
+    assert found["logbale_build_info", ("end", "receiver"), ("version", __version__)] == 1
+    assert found["logbale_receiver_uptime_seconds",] == 101.5
+    assert found["logbale_receiver_clients",] == 103
+    assert found["logbale_receiver_connections_total",] == 107
+    assert found["logbale_receiver_stored_entries_total",] == 109
+    assert found["logbale_receiver_rejected_entries_total",] == 113
+    assert found["logbale_receiver_waiting_entries",] == 127
+    assert found["logbale_receiver_in_flight_bytes",] == 131
+    assert found["logbale_receiver_bad_frames_total",] == 137
+    assert found["logbale_receiver_errors_total", ("reason", "corrupt")] == 139
+    assert found["logbale_receiver_errors_total", ("reason", "limit")] == 149
+    for field in ("batches", "entries", "raw_bytes", "wire_bytes"):
+        by_algorithm = {
+            name: found[f"logbale_receiver_received_{field}_total", ("algorithm", name)]
+            for name in ("none", "gzip", "zlib", "zstd")
+        }
+        assert by_algorithm["gzip"] == getattr(RECEIVER.by_algorithm["gzip"], field)
+        assert by_algorithm["none"] == 0
+        assert sum(by_algorithm.values()) == getattr(RECEIVER.received, field)
+
+
+def test_a_shippers_numbers_arrive_under_their_names():
+    """Every number of the snapshot has a sample."""
+    found = samples(SHIPPER)
+    assert found["logbale_build_info", ("end", "shipper"), ("version", __version__)] == 1
+    assert found["logbale_shipper_uptime_seconds",] == 201.5
+    assert found["logbale_shipper_connected",] == 1
+    assert found["logbale_shipper_read_entries_total",] == 211
+    assert found["logbale_shipper_waiting_batches",] == 223
+    assert found["logbale_shipper_waiting_entries",] == 227
+    assert found["logbale_shipper_sent_batches_total",] == 229
+    assert found["logbale_shipper_sent_entries_total",] == 233
+    assert found["logbale_shipper_sent_raw_bytes_total",] == 239
+    assert found["logbale_shipper_sent_wire_bytes_total",] == 241
+    assert found["logbale_shipper_bypassed_batches_total",] == 251
+    assert found["logbale_shipper_compress_seconds_total",] == 257.25
+    assert found["logbale_shipper_compression_level", ("algorithm", "gzip")] == 7
+    assert found["logbale_shipper_reconnects_total",] == 263
+    assert found["logbale_shipper_errors_total", ("reason", "connect")] == 269
+
+
+COMPUTED = {"ratio", "rates", "mean_rates", "received"}
+"""What Prometheus computes from the others: rate() and sums over labels."""
+
+
+@pytest.mark.parametrize("snapshot", [RECEIVER, SHIPPER], ids=["receiver", "shipper"])
+def test_no_field_of_a_snapshot_is_forgotten(snapshot):
+    """A number that is added to a snapshot is exported too, or is one that can be computed."""
+
+    def numbers(value):
+        if isinstance(value, dict):
+            return [number for item in value.values() for number in numbers(item)]
+        return [] if isinstance(value, str) else [value]
+
+    fields = msgspec.to_builtins(snapshot)
+    exported = list(samples(snapshot).values())
+    for name in fields.keys() - COMPUTED:
+        assert all(number in exported for number in numbers(fields[name])), name
+
+
+@pytest.mark.parametrize("snapshot", [RECEIVER, SHIPPER], ids=["receiver", "shipper"])
+def test_every_name_is_documented_and_every_documented_name_exists(snapshot):
+    """docs/api.md and /metrics name the same series."""
+    end = "receiver" if snapshot is RECEIVER else "shipper"
+    page = (Path(__file__).parent.parent / "docs" / "api.md").read_text()
+    documented = set(re.findall(rf"`(logbale_{end}_[a-z_]+)", page))
+    assert documented == {name for name, *_ in samples(snapshot) if name.startswith(f"logbale_{end}_")}
+
+
+def test_names_follow_the_conventions_of_prometheus():
+    """Counters end in _total, units are seconds and bytes, every family has a help text."""
+    for snapshot in (RECEIVER, SHIPPER):
+        text = Exposition(lambda snapshot=snapshot: snapshot).text().decode()
+        for family in text_string_to_metric_families(text):
+            assert family.documentation
+            assert not re.search(r"millis|_ms\b|kilo|mega|_mb\b|percent", family.name)
+            for sample in family.samples:
+                assert (family.type == "counter") == sample.name.endswith("_total")
+
+
+def test_the_number_of_series_is_bounded():
+    """However many reasons there are, the series stay few, keep their names, and add up."""
+    many = {f"reason_{index}": 1 for index in range(10_000)}
+    found = samples(msgspec.structs.replace(RECEIVER, errors=many))
+    by_reason = {labels[0][1]: value for (name, *labels), value in found.items() if name.endswith("_errors_total")}
+    assert len(by_reason) == MAX_REASONS + 1
+    assert by_reason["reason_0"] == 1
+    assert sum(by_reason.values()) == len(many)
+
+
+@pytest.mark.parametrize("reason", ['a"b', "a\\b", "a\nb", "é\u202e", ""])
+def test_a_reason_cannot_break_the_format(reason):
+    """Quotes, backslashes and newlines in a label come out as they went in."""
+    found = samples(msgspec.structs.replace(RECEIVER, errors={reason: 3}))
+    assert found["logbale_receiver_errors_total", ("reason", reason)] == 3
+
+
+@pytest.mark.parametrize("accept", ["", "*/*", "application/openmetrics-text; version=x", "text/plain; version=,,;="])
+def test_metrics_come_in_the_text_format_whatever_is_asked(accept):
+    """The plainest format, which every scraper reads, also to a malformed question."""
+    with served(MetricsServer(lambda: RECEIVER, lambda: (True, ""), host="127.0.0.1", port=0)) as server:
+        status, headers, body = get(server, "/metrics", headers={"Accept": accept})
+    assert status == 200
+    assert headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert b"\nlogbale_receiver_clients 103.0\n" in body
+    assert b"\nprocess_cpu_seconds_total " in body
+
+
+def test_readiness_says_why_not():
+    """/readyz follows the end's own word; /healthz only says that the process answers."""
+    state = {"ready": (True, "listening")}
+    with served(MetricsServer(lambda: RECEIVER, lambda: state["ready"], host="127.0.0.1", port=0)) as server:
+        assert get(server, "/readyz")[::2] == (200, b"ready\n")
+        state["ready"] = False, "no space left on the archive's disk"
+        assert get(server, "/readyz")[::2] == (503, b"no space left on the archive's disk\n")
+        assert get(server, "/healthz")[::2] == (200, b"ok\n")
+
+
+def test_machines_may_use_any_name_and_only_read():
+    """A scraper's Host is not checked; other methods and paths are refused."""
+    with served(MetricsServer(lambda: SHIPPER, lambda: (True, ""), host="127.0.0.1", port=0)) as server:
+        assert get(server, "/metrics", host="web-7.pod.cluster.example:9100")[0] == 200
+        assert get(server, "/readyz", method="POST")[0] == 405
+        assert get(server, "/")[0] == 404
+        assert get(server, "/healthz", method="HEAD")[::2] == (200, b"")

@@ -1,0 +1,317 @@
+"""What the sources promise: an exact rate, a stream read to its end, files followed through what happens to files."""
+
+import asyncio
+import contextlib
+import os
+import threading
+
+import msgspec
+import pytest
+
+from logbale.errors import StorageError
+from logbale.sources import tail
+from logbale.sources.generator import LogGenerator
+from logbale.sources.stdin import StdinSource
+from logbale.sources.tail import TailSource
+
+# the generator
+
+
+class Time:
+    """A clock that a sleep moves, and that oversleeps."""
+
+    def __init__(self, oversleep=0.0):
+        self.now = 0.0
+        self.oversleep = oversleep
+
+    def clock(self):
+        return self.now
+
+    async def sleep(self, seconds):
+        self.now += seconds + self.oversleep
+
+
+def generate(rate, run_time, oversleep=0.0, seed=1):
+    time = Time(oversleep)
+    source = LogGenerator(rate, run_time, seed=seed, now=lambda: 1000.0, clock=time.clock, sleep=time.sleep)
+
+    async def collect():
+        return [(time.now, chunk) async for chunk in source.chunks()]
+
+    return asyncio.run(collect())
+
+
+@pytest.mark.parametrize(("rate", "run_time"), [(100, 30), (0.5, 10), (7, 3), (200_000, 0.5)])
+@pytest.mark.parametrize("oversleep", [0.0, 0.013])
+def test_the_rate_is_exact_over_time(rate, run_time, oversleep):
+    """No drift: at any moment floor(elapsed * rate) entries were made, however long the sleeps took."""
+    made = 0
+    for now, chunk in generate(rate, run_time, oversleep):
+        made += len(chunk.entries)
+        assert made == min(int(now * rate + 1e-9), round(rate * run_time))
+    assert made == round(rate * run_time)
+
+
+def test_a_seed_makes_a_run_reproducible():
+    """The same seed gives the same entries, another one others."""
+    first, second, other = (
+        [msgspec.json.encode(LogGenerator(100, 0, seed=seed).take(500, start=0.0))] for seed in (1, 1, 2)
+    )
+    assert first == second != other
+
+
+def test_entries_look_like_a_real_system():
+    """Several services, levels in believable proportions, varying messages, now and then a stack trace."""
+    entries = LogGenerator(1000, 0, seed=3).take(20_000)
+    levels = {level: sum(entry.level == level for entry in entries) / len(entries) for level in ("INFO", "ERROR")}
+    assert len({entry.service for entry in entries}) >= 5
+    assert levels["INFO"] > 0.5
+    assert 0.005 < levels["ERROR"] < 0.05
+    assert len({entry.message for entry in entries}) > 15_000
+    assert any("\n" in entry.message for entry in entries)
+    assert [entry.timestamp for entry in entries] == sorted(entry.timestamp for entry in entries)
+
+
+# standard input
+
+
+def read_pipe(write):
+    """What StdinSource makes of a pipe that `write` fills from another thread."""
+    read_end, write_end = os.pipe()
+    writer = threading.Thread(target=write, args=(write_end,))
+    writer.start()
+    try:
+        source = StdinSource(fields={"env": "test"}, host="h", fd=read_end)
+
+        async def collect():
+            return [
+                entry
+                async for chunk in source.chunks()
+                for entry in msgspec.json.decode(msgspec.json.encode(chunk.entries))
+            ]
+
+        return asyncio.run(collect()), source
+    finally:
+        writer.join()
+        os.close(read_end)
+
+
+def test_a_pipe_is_read_to_its_end():
+    """A large one in order, and the last line without its newline."""
+    lines = [f"line {number} é" for number in range(50_000)]
+
+    def write(fd):
+        with os.fdopen(fd, "wb") as pipe:
+            pipe.write("\n".join(lines).encode())
+
+    entries, source = read_pipe(write)
+    assert [entry["message"] for entry in entries] == lines
+    assert (entries[0]["service"], entries[0]["env"], entries[0]["host"]) == ("stdin", "test", "h")
+    assert source.counts() == {"invalid_utf8": 0, "split_line": 0}
+
+
+def test_a_file_as_standard_input_is_read_like_a_pipe(tmp_path):
+    """Redirection works, and the size is known for a progress display."""
+    path = tmp_path / "in"
+    path.write_bytes(b"a\nb\n")
+    fd = os.open(path, os.O_RDONLY)
+    source = StdinSource(fields={}, host="h", fd=fd)
+
+    async def collect():
+        return [entry.message async for chunk in source.chunks() for entry in chunk.entries]
+
+    assert asyncio.run(collect()) == ["a", "b"]
+    assert source.total_bytes() == source.read_bytes == 4
+    os.close(fd)
+
+
+def test_a_line_is_passed_on_before_the_next_one_is_written():
+    """A slow writer's lines do not wait for more."""
+    read_end, write_end = os.pipe()
+
+    async def scenario():
+        async with contextlib.aclosing(StdinSource(fields={}, host="h", fd=read_end).chunks()) as chunks:
+            for text in ("one", "two"):
+                os.write(write_end, text.encode() + b"\n")
+                chunk = await asyncio.wait_for(anext(chunks), 5)
+                assert [entry.message for entry in chunk.entries] == [text]
+
+    asyncio.run(scenario())
+    os.close(write_end)
+    os.close(read_end)
+
+
+# files
+
+
+def read_once(*patterns, **options):
+    source = TailSource([str(p) for p in patterns], follow=False, from_start=True, fields={}, host="h", **options)
+
+    async def collect():
+        return [chunk async for chunk in source.chunks()]
+
+    chunks = asyncio.run(collect())
+    return [entry.message for chunk in chunks for entry in chunk.entries], chunks, source
+
+
+def test_files_and_globs_are_read_once_to_the_end(tmp_path):
+    """In --once mode: all of them, the last line too where it has no newline, each file once."""
+    (tmp_path / "a.log").write_bytes(b"a1\na2")
+    (tmp_path / "b.log").write_bytes(b"b1\n")
+    lines, chunks, source = read_once(tmp_path / "*.log", tmp_path / "a.log")
+    assert sorted(lines) == ["a1", "a2", "b1"]
+    assert source.read_bytes == 8
+    entry = msgspec.json.decode(msgspec.json.encode(chunks[0].entries[0]))
+    assert (entry["file"], entry["service"], entry["host"]) == (str(tmp_path / "a.log"), "a", "h")
+
+
+def test_cursors_count_the_bytes_of_the_file(tmp_path):
+    """Where a chunk starts and what its entries took leads from one chunk to the next, over any piece of a line."""
+    path = tmp_path / "a.log"
+    path.write_bytes(b"".join(b"line %d %s\n" % (n, b"x" * (n % 500)) for n in range(8000)))
+    _, chunks, _ = read_once(path)
+    offset = 0
+    for chunk in chunks:
+        assert (chunk.source, chunk.start) == (str(path), offset)
+        offset += sum(chunk.sizes)
+    assert len(chunks) > 2
+    assert offset == path.stat().st_size
+
+
+def test_what_cannot_be_read_is_refused_at_once(tmp_path):
+    """A missing path, a glob without matches, a directory: the message names it."""
+    for pattern in (tmp_path / "missing", tmp_path / "*.nothing", tmp_path):
+        with pytest.raises(StorageError, match=str(tmp_path)):
+            read_once(pattern)
+
+
+class Following:
+    """A TailSource that follows, and the lines it has given so far."""
+
+    def __init__(self, *patterns, from_start=True):
+        self.lines = []
+        self.source = TailSource(
+            [str(p) for p in patterns], follow=True, from_start=from_start, fields={}, host="h", poll_interval=0.005
+        )
+
+    async def __aenter__(self):
+        self.task = asyncio.create_task(self.run())
+        return self
+
+    async def __aexit__(self, *_):
+        self.task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.task
+
+    async def run(self):
+        async with contextlib.aclosing(self.source.chunks()) as chunks:
+            async for chunk in chunks:
+                self.lines += [entry.message for entry in chunk.entries]
+
+    async def expect(self, *lines):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5):
+                while self.lines != list(lines):
+                    await asyncio.sleep(0.002)
+        assert self.lines == list(lines)
+
+
+def append(path, data):
+    with open(path, "ab") as file:
+        file.write(data)
+
+
+def test_a_growing_file_is_followed_and_a_partial_line_waits_for_its_end(tmp_path):
+    """One byte at a time gives whole lines."""
+    path = tmp_path / "a.log"
+    path.write_bytes(b"old\n")
+
+    async def scenario():
+        async with Following(path) as following:
+            await following.expect("old")
+            for byte in b"new line":
+                append(path, bytes([byte]))
+                await asyncio.sleep(0.001)
+            await following.expect("old")
+            append(path, b"\nnext\n")
+            await following.expect("old", "new line", "next")
+
+    asyncio.run(scenario())
+
+
+def test_from_the_end_means_only_what_is_written_from_now_on(tmp_path):
+    """But a file that appears later is read from its start."""
+    path = tmp_path / "a.log"
+    path.write_bytes(b"old\n")
+
+    async def scenario():
+        async with Following(tmp_path / "*.log", from_start=False) as following:
+            append(path, b"new\n")
+            await following.expect("new")
+            (tmp_path / "b.log").write_bytes(b"fresh\n")
+            await following.expect("new", "fresh")
+
+    asyncio.run(scenario())
+
+
+def test_a_rename_rotation_loses_nothing(tmp_path):
+    """The old file is read to its end, also what its writer still appends; the new one from its start."""
+    path, old = tmp_path / "a.log", tmp_path / "a.log.1"
+    path.write_bytes(b"1\n")
+
+    async def scenario():
+        async with Following(path) as following:
+            await following.expect("1")
+            append(path, b"2\n")
+            path.rename(old)
+            path.write_bytes(b"4\n")
+            await following.expect("1", "2", "4")
+            append(old, b"3\n")
+            await following.expect("1", "2", "4", "3")
+
+    asyncio.run(scenario())
+
+
+def test_a_rotated_file_is_let_go_after_a_while(tmp_path, monkeypatch):
+    """Its last line comes out even without a newline, and its descriptor is closed."""
+    monkeypatch.setattr(tail, "ROTATED_GRACE", 0.02)
+    path = tmp_path / "a.log"
+    path.write_bytes(b"1\nno newline")
+
+    async def scenario():
+        async with Following(path) as following:
+            await following.expect("1")
+            path.unlink()
+            await following.expect("1", "no newline")
+            path.write_bytes(b"2\n")
+            await following.expect("1", "no newline", "2")
+
+    asyncio.run(scenario())
+
+
+def test_a_truncated_file_is_read_again_from_its_start(tmp_path):
+    """copytruncate: the half line before the cut does not soil the first one after it."""
+    path = tmp_path / "a.log"
+    path.write_bytes(b"one\ntwo\nhalf")
+
+    async def scenario():
+        async with Following(path) as following:
+            await following.expect("one", "two")
+            os.truncate(path, 0)
+            await asyncio.sleep(0.05)
+            append(path, b"new\n")
+            await following.expect("one", "two", "new")
+
+    asyncio.run(scenario())
+
+
+def test_a_path_that_appears_later_is_read_from_its_start(tmp_path):
+    """Following a file that a service has yet to make."""
+
+    async def scenario():
+        async with Following(tmp_path / "later.log", from_start=False) as following:
+            await asyncio.sleep(0.02)
+            (tmp_path / "later.log").write_bytes(b"first\n")
+            await following.expect("first")
+
+    asyncio.run(scenario())
