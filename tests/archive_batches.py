@@ -74,3 +74,19 @@ def power_off_at(monkeypatch, call: int):
         for name in CHANGES:
             patch.setattr(os, name, guarded(getattr(os, name)))
         yield struck
+
+
+def syncs_of(monkeypatch) -> list[tuple[str, str]]:
+    """A list that grows with every sync from now on: the call, and the path that it was for."""
+    calls: list[tuple[str, str]] = []
+
+    def noted(name, real):
+        def call(fd):
+            calls.append((name, os.readlink(f"/proc/self/fd/{fd}")))
+            real(fd)
+
+        return call
+
+    for name in ("fdatasync", "fsync"):
+        monkeypatch.setattr(os, name, noted(name, getattr(os, name)))
+    return calls

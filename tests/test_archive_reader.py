@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from archive_batches import START, batch, lines_of, time_of, writer_of
 
-from logbale.archive import reader
+from logbale.archive import format, reader
 from logbale.archive.reader import ArchiveFollower
 from logbale.errors import StorageError
 from logbale.sinks import ReceivedBatch
@@ -225,6 +225,44 @@ def test_a_follower_waits_for_a_block_that_is_half_written(tmp_path):
             path.write_bytes(data[:end])
             assert follower.poll() == []
         path.write_bytes(data)
+        assert numbers(follower.poll()) == [2]
+    writer.close()
+
+
+def test_a_follower_misses_nothing_that_is_written_while_it_looks_for_the_next_segment(tmp_path, monkeypatch):
+    """A last block and a new segment may both come between two of its steps."""
+    writer = writer_of(tmp_path, segment_bytes=500)
+    writer.commit([batch(1)])
+    with ArchiveFollower(tmp_path) as follower:
+        assert numbers(follower.poll()) == [1]
+        listing = reader.segments
+
+        def late_listing(path):
+            monkeypatch.setattr(reader, "segments", listing)
+            for number in (2, 3, 4):
+                writer.commit([batch(number)])
+            return listing(path)
+
+        monkeypatch.setattr(reader, "segments", late_listing)
+        assert [numbers(follower.poll()) for _ in range(4)] == [[2], [3], [4], []]
+    writer.close()
+    assert writer.statistics.segments > 1
+
+
+def test_a_follower_goes_on_where_a_failed_write_was_cut_off(tmp_path):
+    """What it saw of the unfinished block is forgotten; a shorter one in its place is read."""
+    writer = writer_of(tmp_path)
+    writer.commit([batch(1)])
+    path = reader.segments(tmp_path)[0].path
+    whole = path.stat().st_size
+    with ArchiveFollower(tmp_path) as follower, path.open("ab") as file:
+        assert numbers(follower.poll()) == [1]
+        unfinished = format.BlockEncoder(1).encode(random.randbytes(9000), count=0, first="", last="", streams={})
+        file.write(unfinished[:9000])
+        file.flush()
+        assert follower.poll() == []
+        file.truncate(whole)
+        writer.commit([batch(2)])
         assert numbers(follower.poll()) == [2]
     writer.close()
 

@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from archive_batches import START, PowerOff, batch, lines_of, power_off_at, writer_of
+from archive_batches import START, PowerOff, batch, lines_of, power_off_at, syncs_of, writer_of
 
 from logbale.archive import format, reader
 from logbale.archive.format import Footer, Mark
@@ -56,6 +56,16 @@ def test_a_tail_torn_at_any_byte_is_cut(tmp_path):
         writer.close()
         shutil.rmtree(path.parent)
         path.parent.mkdir()
+
+
+def test_what_a_killed_process_left_in_memory_is_synced_before_anything_else(tmp_path, monkeypatch):
+    """Nothing is known to be stored before its bytes and its name are: a power cut may follow."""
+    archive = tmp_path / "archive"
+    path = left_open(archive, batch(1, stream="a"))
+    calls = syncs_of(monkeypatch)
+    writer = writer_of(archive)
+    assert [of for _, of in calls] == [str(path), str(path.parent), str(archive)]
+    writer.close()
 
 
 def test_an_open_segment_without_a_whole_block_goes(tmp_path):

@@ -8,7 +8,7 @@ import stat
 import subprocess
 
 import pytest
-from archive_batches import START, batch, lines_of, writer_of
+from archive_batches import START, batch, lines_of, syncs_of, writer_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -111,14 +111,7 @@ def test_nobody_else_may_read_it(tmp_path):
 
 def test_a_group_shares_one_sync_and_new_names_are_synced_too(tmp_path, monkeypatch):
     """20 MiB in one commit take one fdatasync; a new segment's directories are synced before the return."""
-    calls = []
-    for name in ("fdatasync", "fsync"):
-        real = getattr(os, name)
-        monkeypatch.setattr(
-            os,
-            name,
-            lambda fd, name=name, real=real: (calls.append((name, os.readlink(f"/proc/self/fd/{fd}"))), real(fd)),
-        )
+    calls = syncs_of(monkeypatch)
     writer = writer_of(tmp_path / "archive", now=lambda: START)
     calls.clear()
     writer.commit([batch(number, padding=1 << 20) for number in range(20)])
@@ -416,4 +409,29 @@ def test_other_failures_than_the_disks_leave_no_half_written_block(tmp_path, mon
         writer.commit([batch(1, padding=5 << 20), broken])
     writer.commit([batch(2)])
     assert read(tmp_path) == lines_of([2])
+    writer.close()
+
+
+def test_sealing_never_leaves_the_only_copy_under_a_name_that_is_not_durable(tmp_path, monkeypatch):
+    """Contents first, then the new name, then its directory, and only then does the old file go."""
+    writer = writer_of(tmp_path)
+    writer.commit([batch(1)])
+    calls = []
+    for name in ("fdatasync", "rename", "fsync", "unlink"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *of, name=name, real=real: (calls.append(name), real(*of)))
+    writer.close()
+    assert calls == ["fdatasync", "rename", "fsync", "unlink"]
+
+
+def test_what_is_taken_back_is_gone_durably(tmp_path, fail, monkeypatch):
+    """Else a power cut could bring it back, after its sender has sent it again."""
+    writer = writer_of(tmp_path, now=lambda: START)
+    writer.commit([batch(1)])
+    fail("pwrite", errno.ENOSPC)
+    calls = syncs_of(monkeypatch)
+    with pytest.raises(StorageError):
+        writer.commit([batch(2)])
+    assert calls == [("fsync", str(reader.segments(tmp_path)[0].path))]
+    fail()
     writer.close()

@@ -24,7 +24,7 @@ from logbale.bench import (
     recommend,
 )
 from logbale.bench_chart import chart, draw, table
-from logbale.bench_corpus import Corpus, press
+from logbale.bench_corpus import Corpus, from_files, generated, press
 from logbale.config import Settings
 from logbale.errors import DecompressionError, LogbaleError
 from logbale.models import Chunk
@@ -225,6 +225,83 @@ def test_a_corpus_is_pressed_as_the_shipper_would():
     assert made.counts == [50, 50, 20]
     assert [len(json.loads(raw)) for raw in made.batches] == [50, 50, 20]
     assert made.entries == 120
+
+
+def write(path, lines: int, word: str = "request"):
+    path.write_text("".join(f"INFO {word} {number} served\n" for number in range(lines)))
+    return path
+
+
+def entries_of(made: Corpus) -> list[dict]:
+    return [entry for raw in made.batches for entry in json.loads(raw)]
+
+
+def test_a_file_becomes_the_entries_that_a_shipper_would_make(tmp_path):
+    """Every line once, in order, with its level, file, host and static fields, and a time of its own."""
+    path = write(tmp_path / "web.log", 120)
+    made = from_files([path], Settings(), fields={"env": "test"})
+    entries = entries_of(made)
+    assert [entry["message"] for entry in entries] == path.read_text().splitlines()
+    assert {(entry["level"], entry["service"], entry["file"], entry["env"]) for entry in entries} == {
+        ("INFO", "web", str(path), "test")
+    }
+    assert len({entry["timestamp"] for entry in entries}) == 120
+    assert made.description == "web.log"
+
+
+def test_several_files_are_measured_together(tmp_path):
+    """They take turns in proportion to their lines, as they do when they are followed, and the corpus is described."""
+    one, two = write(tmp_path / "a.log", 200, "a"), write(tmp_path / "b.log", 100, "b")
+    made = from_files([one, two], Settings())
+    assert made.description == "2 files together: a.log, b.log"
+    assert made.entries == 300
+    for raw in made.batches:
+        words = [entry["message"].split()[1] for entry in json.loads(raw)]
+        assert 32 <= words.count("a") <= 35
+
+
+def test_a_large_file_is_read_in_pieces_spread_over_it(tmp_path):
+    """Whole lines from its start to its end, no more than the limit, and the description says so."""
+    small, large = write(tmp_path / "small.log", 10, "small"), write(tmp_path / "large.log", 50_000)
+    made = from_files([small, large], Settings(), max_bytes=100_000)
+    messages = [entry["message"] for entry in entries_of(made)]
+    numbers = [int(message.split()[2]) for message in messages if "request" in message]
+    assert set(messages) <= set((small.read_text() + large.read_text()).splitlines())
+    assert sum(len(message) + 1 for message in messages) <= 100_000
+    assert len(messages) - len(numbers) == 10
+    assert numbers == sorted(set(numbers))
+    assert numbers[0] == 0
+    assert {number * 8 // 50_000 for number in numbers} == set(range(8))
+    assert made.description.endswith("large.log (0.1 of 1.3 MB; large files in 8 pieces each)")
+
+
+@pytest.mark.parametrize("content", [b"no newline at the end", b"a\r\nb\rc\r\n", b"caf\xe9\n\n\nx\n"])
+def test_odd_lines_are_read_as_the_shipper_reads_them(tmp_path, content):
+    """Other ends of line, other encodings and blank lines are no reason to stop."""
+    path = tmp_path / "odd.log"
+    path.write_bytes(content)
+    assert 1 <= from_files([path], Settings()).entries <= 2
+
+
+def test_what_is_no_text_file_is_refused(tmp_path):
+    """Compressed, missing and special files are named, with what was expected."""
+    (tmp_path / "old.log.gz").write_bytes(b"\x1f\x8b\x08\x00\x00\x00\x00\x00")
+    with pytest.raises(LogbaleError, match=r"old\.log\.gz: has zero bytes, so it is no text"):
+        from_files([tmp_path / "old.log.gz"], Settings())
+    with pytest.raises(LogbaleError, match=r"gone\.log: No such file or directory; expected text log files"):
+        from_files([tmp_path / "gone.log"], Settings())
+    with pytest.raises(LogbaleError, match=r"not a regular file"):
+        from_files([tmp_path], Settings())
+    (tmp_path / "empty.log").touch()
+    with pytest.raises(LogbaleError, match=r"empty\.log: no entries to measure"):
+        from_files([tmp_path / "empty.log"], Settings())
+
+
+def test_generated_entries_need_no_file():
+    """The same seed makes the same messages."""
+    made, again = (entries_of(generated(Settings(), entries=500, seed=3)) for _ in range(2))
+    assert [entry["message"] for entry in made] == [entry["message"] for entry in again]
+    assert len(made) == 500
 
 
 def test_no_entries_is_an_error():

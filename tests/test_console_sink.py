@@ -250,7 +250,11 @@ asyncio.run(main())
 
 def test_a_process_whose_output_is_stuck_still_ends_well():
     """A full pipe at exit: status 0, no abort, nothing on stderr but the number not shown."""
-    process = subprocess.Popen([sys.executable, "-c", STUCK], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    # With PYTHONUNBUFFERED there would be no buffer whose lock a stuck thread can hold.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUCK], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    )
     try:
         assert process.wait(20) == 0
         assert process.stderr.read() == b"not shown on the console: 1 entry\n"

@@ -73,7 +73,7 @@ def shipper(server, source, **settings):
 
 @pytest.mark.parametrize("algorithm", ["gzip", "zlib", "zstd", "none"])
 @pytest.mark.parametrize("batch_size", [7, 5000])
-def test_everything_read_arrives_once_and_in_order(algorithm, batch_size):
+def test_everything_read_arrives_once_and_in_order(run, algorithm, batch_size):
     """Small batches on the loop and large ones through the pool, each algorithm."""
 
     async def scenario():
@@ -90,10 +90,10 @@ def test_everything_read_arrives_once_and_in_order(algorithm, batch_size):
             received = server.metrics.snapshot(1.0).received
             assert (received.raw_bytes, received.wire_bytes) == (snapshot.sent.raw_bytes, snapshot.sent.wire_bytes)
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
-def test_a_partial_batch_leaves_after_its_interval():
+def test_a_partial_batch_leaves_after_its_interval(run):
     """A quiet source does not keep its entries waiting for a full batch."""
 
     async def scenario():
@@ -106,10 +106,10 @@ def test_a_partial_batch_leaves_after_its_interval():
             running.stop()
             assert (await task).delivered
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
-def test_a_stop_flushes_and_delivers_what_was_read():
+def test_a_stop_flushes_and_delivers_what_was_read(run):
     """What is in the buffer when the stop comes still arrives."""
 
     async def scenario():
@@ -122,10 +122,10 @@ def test_a_stop_flushes_and_delivers_what_was_read():
             assert (await task).delivered
             assert server.sink.entries == list(range(120))
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
-def test_a_stop_without_a_receiver_ends_in_time_and_says_what_is_left():
+def test_a_stop_without_a_receiver_ends_in_time_and_says_what_is_left(run):
     """DRAIN_TIMEOUT bounds the wait; the report counts batches and entries."""
 
     async def scenario():
@@ -140,10 +140,10 @@ def test_a_stop_without_a_receiver_ends_in_time_and_says_what_is_left():
         assert not report.delivered
         assert (report.left_batches, report.left_entries) == (3, 120)
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
-def test_a_second_stop_ends_at_once():
+def test_a_second_stop_ends_at_once(run):
     """Who asks twice does not want to wait."""
 
     async def scenario():
@@ -156,10 +156,10 @@ def test_a_second_stop_ends_at_once():
         async with asyncio.timeout(5):
             assert (await task).left_entries == 1
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
-def test_a_finite_source_gives_up_when_the_receiver_cannot_be_reached():
+def test_a_finite_source_gives_up_when_the_receiver_cannot_be_reached(run):
     """DRAIN_TIMEOUT after the end of the source, not for ever."""
 
     async def scenario():
@@ -167,10 +167,10 @@ def test_a_finite_source_gives_up_when_the_receiver_cannot_be_reached():
             report = await LogShipper(nowhere(drain_timeout=0.2), ScriptedSource([10])).run()
         assert (report.delivered, report.left_entries) == (False, 10)
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
-def test_reading_pauses_when_too_much_waits_for_the_connection():
+def test_reading_pauses_when_too_much_waits_for_the_connection(run):
     """Nothing that was accepted is dropped, so no more is accepted than fits."""
 
     async def scenario():
@@ -184,10 +184,10 @@ def test_reading_pauses_when_too_much_waits_for_the_connection():
         running.stop()
         assert (await task).left_entries == running.snapshot().read_entries
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
-def test_what_was_read_before_an_error_of_the_source_still_arrives():
+def test_what_was_read_before_an_error_of_the_source_still_arrives(run):
     """The error is raised after the delivery, not instead of it."""
 
     async def scenario():
@@ -196,7 +196,7 @@ def test_what_was_read_before_an_error_of_the_source_still_arrives():
                 await shipper(server, ScriptedSource([60], then="fail")).run()
             assert server.sink.entries == list(range(60))
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
 def nowhere(**settings):

@@ -125,7 +125,7 @@ def test_a_file_as_standard_input_is_read_like_a_pipe(tmp_path):
     os.close(fd)
 
 
-def test_a_line_is_passed_on_before_the_next_one_is_written():
+def test_a_line_is_passed_on_before_the_next_one_is_written(run):
     """A slow writer's lines do not wait for more."""
     read_end, write_end = os.pipe()
 
@@ -136,7 +136,7 @@ def test_a_line_is_passed_on_before_the_next_one_is_written():
                 chunk = await asyncio.wait_for(anext(chunks), 5)
                 assert [entry.message for entry in chunk.entries] == [text]
 
-    asyncio.run(scenario())
+    run(scenario)
     os.close(write_end)
     os.close(read_end)
 
@@ -221,7 +221,7 @@ def append(path, data):
         file.write(data)
 
 
-def test_a_growing_file_is_followed_and_a_partial_line_waits_for_its_end(tmp_path):
+def test_a_growing_file_is_followed_and_a_partial_line_waits_for_its_end(run, tmp_path):
     """One byte at a time gives whole lines."""
     path = tmp_path / "a.log"
     path.write_bytes(b"old\n")
@@ -236,10 +236,10 @@ def test_a_growing_file_is_followed_and_a_partial_line_waits_for_its_end(tmp_pat
             append(path, b"\nnext\n")
             await following.expect("old", "new line", "next")
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
-def test_from_the_end_means_only_what_is_written_from_now_on(tmp_path):
+def test_from_the_end_means_only_what_is_written_from_now_on(run, tmp_path):
     """But a file that appears later is read from its start."""
     path = tmp_path / "a.log"
     path.write_bytes(b"old\n")
@@ -251,10 +251,10 @@ def test_from_the_end_means_only_what_is_written_from_now_on(tmp_path):
             (tmp_path / "b.log").write_bytes(b"fresh\n")
             await following.expect("new", "fresh")
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
-def test_a_rename_rotation_loses_nothing(tmp_path):
+def test_a_rename_rotation_loses_nothing(run, tmp_path):
     """The old file is read to its end, also what its writer still appends; the new one from its start."""
     path, old = tmp_path / "a.log", tmp_path / "a.log.1"
     path.write_bytes(b"1\n")
@@ -269,10 +269,10 @@ def test_a_rename_rotation_loses_nothing(tmp_path):
             append(old, b"3\n")
             await following.expect("1", "2", "4", "3")
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
-def test_a_rotated_file_is_let_go_after_a_while(tmp_path, monkeypatch):
+def test_a_rotated_file_is_let_go_after_a_while(run, tmp_path, monkeypatch):
     """Its last line comes out even without a newline, and its descriptor is closed."""
     monkeypatch.setattr(tail, "ROTATED_GRACE", 0.02)
     path = tmp_path / "a.log"
@@ -286,10 +286,10 @@ def test_a_rotated_file_is_let_go_after_a_while(tmp_path, monkeypatch):
             path.write_bytes(b"2\n")
             await following.expect("1", "no newline", "2")
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
-def test_a_truncated_file_is_read_again_from_its_start(tmp_path):
+def test_a_truncated_file_is_read_again_from_its_start(run, tmp_path):
     """copytruncate: the half line before the cut does not soil the first one after it."""
     path = tmp_path / "a.log"
     path.write_bytes(b"one\ntwo\nhalf")
@@ -302,10 +302,10 @@ def test_a_truncated_file_is_read_again_from_its_start(tmp_path):
             append(path, b"new\n")
             await following.expect("one", "two", "new")
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
-def test_a_path_that_appears_later_is_read_from_its_start(tmp_path):
+def test_a_path_that_appears_later_is_read_from_its_start(run, tmp_path):
     """Following a file that a service has yet to make."""
 
     async def scenario():
@@ -314,4 +314,4 @@ def test_a_path_that_appears_later_is_read_from_its_start(tmp_path):
             (tmp_path / "later.log").write_bytes(b"first\n")
             await following.expect("first")
 
-    asyncio.run(scenario())
+    run(scenario)

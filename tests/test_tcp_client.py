@@ -50,7 +50,7 @@ async def send(client, payload):
     await client.send(encode_header(len(payload), Algorithm.NONE), payload)
 
 
-def test_frames_arrive_whole_over_one_connection():
+def test_frames_arrive_whole_over_one_connection(run):
     """Many frames, one connection, and the receiver's end answers ours."""
 
     async def scenario():
@@ -64,10 +64,10 @@ def test_frames_arrive_whole_over_one_connection():
             assert sender.metrics.connections == 1
             await sender.close()
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
-def test_delays_grow_while_nobody_listens():
+def test_delays_grow_while_nobody_listens(run):
     """One second, doubling to thirty, with jitter; every failure is counted; the first success starts them anew."""
 
     async def scenario():
@@ -93,10 +93,10 @@ def test_delays_grow_while_nobody_listens():
         listening[0].close()
         await asyncio.sleep(0.01)
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
-def test_a_lost_connection_is_made_anew_and_the_next_frame_uses_it():
+def test_a_lost_connection_is_made_anew_and_the_next_frame_uses_it(run):
     """A receiver that closed is noticed before the next frame is written into nowhere."""
 
     async def scenario():
@@ -115,10 +115,10 @@ def test_a_lost_connection_is_made_anew_and_the_next_frame_uses_it():
             assert peer.frames == [b"1", b"2"]
             await sender.close()
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
-def test_a_frame_that_does_not_leave_is_sent_again_whole():
+def test_a_frame_that_does_not_leave_is_sent_again_whole(run):
     """A frozen receiver costs the send time-out; the frame then travels over a new connection."""
 
     async def scenario():
@@ -148,11 +148,11 @@ def test_a_frame_that_does_not_leave_is_sent_again_whole():
         for writer in held:
             writer.transport.abort()
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
 @pytest.mark.parametrize("manners", ["reset", "silence"])
-def test_an_end_without_the_receivers_answer_is_not_called_delivered(manners):
+def test_an_end_without_the_receivers_answer_is_not_called_delivered(run, manners):
     """A reset, or no answer in time, leaves the last frames in doubt, and finish() says so."""
 
     async def scenario():
@@ -175,13 +175,13 @@ def test_an_end_without_the_receivers_answer_is_not_called_delivered(manners):
         for writer in writers:
             writer.transport.abort()
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
-def test_nothing_sent_is_delivered():
+def test_nothing_sent_is_delivered(run):
     """An empty file needs no connection."""
 
     async def scenario():
         assert await client(1).finish(0)
 
-    asyncio.run(scenario())
+    run(scenario)

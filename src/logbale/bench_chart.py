@@ -63,8 +63,8 @@ def table(result: BenchResult) -> Table:
             one.name,
             f"{one.ratio:.2f}",
             f"{one.wire_bytes / 1e3:,.1f}",
-            f"{one.saved_bytes / 1e3:,.1f}",
-            f"{100 * one.saved_bytes / result.raw_bytes:.1f} %",
+            f"{one.saved_bytes / 1e3:z,.1f}",
+            f"{100 * one.saved_bytes / result.raw_bytes:z.1f} %",
             _speed(one.compress_mb_per_s),
             _speed(one.decompress_mb_per_s),
             " ".join(remarks),
@@ -173,9 +173,13 @@ class _Labels:
             places = axes.transData.transform([_place(one) for one in curve])
             self._points += [(x, y) for x, y in places]
             self._taken += [self._around(x, y, 5) for x, y in places]
-            for (x0, y0), (x1, y1) in pairwise(places):
-                steps = [step / 40 for step in range(41)]
-                self._lines += [self._around(x0 + (x1 - x0) * part, y0 + (y1 - y0) * part, 1) for part in steps]
+            for start, end in pairwise(places):
+                self._lines += self._along(start, end)
+
+    def _along(self, start: Sequence[float], end: Sequence[float]) -> list[Bbox]:
+        parts = [step / 40 for step in range(41)]
+        (x0, y0), (x1, y1) = start, end
+        return [self._around(x0 + (x1 - x0) * part, y0 + (y1 - y0) * part, 1) for part in parts]
 
     def _around(self, x: float, y: float, points: float) -> Bbox:
         from matplotlib.transforms import Bbox
@@ -201,9 +205,11 @@ class _Labels:
                 free = self._inside(box) and not any(box.overlaps(other) for other in avoided)
                 if free and (line or self._nearest(box, one)):
                     label.set_position(shift)
-                    self._taken.append(box)
+                    self._taken.append(box.padded(2 * self._pixels))
                     self.placed.append(box)
                     if line:
+                        x, y = self._axes.transData.transform(_place(one))
+                        self._lines += self._along((x, y), (x + near[0] * self._pixels, y + near[1] * self._pixels))
                         self._axes.annotate(
                             "", _place(one), xytext=near, textcoords="offset points", arrowprops=_LEADER
                         )

@@ -18,11 +18,18 @@ from logbale.config import MiB, Settings
 from logbale.errors import LogbaleError
 from logbale.lines import LineParser
 from logbale.models import Batch, Chunk
+from logbale.sources.generator import LogGenerator
 
 MAX_SOURCE_BYTES = 16 * MiB
 """Read from all files together; from one that is larger than its share, SLICES pieces spread over it."""
 
 SLICES = 8
+
+NAMED = 5
+"""A description names at most so many files."""
+
+GENERATED_ENTRIES = 50_000
+"""What is measured where no file is named."""
 
 
 class Corpus(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +84,6 @@ def from_files(
     paths: Sequence[Path],
     settings: Settings,
     *,
-    service: str = "",
     fields: Mapping[str, Any] | None = None,
     max_bytes: int = MAX_SOURCE_BYTES,
 ) -> Corpus:
@@ -90,11 +96,19 @@ def from_files(
     sizes = [_size(path) for path in paths]
     turns: list[tuple[float, LineParser, bytes]] = []
     for path, size, share in zip(paths, sizes, _shares(sizes, max_bytes), strict=True):
-        parser = LineParser(service, {"file": str(path), "host": socket.gethostname(), **(fields or {})})
+        attributes = {"file": str(path.absolute()), "host": socket.gethostname(), **(fields or {})}
+        parser = LineParser(str(attributes.pop("service", path.stem)), attributes)
         lines = _read_lines(path, size, share)
         turns += [((number + 0.5) / len(lines), parser, line) for number, line in enumerate(lines)]
     turns.sort(key=lambda turn: turn[0])
     return press(_describe(paths, sum(sizes), max_bytes), _stamped(turns, settings.log_rate), settings)
+
+
+def generated(settings: Settings, *, entries: int = GENERATED_ENTRIES, seed: int = 1) -> Corpus:
+    """Entries of the generator, LOG_RATE a second. Real logs compress better or worse: only your own can tell."""
+    made = LogGenerator(settings.log_rate, 0, seed=seed).take(entries)
+    chunk = Chunk(entries=made, sizes=[len(entry.message) for entry in made], overhead=100)
+    return press("generated entries (name your own log files for figures that are yours)", [chunk], settings)
 
 
 def _stamped(turns: Iterable[tuple[float, LineParser, bytes]], rate: float) -> Iterator[Chunk]:
@@ -130,7 +144,7 @@ def _read_lines(path: Path, size: int, share: int) -> list[bytes]:
     lines: list[bytes] = []
     try:
         with path.open("rb") as file:
-            for start in range(0, size, -(-size // pieces)):
+            for start in (piece * size // pieces for piece in range(pieces)):
                 file.seek(max(0, start - 1))
                 if start:
                     file.readline(share)  # the end of the line before
@@ -145,8 +159,10 @@ def _read_lines(path: Path, size: int, share: int) -> list[bytes]:
 
 
 def _describe(paths: Sequence[Path], size: int, max_bytes: int) -> str:
-    names = ", ".join(path.name for path in paths)
+    names = ", ".join(path.name for path in paths[:NAMED])
+    if len(paths) > NAMED:
+        names += f" and {len(paths) - NAMED} more"
     text = names if len(paths) == 1 else f"{len(paths)} files together: {names}"
     if size > max_bytes:
-        text += f" ({max_bytes / 1e6:,.1f} of {size / 1e6:,.1f} MB, in {SLICES} pieces a file)"
+        text += f" ({max_bytes / 1e6:,.1f} of {size / 1e6:,.1f} MB; large files in {SLICES} pieces each)"
     return text

@@ -53,7 +53,7 @@ class LogReceiver:
 
     async def _start(self) -> None:
         settings = self.settings
-        sink = self._make_sink()
+        sink = await self._make_sink()
         self._open.push_async_callback(sink.close)
         self._server = TCPLogReceiver(settings, sink, self._metrics)
         await self._server.start()
@@ -77,17 +77,17 @@ class LogReceiver:
         await server.start()
         self._open.push_async_callback(server.stop)
 
-    def _make_sink(self) -> Sink:
+    async def _make_sink(self) -> Sink:
         names = sink_names(self.settings.sink)
         durable: Sink = NullSink()
         if "archive" in names:
-            durable = self._archive = ArchiveSink(
-                ArchiveWriter(
-                    Path(self.settings.archive_dir),
-                    segment_bytes=self.settings.archive_segment_bytes,
-                    segment_seconds=self.settings.archive_segment_seconds,
-                )
+            writer = ArchiveWriter(
+                Path(self.settings.archive_dir),
+                segment_bytes=self.settings.archive_segment_bytes,
+                segment_seconds=self.settings.archive_segment_seconds,
             )
+            await asyncio.to_thread(writer.open)
+            durable = self._archive = ArchiveSink(writer)
         return FanoutSink(durable, [ConsoleSink(self._out)]) if "console" in names else durable
 
     @property

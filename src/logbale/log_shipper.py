@@ -53,9 +53,12 @@ class LogShipper:
     def __init__(self, settings: Settings, source: Source) -> None:
         self.settings = settings
         self._source = source
+        self._adaptive = AdaptiveCompression(
+            settings.adaptive_min_level, settings.adaptive_max_level, level=settings.compression_level
+        )
         self._compression = CompressionHandler(
             Algorithm.named(settings.compression_algorithm),
-            settings.adaptive_max_level if settings.adaptive_enabled else settings.compression_level,
+            self._adaptive.level if settings.adaptive_enabled else settings.compression_level,
             enabled=settings.compression_enabled,
             bypass_threshold=settings.bypass_threshold,
         )
@@ -177,20 +180,16 @@ class LogShipper:
         return await self._client.finish(max(0.0, left))
 
     async def _adapt(self) -> None:
-        settings = self.settings
-        adaptive = AdaptiveCompression(
-            settings.adaptive_min_level, settings.adaptive_max_level, level=self._compression.level
-        )
         meter = CpuMeter()
         while True:
             if (percent := meter.read()) is not None:
-                adaptive.observe(Sample(cpu_percent=percent))
-                decision = adaptive.decide()
+                self._adaptive.observe(Sample(cpu_percent=percent))
+                decision = self._adaptive.decide()
                 if decision.changed:
                     log.info("compression level %d: %s", decision.level, decision.reason)
                 self._compression.level = self._metrics.level = decision.level
                 self._metrics.level_reason = decision.reason
-            await asyncio.sleep(settings.adaptive_check_interval)
+            await asyncio.sleep(self.settings.adaptive_check_interval)
 
     @contextlib.asynccontextmanager
     async def _metrics_server(self) -> AsyncIterator[None]:

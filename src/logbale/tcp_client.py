@@ -81,6 +81,8 @@ class TCPClient:
         """
         if self._writer is None or self._peer_ended is None:
             return self._metrics.sent.batches == 0
+        if self._writer.is_closing():
+            return False
         try:
             self._writer.write_eof()
             async with asyncio.timeout(timeout):
@@ -103,7 +105,7 @@ class TCPClient:
 
     async def _connected(self) -> asyncio.StreamWriter:
         """The connection: the one that is, or a new one, however long that takes."""
-        if self._peer_ended is not None and self._peer_ended.done():
+        if self._writer is not None and (self._writer.is_closing() or (self._peer_ended and self._peer_ended.done())):
             # Seen before the frame is written: the kernel would still take it, and nobody would ever read it.
             await self._lost("connection_lost", "the receiver closed the connection")
         while self._writer is None:

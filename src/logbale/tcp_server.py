@@ -15,6 +15,7 @@ import socket
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
+from typing import cast
 
 import msgspec
 
@@ -223,13 +224,12 @@ class _Connection(asyncio.Protocol):
     # what the transport calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by its methods only
         self.peer = format_address(*transport.get_extra_info("peername")[:2])
         # A base client may be silent for days; only the kernel can tell it from one whose cable was cut.
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if not self._receiver.opened(self):
-            transport.abort()
+            self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         try:

@@ -113,15 +113,20 @@ def _word(text: str) -> str:
 # Numbers
 
 
-def size(count: float) -> str:
+def count(number: int, one: str, many: str) -> str:
+    """1 entry, 4,800 entries."""
+    return f"{number:,} {one if number == 1 else many}"
+
+
+def size(number: float) -> str:
     """Bytes in decimal units: 999 B, 1.2 kB, 34.5 MB."""
-    if count < 1000:
-        return f"{count:.0f} B"
+    if number < 1000:
+        return f"{number:.0f} B"
     for unit in ("kB", "MB", "GB"):
-        count /= 1000
-        if count < 999.95:
-            return f"{count:.1f} {unit}"
-    return f"{count / 1000:,.1f} TB"
+        number /= 1000
+        if number < 999.95:
+            return f"{number:.1f} {unit}"
+    return f"{number / 1000:,.1f} TB"
 
 
 def rate(per_second: float) -> str:

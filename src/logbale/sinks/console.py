@@ -146,8 +146,8 @@ def _entries(count: int) -> str:
 class _Output:
     """Writes whole texts to a descriptor of its own, or to a stream that has none (in a test).
 
-    Not through the stream's buffer: a thread that is stuck in it when the interpreter ends makes it abort. Not to the
-    stream's own descriptor: once closed, its number may belong to another file.
+    Not through the stream's buffer: a thread that is stuck in it keeps the interpreter from ending, or aborts it. And
+    not to the stream's own descriptor: once closed, its number may belong to another file.
     """
 
     def __init__(self, out: TextIO) -> None:

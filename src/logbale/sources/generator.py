@@ -71,7 +71,8 @@ _TEMPLATES: list[tuple[int, str, str, _Fill]] = [
         "orders",
         "INFO",
         lambda r: (
-            f"order {r & 0xFFFFFFFF:08x} placed by {_USERS[r >> 32 & 63]}: {1 + (r >> 38 & 7)} items, {r >> 41 & 511}.{r >> 50 & 63:02d} EUR"
+            f"order {r & 0xFFFFFFFF:08x} placed by {_USERS[r >> 32 & 63]}: "
+            f"{1 + (r >> 38 & 7)} items, {r >> 41 & 511}.{r >> 50 & 63:02d} EUR"
         ),
     ),
     (100, "orders", "DEBUG", lambda r: f"stock of item {r & 4095} is {r >> 12 & 255}, reserved {r >> 20 & 15}"),

@@ -1,7 +1,7 @@
 """TailSource: files by path or glob, from their start or end, followed as they grow, rotate and shrink.
 
-A rotated file is read to its end before it is let go; one that was truncated is read again from its start. Refuses what is
-no regular file. How far a file was read is the Chunk's cursor; the file's path names it.
+A rotated file is read to its end before it is let go; one that was truncated is read again from its start. Refuses what
+is no regular file. How far a file was read is the Chunk's cursor; the file's path names it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ INLINE_BYTES = 64 * 1024
 """Reads below this are done on the loop; a trip to a thread costs more than copying them from the page cache."""
 
 ROTATED_GRACE = 5.0
-"""Seconds without news after which a file that was renamed or deleted is let go: its writer may not have noticed yet."""
+"""Seconds without news after which a file that was renamed or deleted is let go: its writer may not know yet."""
 
 Identity = tuple[int, int]
 """Device and inode."""
@@ -115,7 +115,7 @@ class TailSource:
         return self._read_bytes_of_gone + sum(file.read_bytes for file in self._files.values())
 
     def _discover(self, *, first: bool) -> None:
-        """Opens what the patterns match and is not open yet; tells open files whether their path still leads to them."""
+        """Opens what the patterns match and is not open yet; tells open files whether a path still leads to them."""
         found: dict[Identity, str] = {}
         for pattern in self._patterns:
             for path in _expand(pattern):

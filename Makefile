@@ -1,0 +1,54 @@
+# logbale. `make` lists the targets; the README shows them in use.
+#
+# Settings pass through to whatever starts: BATCH_SIZE=500 make client, or make client BATCH_SIZE=500.
+# RUNTIME=docker or RUNTIME=native decides where build, run, client, logs, stop and benchmark work; without it they use
+# Docker where an engine answers. test uses Docker only when told to; demo and check are always native.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+READY := .venv/ready
+READY_DEV := .venv/ready-dev
+
+# A .venv that was moved here with the tree, or whose Python has gone, is made anew: scripts in it name its old place.
+$(if $(wildcard $(READY)),$(shell \
+  { [ "$$(cat $(READY))" = "$(CURDIR)" ] && .venv/bin/python -c 1; } 2>/dev/null || rm -rf .venv))
+
+.PHONY: help demo test check build run client logs stop benchmark lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(READY) ## set up, ship this machine's own logs through a receiver, print what it took (under 30 s)
+	@.venv/bin/python scripts/demo.py
+
+test: ## set up and run every test; ARGS="-k name" narrows, RUNTIME=docker runs them in Dockerfile.test
+	@scripts/runtime.sh test
+
+check: $(READY_DEV) ## formatting, lint, types and the fast tests
+	.venv/bin/ruff format --check
+	.venv/bin/ruff check
+	.venv/bin/mypy
+	$(if $(filter test,$(MAKECMDGOALS)),@echo "the fast tests: among those of make test",.venv/bin/pytest -q -m "not slow")
+
+build: ## build the three Docker images (natively: make the .venv ready)
+run: ## start a receiver in the background; it stores entries and prints them
+client: ## ship generated entries to it for RUN_TIME seconds (default 30)
+logs: ## show the entries as they come, until Ctrl-C
+stop: ## stop the receiver; it stores what it has received first
+benchmark: ## every algorithm and level on your logs: make benchmark ARGS="/var/log/syslog"
+build run client logs stop benchmark:
+	@scripts/runtime.sh $@
+
+lock: ## resolve pyproject.toml anew into requirements.txt and requirements-dev.txt
+	@scripts/lock.sh
+
+clean: ## stop the receiver, remove what these targets made; archives stay
+	@scripts/clean.sh
+
+$(READY): requirements.txt pyproject.toml
+	@scripts/setup.sh requirements.txt $@
+
+$(READY_DEV): $(READY) requirements-dev.txt
+	@scripts/setup.sh requirements-dev.txt $@

@@ -1,0 +1,125 @@
+#!/usr/bin/env bash
+# The make targets with a Docker engine: docker.sh build|run|client|logs|stop|benchmark|test
+# Plain docker, since an engine often comes without compose; docker-compose.yml describes the same containers.
+set -euo pipefail
+
+container=logbale-server
+volume=logbale-archive
+hardened=(--read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges)
+
+# Every setting that has a value here is handed on by name; .env.example lists them all.
+settings=()
+while read -r name; do
+  [[ ! -v $name ]] || settings+=(--env "$name")
+done < <(sed -nE 's/^#? ?([A-Z][A-Z_]*)=.*/\1/p' .env.example)
+
+image() { # builds the image, quickly where nothing has changed
+  [[ -n $(docker images -q "logbale-$1") ]] || echo "building logbale-$1 (once; takes a minute or two)"
+  docker build --quiet --tag "logbale-$1" --file "$2" . >/dev/null
+}
+
+running() {
+  [[ $(docker inspect --format '{{.State.Running}}' "$container" 2>/dev/null) == true ]]
+}
+
+label() {
+  docker inspect --format "{{index .Config.Labels \"logbale.$1\"}}" "$container"
+}
+
+bracketed() { # an IPv6 address as ports are published on it
+  [[ $1 == *:* ]] && echo "[$1]" || echo "$1"
+}
+
+run() {
+  if running; then
+    echo "already running, published on $(label address); make logs shows entries, make stop ends it"
+    return
+  fi
+  image server Dockerfile
+  docker rm "$container" >/dev/null 2>&1 || true
+  # Inside the container it listens everywhere; what the address settings mean is where the host publishes it.
+  local address port=${SERVER_PORT:-5000} options=()
+  address=$(bracketed "${SERVER_HOST:-0.0.0.0}")
+  options+=(--env SERVER_HOST=0.0.0.0 --publish "$address:$port:$port")
+  local page=${DASHBOARD_PORT:-8080} page_address
+  page_address=$(bracketed "${DASHBOARD_HOST:-127.0.0.1}")
+  if [[ ${DASHBOARD_ENABLED:-} =~ ^(1|true|yes|on)$ ]]; then
+    options+=(--publish "$page_address:$page:$page" --env DASHBOARD_HOST=0.0.0.0)
+  fi
+  if [[ ${METRICS_PORT:-0} != 0 ]]; then
+    options+=(--publish "$page_address:$METRICS_PORT:$METRICS_PORT" --env DASHBOARD_HOST=0.0.0.0)
+  fi
+  if [[ -n ${ARCHIVE_DIR:-} ]]; then
+    mkdir -p "$ARCHIVE_DIR"
+    options+=(--volume "$(realpath "$ARCHIVE_DIR"):/archive" --env ARCHIVE_DIR=/archive --user "$(id -u):$(id -g)")
+  else
+    options+=(--volume "$volume:/archive")
+  fi
+  docker run --detach --name "$container" "${hardened[@]}" --log-opt max-size=10m --log-opt max-file=3 \
+    --label "logbale.address=$address:$port" --label "logbale.port=$port" \
+    "${settings[@]}" "${options[@]}" logbale-server >/dev/null
+  for _ in {1..100}; do
+    if docker logs "$container" 2>&1 | grep -q 'listening on'; then
+      echo "running, published on $address:$port, archive in ${ARCHIVE_DIR:-the volume $volume}"
+      echo "make client ships entries to it, make logs shows them, make stop ends it"
+      return
+    fi
+    running || break
+    sleep 0.1
+  done
+  echo "the receiver did not start; it says:" >&2
+  docker logs "$container" >&2
+  return 1
+}
+
+client() {
+  image client Dockerfile.client
+  local options=(--rm --interactive)
+  [[ ! -t 1 ]] || options+=(--tty)
+  if running; then
+    # In the receiver's own network namespace, this host's addresses are the receiver's.
+    options+=(--network "container:$container")
+    [[ -v SERVER_PORT ]] || options+=(--env "SERVER_PORT=$(label port)")
+    case ${SERVER_HOST:-} in "" | 0.0.0.0 | :: | ::1 | 127.* | localhost) options+=(--env SERVER_HOST=127.0.0.1) ;; esac
+  else
+    echo "no receiver runs in Docker here (make run starts one); trying ${SERVER_HOST:-this host}:${SERVER_PORT:-5000}"
+    options+=(--network host)
+  fi
+  docker run "${hardened[@]}" "${settings[@]}" "${options[@]}" logbale-client
+}
+
+case $1 in
+  build)
+    for name in server:Dockerfile client:Dockerfile.client test:Dockerfile.test; do
+      docker build --tag "logbale-${name%:*}" --file "${name#*:}" .
+    done
+    ;;
+  run) run ;;
+  client) client ;;
+  logs)
+    trap 'exit 0' INT
+    if docker inspect "$container" >/dev/null 2>&1; then
+      docker logs --follow --tail 100 "$container"
+    fi
+    running || echo "no receiver runs: make run starts one"
+    ;;
+  stop)
+    if running; then
+      # Docker kills what takes longer; the receiver's own deadline is DRAIN_TIMEOUT.
+      docker stop --time 30 "$container" >/dev/null
+      echo "stopped"
+    else
+      echo "no receiver runs"
+    fi
+    ;;
+  benchmark)
+    image test Dockerfile.test
+    mkdir -p bench-results
+    eval "docker run --rm --user $(id -u):$(id -g) --volume '$PWD/bench-results:/app/bench-results' \
+      logbale-test python benchmark.py ${ARGS:-}"
+    ;;
+  test)
+    image test Dockerfile.test
+    eval "exec docker run --rm logbale-test pytest ${ARGS:-}"
+    ;;
+esac

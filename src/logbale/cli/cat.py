@@ -1,0 +1,181 @@
+"""logbale cat: the archive's entries, as JSON lines or for reading."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from logbale.cli.options import Command, config_option, load_settings
+from logbale.cli.output import complain, flush, wants_color, write
+from logbale.models import rfc3339
+from logbale.terminal import canonical_level, escape_json, format_entry
+
+if TYPE_CHECKING:
+    from logbale.archive.walk import Damage
+
+POLL_INTERVAL = 0.2
+"""Seconds between two looks for new entries."""
+
+LINES_AT_ONCE = 500
+"""Entries a write."""
+
+EXAMPLES = """
+logbale cat | jq -r .message                             all entries of ./archive, as JSON lines
+logbale cat /var/lib/logbale --pretty --since 10m        for reading, of the last ten minutes
+logbale cat --level error --level critical -n 20         the last 20 of these levels
+logbale cat --pretty -f -n 0                             what comes from now on
+"""
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_AGO = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([smhdw])")
+
+
+class Time(click.ParamType):
+    """A point in time, by date or by how long ago it was; converted to the form of models.rfc3339."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Takes RFC 3339 (UTC where no offset is given), a date, or `1h30m`."""
+        try:
+            if re.fullmatch(f"({_AGO.pattern})+", value):
+                return rfc3339(time.time() - sum(float(number) * _UNITS[unit] for number, unit in _AGO.findall(value)))
+            point = datetime.fromisoformat(value)
+            return rfc3339((point if point.tzinfo else point.replace(tzinfo=UTC)).timestamp())
+        except (ValueError, OverflowError):
+            self.fail(f"{value!r}: expected a time such as 2026-11-24T08:30:00Z, 2026-11-24, 10m or 1h30m", param, ctx)
+
+
+@click.command(
+    cls=Command,
+    examples=EXAMPLES,
+    params=[
+        click.Argument(["path"], required=False, type=click.Path(path_type=Path)),
+        click.Option(["--pretty"], is_flag=True, help="One readable line an entry, coloured on a terminal"),
+        click.Option(
+            ["--since"], type=Time(), help="Entries from then on: RFC 3339, a date, or how long ago: 10m, 1h30m"
+        ),
+        click.Option(["--until"], type=Time(), help="Entries before then"),
+        click.Option(["--level", "levels"], multiple=True, metavar="NAME", help="Entries of this level; repeatable"),
+        click.Option(["--grep"], metavar="TEXT", help="Entries whose JSON has this text in it, as written"),
+        click.Option(["-n", "last"], type=click.IntRange(min=0), metavar="N", help="The last N of them only"),
+        click.Option(["-f", "--follow"], is_flag=True, help="Go on with what comes, until Ctrl-C"),
+        config_option(),
+    ],
+)
+def cat(
+    path: Path | None,
+    pretty: bool,
+    since: str | None,
+    until: str | None,
+    levels: tuple[str, ...],
+    grep: str | None,
+    last: int | None,
+    follow: bool,
+    config: Path | None,
+) -> int:
+    """Prints the entries of an archive, or of one of its files (default: ARCHIVE_DIR), in the order they were stored.
+
+    Works beside a running receiver. Damaged blocks are passed over, named on standard error, and make the exit code 1.
+    """
+    from logbale.archive import reader
+
+    if path is None:
+        path = Path(load_settings({}, config).settings.archive_dir)
+    damaged = 0
+
+    def on_damage(damage: Damage) -> None:
+        nonlocal damaged
+        damaged += 1
+        complain(f"{damage}; what these bytes held cannot be read, the rest can")
+
+    wanted = _filter(levels, grep)
+    show = _formatter(pretty)
+    if follow:
+        follower = reader.ArchiveFollower(path, since=since, until=until, from_end=last == 0, on_damage=on_damage)
+        with follower:
+            _print(_last(_present(follower, wanted), last), show)
+            while True:
+                flush()
+                time.sleep(POLL_INTERVAL)
+                _print(_present(follower, wanted), show)
+    found = filter(wanted, reader.lines(path, since=since, until=until, on_damage=on_damage))
+    _print(_last(found, last), show)
+    return 1 if damaged else 0
+
+
+def _present(follower: Any, wanted: Callable[[bytes], bool]) -> Iterator[bytes]:
+    """What there is by now."""
+    while lines := follower.poll():
+        yield from filter(wanted, lines)
+
+
+def _last(lines: Iterable[bytes], last: int | None) -> Iterable[bytes]:
+    return lines if last is None else deque(lines, maxlen=last)
+
+
+def _print(lines: Iterable[bytes], show: Callable[[bytes], bytes]) -> None:
+    remaining = iter(lines)
+    while some := list(islice(remaining, LINES_AT_ONCE)):
+        write(b"".join([show(line) + b"\n" for line in some]))
+
+
+def _formatter(pretty: bool) -> Callable[[bytes], bytes]:
+    """An entry's JSON to what is printed. The JSON stays as stored, but for what a terminal would obey."""
+    if pretty:
+        color = wants_color(sys.stdout)
+        encoding = sys.stdout.encoding
+        return lambda line: format_entry(line, color=color).encode(encoding, "backslashreplace")
+    if sys.stdout.isatty():
+        return lambda line: escape_json(line.decode("utf-8", "backslashreplace")).encode()
+    return lambda line: line
+
+
+class _Level(msgspec.Struct):
+    level: Any = None
+
+
+def _filter(levels: Iterable[str], grep: str | None) -> Callable[[bytes], bool]:
+    """Whether an entry's JSON passes --level and --grep."""
+    names = {canonical_level(level) for level in levels}
+    decode_level = msgspec.json.Decoder(_Level).decode
+
+    def has_level(line: bytes) -> bool:
+        try:
+            return canonical_level(str(decode_level(line).level)) in names
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return False
+
+    conditions = [has_level] if names else []
+    if grep is not None:
+        conditions.insert(0, _contains(grep))
+    return lambda line: all(condition(line) for condition in conditions)
+
+
+def _contains(text: str) -> Callable[[bytes], bool]:
+    """Whether JSON has the text in it: as it stands, or inside a string, however its writer escaped it."""
+    plain = text.encode()
+    escaped = msgspec.json.encode(text)[1:-1]
+
+    def contains(line: bytes) -> bool:
+        if plain in line or escaped in line:
+            return True
+        # Only a needless escape (é as \u00e9, / as \/) can still hide it; encoded anew, it has none.
+        if b"\\" not in line:
+            return False
+        try:
+            return escaped in msgspec.json.encode(msgspec.json.decode(line))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return False
+
+    return contains

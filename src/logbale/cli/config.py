@@ -1,0 +1,52 @@
+"""logbale config: the settings in effect, and whether they are sound."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from logbale.cli.options import Command, config_option, load_settings
+from logbale.cli.output import complain, write
+from logbale.config import SETTINGS
+from logbale.config.fields import as_text
+
+
+@click.group()
+def config() -> None:
+    """Shows or checks the settings, from the environment and a TOML file."""
+
+
+@config.command(
+    cls=Command,
+    examples="""
+    logbale config show
+    BATCH_SIZE=500 logbale config show --config logbale.toml
+    """,
+    params=[config_option()],
+)
+def show(config: Path | None) -> int:
+    """Prints each setting's value in effect, and where it came from."""
+    loaded = load_settings({}, config)
+    lines = [
+        (f"{SETTINGS[name].variable}={as_text(getattr(loaded.settings, name))}", origin)
+        for name, origin in loaded.origins.items()
+    ]
+    width = max(len(assignment) for assignment, _ in lines)
+    write("".join(f"{assignment:<{width}}  # {origin}\n" for assignment, origin in lines).encode())
+    return 0
+
+
+@config.command(
+    cls=Command,
+    examples="""
+    logbale config check --config /etc/logbale.toml && systemctl restart logbale
+    """,
+    params=[config_option()],
+)
+def check(config: Path | None) -> int:
+    """Ends with 0 where all settings are sound, with 78 and a line for each that is not otherwise."""
+    loaded = load_settings({}, config)
+    changed = sum(origin != "the default" for origin in loaded.origins.values())
+    complain(f"the settings are sound; {changed} of {len(SETTINGS)} differ from their defaults")
+    return 0

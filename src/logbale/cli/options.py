@@ -1,0 +1,128 @@
+"""Flags made from the settings, and help that keeps them in the settings' groups."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from msgspec import inspect
+
+from logbale.cli.running import exit_code
+from logbale.config import CONFIG_VARIABLE, SETTINGS, Loaded, Setting, load, split_address
+
+
+class Command(click.Command):
+    """A command whose function returns its exit code, and whose help lists options by group and examples as they are."""
+
+    def __init__(self, *args: Any, examples: str = "", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.examples = examples
+
+    def invoke(self, ctx: click.Context) -> None:
+        """Ends with the function's exit code, or that of the error it raised."""
+        ctx.exit(exit_code(lambda: super(Command, self).invoke(ctx)))
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Options, group by group."""
+        groups: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for parameter in self.get_params(ctx):
+            if (record := parameter.get_help_record(ctx)) is not None:
+                group = parameter.setting.group if isinstance(parameter, SettingOption | AddressOption) else "Options"
+                groups.setdefault(group, []).append(record)
+        for group, records in groups.items():
+            with formatter.section(group):
+                formatter.write_dl(records, col_max=34)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Examples, line by line."""
+        if self.examples:
+            with formatter.section("Examples"):
+                for line in self.examples.strip().splitlines():
+                    formatter.write(f"  {line.strip()}\n")
+
+
+class SettingOption(click.Option):
+    """The flag of a setting. It takes any text: load() judges it, together with what came from elsewhere."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        super().__init__(
+            [*setting.flags, setting.name],
+            default=None,
+            metavar=_metavar(setting),
+            help=f"{setting.description} [{setting.variable}, default {setting.default_text}]",
+        )
+
+
+class AddressOption(click.Option):
+    """The flag of host and port together."""
+
+    setting = SETTINGS["server_host"]
+
+    def __init__(self, flag: str, text: str) -> None:
+        super().__init__(
+            [flag, "address"],
+            metavar="HOST:PORT",
+            help=f"{text}; HOST alone or :PORT will do, IPv6 in brackets: [::1]:5000 [SERVER_HOST, SERVER_PORT]",
+        )
+
+
+def _metavar(setting: Setting) -> str | None:
+    match setting.type:
+        case inspect.BoolType():
+            return None
+        case inspect.LiteralType(values=values):
+            return "|".join(map(str, values))
+    return setting.metavar or "N"
+
+
+def setting_options(command: str) -> list[click.Option]:
+    """The flags of a command's settings but for the address."""
+    return [
+        SettingOption(setting)
+        for setting in SETTINGS.values()
+        if command in setting.commands and not setting.is_address
+    ]
+
+
+def config_option() -> click.Option:
+    """--config FILE."""
+    return click.Option(
+        ["--config"],
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help=f"TOML file with settings, names in lower case [{CONFIG_VARIABLE}]",
+    )
+
+
+def log_options() -> list[click.Option]:
+    """-v, -q and --log-level, which all set `log_level`."""
+    return [
+        click.Option(
+            ["--log-level"], type=click.Choice(["debug", "info", "warning", "error"]), help="Messages from here on"
+        ),
+        click.Option(["-v", "--verbose"], is_flag=True, help="The same as --log-level debug"),
+        click.Option(["-q", "--quiet"], is_flag=True, help="The same as --log-level warning, and no table at the end"),
+    ]
+
+
+def log_level(given: dict[str, Any]) -> int:
+    """Takes log_options' values out of `given`; the level, as logging numbers it."""
+    name = given.pop("log_level")
+    verbose, quiet = given.pop("verbose"), given.pop("quiet")
+    if (name is not None) + verbose + quiet > 1:
+        raise click.UsageError("--log-level, -v and -q say the same thing: give one of them.")
+    return logging.getLevelNamesMapping()[(name or ("debug" if verbose else "warning" if quiet else "info")).upper()]
+
+
+def load_settings(given: Mapping[str, Any], config: Path | None, *, defaults: Mapping[str, object] = {}) -> Loaded:
+    """The settings with the flags that were given. Raises ConfigError."""
+    flags = {name: given.get(name) for name in SETTINGS}
+    if given.get("address"):
+        host, port = split_address(given["address"])
+        flags |= {"server_host": host or None, "server_port": port or None}
+    return load(flags, os.environ, config, defaults=defaults)

@@ -1,0 +1,79 @@
+"""Where a command's words go: data to standard output, messages to standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import TextIO
+
+from logbale.errors import StorageError
+from logbale.terminal import escape, format_entry
+
+
+def write(data: bytes) -> None:
+    """Data, to standard output. Raises StorageError where that takes no more, BrokenPipeError where nobody reads it."""
+    with _failures():
+        sys.stdout.buffer.write(data)
+
+
+def flush() -> None:
+    """Returns when everything written has left; errors as for write()."""
+    with _failures():
+        sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def _failures() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        # What is still in the buffer cannot be written: without this the interpreter would try again as it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise StorageError(f"standard output: {error.strerror}") from error
+
+
+def complain(message: str) -> None:
+    """Says it on standard error, each line with our name."""
+    for line in message.splitlines():
+        print(f"logbale: {escape(line)}", file=sys.stderr)
+
+
+def wants_color(stream: TextIO) -> bool:
+    """Whether colours go there: to a terminal, unless NO_COLOR is set."""
+    return stream.isatty() and not os.environ.get("NO_COLOR")
+
+
+def start_log(level: int) -> None:
+    """Lets our own messages from `level` on, and other libraries' warnings, onto standard error."""
+    handler = _Handler()
+    handler.setFormatter(_Formatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("logbale").setLevel(level)
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes to whatever sys.stderr is at the moment: a progress display puts itself in its place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.setStream(sys.stderr)
+        super().emit(record)
+
+
+class _Formatter(logging.Formatter):
+    """A message looks like an entry of a service named logbale: the two often end up in one stream."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").removesuffix("+00:00")
+        line = format_entry(
+            {"timestamp": f"{time}Z", "level": record.levelname, "service": "logbale", "message": record.getMessage()},
+            color=wants_color(sys.stderr),
+        )
+        if record.exc_info:
+            line += "".join(f"\n{escape(part)}" for part in self.formatException(record.exc_info).splitlines())
+        return line

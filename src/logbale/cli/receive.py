@@ -1,0 +1,74 @@
+"""logbale receive: listen, and store what comes."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from logbale.cli.options import (
+    AddressOption,
+    Command,
+    config_option,
+    load_settings,
+    log_level,
+    log_options,
+    setting_options,
+)
+from logbale.cli.output import start_log
+from logbale.cli.running import explained_addresses, run_loop, stopped_by_signals, summaries
+from logbale.config import Settings
+from logbale.errors import StorageError
+
+EXAMPLES = """
+logbale receive                                          on port 5000, into ./archive
+logbale receive --listen [::1]:5000 --archive /var/lib/logbale
+logbale receive --sink archive,console                   prints the entries too
+logbale receive --dashboard                              and http://127.0.0.1:8080/
+"""
+
+
+@click.command(
+    cls=Command,
+    examples=EXAMPLES,
+    params=[
+        AddressOption("--listen", "Where to listen"),
+        *setting_options("receive"),
+        config_option(),
+        *log_options(),
+    ],
+)
+def receive(config: Path | None, **given: Any) -> int:
+    """Receives batches of entries and stores them, until SIGTERM or Ctrl-C; then stores what has come, and ends.
+
+    Entries for the console go to standard output, messages to standard error.
+    """
+    start_log(log_level(given))
+    return serve(load_settings(given, config).settings)
+
+
+def serve(settings: Settings) -> int:
+    """A receiver until a signal stops it. Raises LogbaleError."""
+    return run_loop(_serve(settings))
+
+
+async def _serve(settings: Settings) -> int:
+    from logbale.log_receiver import LogReceiver
+    from logbale.status import print_table
+
+    receiver = LogReceiver(settings, out=sys.stdout)
+    with stopped_by_signals(receiver.stop):
+        with explained_addresses(settings):
+            await receiver.start()
+        async with summaries(receiver.snapshot):
+            left = await receiver.run()
+    if logging.getLogger("logbale").isEnabledFor(logging.INFO):
+        print_table(receiver.snapshot())
+    if left:
+        raise StorageError(
+            f"{left:,} entries were received and not stored within DRAIN_TIMEOUT, {settings.drain_timeout:g} s"
+        )
+    return 0

@@ -1,0 +1,208 @@
+"""logbale ship: read entries somewhere, and deliver them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from logbale.cli.options import (
+    AddressOption,
+    Command,
+    config_option,
+    load_settings,
+    log_level,
+    log_options,
+    setting_options,
+)
+from logbale.cli.output import start_log
+from logbale.cli.running import background, explained_addresses, run_loop, stopped_by_signals, summaries
+from logbale.config import Loaded, connect_host, format_address
+from logbale.config.load import wrong
+from logbale.errors import ConfigError, UnavailableError
+from logbale.metrics import ShipperSnapshot
+from logbale.sources import Source
+from logbale.terminal import count
+
+if TYPE_CHECKING:
+    from logbale.sources.stdin import StdinSource
+    from logbale.sources.tail import TailSource
+
+log = logging.getLogger("logbale")
+
+Progress = Callable[[ShipperSnapshot], tuple[float, float | None] | None]
+"""How much is done and how much there is in all, None where the end is not known; None alone where there is no end."""
+
+REDRAW_INTERVAL = 0.25
+"""Seconds between two looks at a progress display."""
+
+_OWN_FIELDS = {"timestamp", "level", "message"}
+"""What a line gives an entry; a static field cannot."""
+
+EXAMPLES = """
+logbale ship /var/log/syslog '/var/log/app/*.log'        follows them from their ends on
+logbale ship --once --to logs.example.org:5000 app.log   from the start to the end, then exit 0 if all was delivered
+journalctl -f | logbale ship - --field service=journal   standard input
+logbale ship --demo --rate 1000 --run-time 60            generated entries
+"""
+
+
+@click.command(
+    cls=Command,
+    examples=EXAMPLES,
+    params=[
+        click.Argument(["paths"], nargs=-1, metavar="[PATH|GLOB|-]..."),
+        AddressOption("--to", "The receiver"),
+        click.Option(["--demo"], is_flag=True, help="Ship generated entries: LOG_RATE a second for RUN_TIME seconds"),
+        click.Option(["--once"], is_flag=True, help="Read to the end, deliver, and end; without it files are followed"),
+        click.Option(
+            ["--from-start/--from-end"],
+            default=None,
+            help="Where to begin with the files that are there now: with --once at their start, else at their end",
+        ),
+        click.Option(
+            ["--field", "fields"], multiple=True, metavar="KEY=VALUE", help="An attribute for every entry; repeatable"
+        ),
+        click.Option(["--seed"], type=int, metavar="N", help="Makes --demo reproducible"),
+        *setting_options("ship"),
+        config_option(),
+        *log_options(),
+    ],
+)
+def ship(
+    config: Path | None,
+    paths: tuple[str, ...],
+    demo: bool,
+    once: bool,
+    from_start: bool | None,
+    fields: tuple[str, ...],
+    seed: int | None,
+    **given: Any,
+) -> int:
+    """Ships log lines: files by path or glob, standard input (-), or generated entries (--demo).
+
+    A line that is a JSON object becomes an entry with its own fields; any other becomes the message of one. Ends with 0
+    when everything that was read is delivered, and with 69 and the number of what is left otherwise.
+    """
+    start_log(log_level(given))
+    _check_usage(paths, demo, once, from_start, fields, seed)
+    attributes = dict(_field(text) for text in fields)
+    loaded = load_settings(given, config)
+    if demo:
+        return ship_generated(loaded, seed=seed)
+    source: StdinSource | TailSource
+    if paths == ("-",):
+        from logbale.sources.stdin import StdinSource
+
+        source = StdinSource(fields=attributes, host=socket.gethostname())
+    else:
+        from logbale.sources.tail import TailSource
+
+        source = TailSource(
+            paths,
+            follow=not once,
+            from_start=once if from_start is None else from_start,
+            fields=attributes,
+            host=socket.gethostname(),
+        )
+    is_finite = once or paths == ("-",)
+    return _deliver(loaded, source, lambda _: (source.read_bytes, source.total_bytes()) if is_finite else None)
+
+
+def _check_usage(
+    paths: tuple[str, ...],
+    demo: bool,
+    once: bool,
+    from_start: bool | None,
+    fields: tuple[str, ...],
+    seed: int | None,
+) -> None:
+    if not paths and not demo:
+        raise click.UsageError(
+            "nothing to ship: give PATHs of files, - for standard input, or --demo for generated entries."
+        )
+    if paths and demo:
+        raise click.UsageError("--demo makes its own entries: leave out the PATHs, or --demo.")
+    if "-" in paths and len(paths) > 1:
+        raise click.UsageError("- is standard input and goes alone; a file of that name is ./-")
+    if once and from_start is False:
+        raise click.UsageError("--once reads what is there, and after --from-end nothing is: leave out one of them.")
+    if demo and fields:
+        raise click.UsageError("--field goes with lines that are read, not with --demo.")
+    if seed is not None and not demo:
+        raise click.UsageError("--seed is for --demo.")
+
+
+def _field(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise click.BadParameter(f"{text!r}: expected KEY=VALUE, for example service=web", param_hint="--field")
+    if name in _OWN_FIELDS:
+        raise click.BadParameter(f"{text!r}: {name} is a field of the entry's own", param_hint="--field")
+    return name, value
+
+
+def ship_generated(loaded: Loaded, *, seed: int | None = None) -> int:
+    """Ships generated entries, LOG_RATE a second for RUN_TIME seconds; the exit code. Raises LogbaleError."""
+    from logbale.sources.generator import LogGenerator
+
+    rate, run_time = loaded.settings.log_rate, loaded.settings.run_time
+    total = round(rate * run_time)
+    source = LogGenerator(rate, run_time, seed=seed)
+    return _deliver(loaded, source, lambda snapshot: (snapshot.sent.entries, total) if total else None)
+
+
+def _deliver(loaded: Loaded, source: Source, progress: Progress) -> int:
+    if loaded.settings.server_port == 0:
+        raise ConfigError(wrong("SERVER_PORT", 0, "the port of a receiver, 1 to 65535", loaded.origins["server_port"]))
+    return run_loop(_run(loaded, source, progress))
+
+
+async def _run(loaded: Loaded, source: Source, progress: Progress) -> int:
+    from logbale.log_shipper import LogShipper
+    from logbale.status import print_table
+
+    settings = loaded.settings
+    shipper = LogShipper(settings, source)
+    with stopped_by_signals(shipper.stop), explained_addresses(settings):
+        async with _display(shipper.snapshot, progress):
+            report = await shipper.run()
+    if log.isEnabledFor(logging.INFO):
+        print_table(report.snapshot)
+    if report.delivered:
+        return 0
+    receiver = format_address(connect_host(settings.server_host), settings.server_port)
+    if not report.left_entries:
+        raise UnavailableError(f"everything was sent, but {receiver} has not confirmed that it is stored")
+    entries = count(report.left_entries, "entry", "entries")
+    batches = count(report.left_batches, "batch", "batches")
+    raise UnavailableError(
+        f"{entries} in {batches} were not delivered to {receiver}: no way within DRAIN_TIMEOUT, {settings.drain_timeout:g} s"
+    )
+
+
+@contextlib.asynccontextmanager
+async def _display(snapshot: Callable[[], ShipperSnapshot], progress: Progress) -> AsyncIterator[None]:
+    """While the body runs: a progress display for finite work on a terminal, summary lines otherwise."""
+    if progress(snapshot()) is None or not sys.stderr.isatty() or not log.isEnabledFor(logging.INFO):
+        async with summaries(snapshot):
+            yield
+        return
+    from logbale.status import ShipProgress
+
+    async def redraw() -> None:
+        while True:
+            now = snapshot()
+            shown.update(now, *(progress(now) or (0, None)))
+            await asyncio.sleep(REDRAW_INTERVAL)
+
+    with ShipProgress() as shown:
+        async with background(redraw()):
+            yield

@@ -1,0 +1,158 @@
+"""An end's numbers for people: a summary line, the table at exit, and a progress display while finite work lasts.
+
+All from snapshots, a few times a second at most; nothing here is done per entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from logbale.metrics import ReceiverSnapshot, ShipperSnapshot, Snapshot, Totals
+from logbale.terminal import count, duration, escape, rate, ratio, size
+
+
+def summary(snapshot: Snapshot) -> str:
+    """One line: what was done since the start, the rate of the last seconds, and what is not as it should be."""
+    if isinstance(snapshot, ShipperSnapshot):
+        done = f"sent {_totals(snapshot.sent)}"
+        odd = [(snapshot.waiting_entries, "waiting"), (snapshot.reconnects, "reconnects")]
+    else:
+        done = f"stored {count(snapshot.stored_entries, 'entry', 'entries')}, received {_totals(snapshot.received)}"
+        odd = [(snapshot.waiting_entries, "waiting"), (snapshot.rejected_entries, "rejected")]
+    parts = [f"{done}, {rate(snapshot.rates.entries)}"]
+    if isinstance(snapshot, ReceiverSnapshot):
+        parts[0] += f" from {count(snapshot.clients, 'client', 'clients')}"
+    parts += [f"{number:,} {what}" for number, what in odd if number]
+    if not _connected(snapshot):
+        parts.append("not connected")
+    if errors := _errors(snapshot.errors):
+        parts.append(f"errors: {errors}")
+    return "; ".join(parts)
+
+
+def _totals(totals: Totals) -> str:
+    return (
+        f"{count(totals.entries, 'entry', 'entries')} in {count(totals.batches, 'batch', 'batches')}, "
+        f"{size(totals.raw_bytes)} raw, {size(totals.wire_bytes)} wire ({ratio(totals.ratio)})"
+    )
+
+
+def _connected(snapshot: Snapshot) -> bool:
+    return not isinstance(snapshot, ShipperSnapshot) or snapshot.connected
+
+
+def _errors(errors: Mapping[str, int]) -> str:
+    return ", ".join(f"{escape(reason)} {number:,}" for reason, number in sorted(errors.items()) if number)
+
+
+def rows(snapshot: Snapshot) -> list[tuple[str, str]]:
+    """The table's lines: what, how much. Errors and the like only where there were any."""
+    return _shipper_rows(snapshot) if isinstance(snapshot, ShipperSnapshot) else _receiver_rows(snapshot)
+
+
+def _shipper_rows(snapshot: ShipperSnapshot) -> list[tuple[str, str]]:
+    setting = f"{snapshot.algorithm} {snapshot.level}" if snapshot.algorithm != "none" else "none"
+    return [
+        ("entries read", f"{snapshot.read_entries:,}"),
+        ("entries sent", f"{snapshot.sent.entries:,}"),
+        *_weights(snapshot.sent, snapshot.mean_rates.entries),
+        ("compression", f"{setting}, {duration(snapshot.compress_seconds)}"),
+        *_where_any(
+            ("batches sent raw", snapshot.bypassed),
+            ("entries waiting", snapshot.waiting_entries),
+            ("batches waiting", snapshot.waiting_batches),
+        ),
+        ("reconnects", f"{snapshot.reconnects:,}"),
+        ("errors", _errors(snapshot.errors) or "none"),
+        ("time", duration(snapshot.uptime)),
+    ]
+
+
+def _receiver_rows(snapshot: ReceiverSnapshot) -> list[tuple[str, str]]:
+    by_algorithm = {name: totals.batches for name, totals in snapshot.by_algorithm.items()}
+    return [
+        ("entries received", f"{snapshot.received.entries:,}"),
+        ("entries stored", f"{snapshot.stored_entries:,}"),
+        *_where_any(("entries rejected", snapshot.rejected_entries), ("entries waiting", snapshot.waiting_entries)),
+        *_weights(snapshot.received, snapshot.mean_rates.entries),
+        ("batches by algorithm", ", ".join(f"{name} {number:,}" for name, number in by_algorithm.items()) or "none"),
+        ("connections", f"{snapshot.connections:,}"),
+        *_where_any(("bad frames", snapshot.bad_frames)),
+        ("errors", _errors(snapshot.errors) or "none"),
+        ("time", duration(snapshot.uptime)),
+    ]
+
+
+def _weights(totals: Totals, entries_per_second: float) -> list[tuple[str, str]]:
+    return [
+        ("batches", f"{totals.batches:,}"),
+        ("raw", size(totals.raw_bytes)),
+        ("wire", size(totals.wire_bytes)),
+        ("ratio", ratio(totals.ratio)),
+        ("entries/s", rate(entries_per_second).removesuffix("/s")),
+    ]
+
+
+def _where_any(*counted: tuple[str, int]) -> Iterable[tuple[str, str]]:
+    return [(what, f"{number:,}") for what, number in counted if number]
+
+
+def print_table(snapshot: Snapshot) -> None:
+    """The table, on standard error."""
+    table = Table(title="shipped" if isinstance(snapshot, ShipperSnapshot) else "received", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for what, how_much in rows(snapshot):
+        table.add_row(what, Text(how_much))
+    Console(stderr=True).print(table)
+
+
+class ShipProgress:
+    """How far finite work has come, redrawn in place on standard error. A context manager; `update` redraws."""
+
+    def __init__(self) -> None:
+        # Redrawn by update() alone: a thread of rich's own would take the interpreter from the pipeline.
+        self._progress = Progress(
+            TextColumn("shipping"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[numbers]}"),
+            console=Console(stderr=True),
+            auto_refresh=False,
+            transient=True,
+        )
+        self._task = self._progress.add_task("", total=None, numbers="")
+
+    def __enter__(self) -> ShipProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def update(self, snapshot: ShipperSnapshot, done: float, total: float | None) -> None:
+        """`done` of `total`, in any unit; None where the end is not known."""
+        self._progress.update(
+            self._task, completed=done, total=total, numbers=progress_text(snapshot, done, total), refresh=True
+        )
+
+
+def progress_text(snapshot: ShipperSnapshot, done: float, total: float | None) -> str:
+    """What stands beside the bar: `42 %  48,000 entries  4,800/s  7.9×  120 waiting`."""
+    parts = [f"{done / total:4.0%}".replace("%", " %")] if total else []
+    parts += [
+        f"{snapshot.sent.entries:,} entries",
+        rate(snapshot.rates.entries),
+        ratio(snapshot.ratio),
+        f"{snapshot.waiting_entries:,} waiting",
+    ]
+    if not snapshot.connected:
+        parts.append("not connected")
+    return "  ".join(parts)
