@@ -19,6 +19,7 @@ from logbale.errors import LogbaleError
 from logbale.log_shipper import LogShipper, ShipReport
 from logbale.sources.generator import LogGenerator
 from logbale.sources.tail import TailSource
+from logbale.terminal import count
 
 ROOT = Path(__file__).resolve().parent.parent
 LOGBALE = Path(sys.executable).with_name("logbale")
@@ -33,9 +34,11 @@ def main() -> int:
     os.chdir(ROOT)
     shutil.rmtree(ARCHIVE, ignore_errors=True)
     files = text_logs(LOGS, MAX_LOG_BYTES)
+    origin = f"{count(len(files), 'file', 'files')} in {LOGS}" if files else f"generated: {LOGS} has no readable text"
     receiver = start_receiver()
     try:
         port = listening_port(receiver)
+        print(f"demo: native; a receiver on 127.0.0.1:{port}, and a shipper that reads {origin}\n", flush=True)
         report = asyncio.run(ship(files, port))
     except (LogbaleError, OSError) as error:
         print(f"demo: {error}", file=sys.stderr)
@@ -43,7 +46,6 @@ def main() -> int:
     finally:
         receiver.terminate()
         messages = receiver.communicate()[1]
-    origin = f"{len(files)} files in {LOGS}" if files else f"the generator, as no file in {LOGS} is readable text"
     print(table(report, origin))
     sent, stored = report.snapshot.sent.entries, entries_in_archive()
     if not report.delivered or report.left_entries or stored != sent or receiver.returncode:

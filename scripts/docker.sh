@@ -15,7 +15,8 @@ done < <(sed -nE 's/^#? ?([A-Z][A-Z_]*)=.*/\1/p' .env.example)
 
 image() { # builds the image, quickly where nothing has changed
   [[ -n $(docker images -q "logbale-$1") ]] || echo "building logbale-$1 (once; takes a minute or two)"
-  docker build --quiet --tag "logbale-$1" --file "$2" . >/dev/null
+  local output
+  output=$(docker build --quiet --tag "logbale-$1" --file "$2" . 2>&1) || { echo "$output" >&2 && return 1; }
 }
 
 running() {
@@ -116,7 +117,7 @@ case $1 in
     image test Dockerfile.test
     mkdir -p bench-results
     eval "docker run --rm --user $(id -u):$(id -g) --volume '$PWD/bench-results:/app/bench-results' \
-      logbale-test python benchmark.py ${ARGS:-}"
+      logbale-test python benchmark.py --chart bench-results/benchmark.png ${ARGS:-}"
     ;;
   test)
     image test Dockerfile.test

@@ -38,6 +38,10 @@ export PYTHONUNBUFFERED=1 # what is printed through a pipe or into a log is seen
 case $target in
   build) make -s --no-print-directory .venv/ready && echo ".venv is ready" ;;
   test) make -s --no-print-directory .venv/ready-dev && eval "exec .venv/bin/pytest ${ARGS:-}" ;;
-  benchmark) make -s --no-print-directory .venv/ready-dev && eval "exec .venv/bin/python benchmark.py ${ARGS:-}" ;;
+  benchmark)
+    make -s --no-print-directory .venv/ready-dev
+    mkdir -p bench-results
+    eval "exec .venv/bin/python benchmark.py --chart bench-results/benchmark.png ${ARGS:-}"
+    ;;
   *) make -s --no-print-directory .venv/ready && exec .venv/bin/python scripts/native.py "$target" ;;
 esac

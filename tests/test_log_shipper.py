@@ -14,6 +14,7 @@ from logbale.log_shipper import LogShipper
 from logbale.metrics import ReceiverMetrics
 from logbale.models import Chunk
 from logbale.sinks import Stored
+from logbale.sinks.null import NullSink
 from logbale.tcp_server import TCPLogReceiver
 
 
@@ -41,12 +42,13 @@ class ScriptedSource:
         return {"invalid_utf8": 3}
 
 
-class ListSink:
+class ListSink(NullSink):
     def __init__(self):
-        self.entries = []
+        super().__init__()
+        self.arrived = []
 
     async def commit(self, batches):
-        self.entries += [json.loads(line)["n"] for batch in batches for line in batch.ndjson.splitlines()]
+        self.arrived += [json.loads(line)["n"] for batch in batches for line in batch.ndjson.splitlines()]
         return [Stored() for _ in batches]
 
     async def close(self):
@@ -60,7 +62,6 @@ async def receiver(**settings):
         Settings(server_host="127.0.0.1", server_port=0, **settings), sink, ReceiverMetrics(now=0.0)
     )
     await server.start()
-    server.sink = sink
     try:
         yield server
     finally:
@@ -82,7 +83,7 @@ def test_everything_read_arrives_once_and_in_order(run, algorithm, batch_size):
             report = await shipper(server, source, compression_algorithm=algorithm, batch_size=batch_size).run()
             assert report.delivered
             assert (report.left_batches, report.left_entries) == (0, 0)
-            assert server.sink.entries == list(range(10_013))
+            assert server.sink.arrived == list(range(10_013))
             snapshot = report.snapshot
             assert snapshot.read_entries == snapshot.sent.entries == 10_013
             assert snapshot.sent.batches == -(-10_013 // batch_size)
@@ -101,7 +102,7 @@ def test_a_partial_batch_leaves_after_its_interval(run):
             running = shipper(server, ScriptedSource([3], then="wait"), batch_interval=0.05)
             task = asyncio.create_task(running.run())
             async with asyncio.timeout(5):
-                while len(server.sink.entries) < 3:
+                while len(server.sink.arrived) < 3:
                     await asyncio.sleep(0.005)
             running.stop()
             assert (await task).delivered
@@ -120,7 +121,7 @@ def test_a_stop_flushes_and_delivers_what_was_read(run):
                 await asyncio.sleep(0.001)
             running.stop()
             assert (await task).delivered
-            assert server.sink.entries == list(range(120))
+            assert server.sink.arrived == list(range(120))
 
     run(scenario)
 
@@ -194,7 +195,7 @@ def test_what_was_read_before_an_error_of_the_source_still_arrives(run):
         async with receiver() as server:
             with pytest.raises(StorageError, match="gone"):
                 await shipper(server, ScriptedSource([60], then="fail")).run()
-            assert server.sink.entries == list(range(60))
+            assert server.sink.arrived == list(range(60))
 
     run(scenario)
 

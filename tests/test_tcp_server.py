@@ -15,14 +15,16 @@ from logbale.errors import StorageError
 from logbale.metrics import ReceiverMetrics
 from logbale.protocol import Algorithm, encode_frame
 from logbale.sinks import Rejected, Stored
+from logbale.sinks.null import NullSink
 from logbale.tcp_server import TCPLogReceiver
 
 
-class ListSink:
+class ListSink(NullSink):
     """Keeps what it is given; fails, stalls or rejects when told to."""
 
     def __init__(self):
-        self.batches = []
+        super().__init__()
+        self.kept = []
         self.commits = []
         self.failures = 0
         self.open = asyncio.Event()
@@ -37,15 +39,15 @@ class ListSink:
         if self.reject:
             return [Rejected("not wanted") for _ in batches]
         self.commits.append(len(batches))
-        self.batches += batches
+        self.kept += batches
         return [Stored() for _ in batches]
 
     async def close(self):
         pass
 
     @property
-    def entries(self):
-        return [json.loads(line) for batch in self.batches for line in batch.ndjson.splitlines()]
+    def arrived(self):
+        return [json.loads(line) for batch in self.kept for line in batch.ndjson.splitlines()]
 
 
 @contextlib.asynccontextmanager
@@ -53,7 +55,6 @@ async def receiver(**settings):
     server = TCPLogReceiver(
         Settings(server_host="127.0.0.1", server_port=0, **settings), ListSink(), ReceiverMetrics(now=0.0)
     )
-    server.sink = server._sink
     await server.start()
     try:
         yield server
@@ -88,7 +89,7 @@ def test_every_algorithm_and_every_slicing_is_stored_in_order(run):
     async def scenario():
         async with receiver() as server:
             sent = await in_thread(base_client.send_everything, server.address)
-            assert [entry["number"] for entry in server.sink.entries] == list(range(sent))
+            assert [entry["number"] for entry in server.sink.arrived] == list(range(sent))
             snapshot = server.metrics.snapshot(1.0)
             assert snapshot.stored_entries == snapshot.received.entries == sent == 72
             assert {name: totals.batches for name, totals in snapshot.by_algorithm.items()} == {
@@ -113,7 +114,7 @@ def test_the_end_of_the_stream_is_answered_only_when_all_is_stored(run):
             assert not client.done()
             server.sink.open.set()
             await client
-            assert server.sink.entries == [{"a": 1}]
+            assert server.sink.arrived == [{"a": 1}]
 
     run(scenario)
 
@@ -131,7 +132,7 @@ def test_a_bad_payload_is_counted_and_skipped(run):
         async with receiver(max_raw_bytes=1000, max_batch_entries=50) as server:
             data = raw_frame({"n": 1}) + b"".join(bad) + raw_frame({"n": 2})
             await in_thread(exchange, server.address, data)
-            assert server.sink.entries == [{"n": 1}, {"n": 2}]
+            assert server.sink.arrived == [{"n": 1}, {"n": 2}]
             snapshot = server.metrics.snapshot(1.0)
             assert snapshot.bad_frames == 4
             assert snapshot.errors == {"corrupt": 1, "not_entries": 1, "limit": 2}
@@ -153,7 +154,7 @@ def test_a_bad_header_closes_that_connection_only(run, header):
             assert server.metrics.errors["protocol"] == 1
             await in_thread(other.sendall, raw_frame({"n": 3}))
             await in_thread(base_client.finish, other)
-            assert [entry["n"] for entry in server.sink.entries] == [1, 3]
+            assert [entry["n"] for entry in server.sink.arrived] == [1, 3]
 
     run(scenario)
 
@@ -164,7 +165,7 @@ def test_a_cut_frame_is_not_stored(run):
     async def scenario():
         async with receiver() as server:
             await in_thread(exchange, server.address, raw_frame({"n": 1}) + raw_frame({"n": 2})[:-1])
-            assert server.sink.entries == [{"n": 1}]
+            assert server.sink.arrived == [{"n": 1}]
             assert server.metrics.errors["protocol"] == 1
 
     run(scenario)
@@ -178,7 +179,7 @@ def test_large_and_small_frames_stay_in_order(run):
         async with receiver() as server:
             data = b"".join(raw_frame({"n": n, "pad": large if n % 3 == 0 else ""}) for n in range(30))
             await in_thread(exchange, server.address, data)
-            assert [entry["n"] for entry in server.sink.entries] == list(range(30))
+            assert [entry["n"] for entry in server.sink.arrived] == list(range(30))
 
     run(scenario)
 
@@ -197,24 +198,24 @@ def test_what_arrives_during_a_commit_shares_the_next_one(run):
             for client in clients:
                 await in_thread(base_client.finish, client)
             assert len(server.sink.commits) <= 2
-            assert sorted(entry["n"] for entry in server.sink.entries) == list(range(20))
+            assert sorted(entry["n"] for entry in server.sink.arrived) == list(range(20))
 
     run(scenario)
 
 
 def test_a_sink_that_cannot_store_is_asked_again(run, monkeypatch):
     """Nothing is dropped while the disk is full; clients wait, and it resumes by itself."""
-    monkeypatch.setattr("logbale.tcp_server.STORAGE_RETRY", 0.01)
+    monkeypatch.setattr("logbale.committer.STORAGE_RETRY", 0.01)
 
     async def scenario():
         async with receiver() as server:
             server.sink.failures = 3
             client = asyncio.create_task(in_thread(exchange, server.address, raw_frame({"n": 1})))
-            await eventually(lambda: server.storage_error is not None)
-            assert "no space" in server.storage_error
+            await eventually(lambda: server.committer.storage_error is not None)
+            assert "no space" in server.committer.storage_error
             await client
-            assert server.storage_error is None
-            assert server.sink.entries == [{"n": 1}]
+            assert server.committer.storage_error is None
+            assert server.sink.arrived == [{"n": 1}]
             assert server.metrics.errors["storage"] == 3
 
     run(scenario)
@@ -248,7 +249,7 @@ def test_reading_pauses_while_too_much_waits(run):
             assert server.metrics.in_flight_bytes < limit + 600_000
             server.sink.open.set()
             await client
-            assert [entry["n"] for entry in server.sink.entries] == list(range(2000))
+            assert [entry["n"] for entry in server.sink.arrived] == list(range(2000))
 
     run(scenario)
 
@@ -263,7 +264,7 @@ def test_connections_over_the_limit_are_refused(run):
             await in_thread(exchange, server.address, raw_frame({"n": 2}))
             await in_thread(first.sendall, raw_frame({"n": 1}))
             await in_thread(base_client.finish, first)
-            assert server.sink.entries == [{"n": 1}]
+            assert server.sink.arrived == [{"n": 1}]
             assert server.metrics.errors["too_many_connections"] == 1
 
     run(scenario)
@@ -280,7 +281,7 @@ def test_an_error_in_one_connection_leaves_the_others_alone(run):
             victim.close()
             await eventually(lambda: server.metrics.clients == 0 and server.metrics.connections == 1)
             await in_thread(exchange, server.address, raw_frame({"n": 2}))
-            assert server.sink.entries == [{"n": 2}]
+            assert server.sink.arrived == [{"n": 2}]
 
     run(scenario)
 
@@ -300,7 +301,7 @@ def test_many_clients_at_once(run):
                 thread.start()
             await asyncio.gather(*[in_thread(thread.join) for thread in threads])
             by_client = {}
-            for entry in server.sink.entries:
+            for entry in server.sink.arrived:
                 by_client.setdefault(entry["c"], []).append(entry["n"])
             assert by_client == {c: list(range(20)) for c in range(100)}
 
@@ -323,7 +324,7 @@ def test_a_stop_stores_what_was_received(run):
             await in_thread(connection.sendall, raw_frame({"n": 1}))
             await eventually(lambda: server.metrics.received.entries == 1)
             assert await server.stop(deadline=asyncio.get_running_loop().time() + 5) == 0
-            assert server.sink.entries == [{"n": 1}]
+            assert server.sink.arrived == [{"n": 1}]
             connection.close()
 
     run(scenario)
@@ -339,6 +340,6 @@ def test_ipv6_works_like_ipv4(run):
         await server.start()
         await in_thread(exchange, server.address, raw_frame({"n": 6}))
         await server.stop(deadline=0.0)
-        assert sink.entries == [{"n": 6}]
+        assert sink.arrived == [{"n": 6}]
 
     run(scenario)

@@ -116,14 +116,14 @@ class CompressionHandler:
         return self._zstd[1].compress(raw, zstd.ZstdCompressor.FLUSH_FRAME)
 
 
-def decompress(algorithm: Algorithm, payload: bytes, *, max_raw: int) -> bytes:
-    """The raw bytes of a base frame's payload.
+def decompress(algorithm: Algorithm, payload: bytes, *, max_raw: int, max_ratio: int | None = MAX_RATIO) -> bytes:
+    """The raw bytes of a stand-alone payload.
 
     Raises DecompressionError: `corrupt` where it is not one to MAX_MEMBERS whole streams of that algorithm and nothing
-    else; `limit` where it has more, or gives more than max_raw bytes, or more than MAX_RATIO times its own size once
+    else; `limit` where it has more, or gives more than max_raw bytes, or more than max_ratio times its own size once
     past RATIO_FREE_BYTES.
     """
-    limit = min(max_raw, max(RATIO_FREE_BYTES, MAX_RATIO * len(payload)))
+    limit = max_raw if max_ratio is None else min(max_raw, max(RATIO_FREE_BYTES, max_ratio * len(payload)))
     if algorithm is Algorithm.NONE:
         if len(payload) > limit:
             raise _over(limit)

@@ -30,9 +30,10 @@ TICK_INTERVAL = 1.0
 class LogReceiver:
     """A receiver as the settings describe it. `start`, `run` until `stop`; entries for the console go to `out`."""
 
-    def __init__(self, settings: Settings, *, out: TextIO) -> None:
+    def __init__(self, settings: Settings, *, out: TextIO, color: bool = False) -> None:
         self.settings = settings
         self._out = out
+        self._color = color
         self._metrics = ReceiverMetrics(now=monotonic())
         self._stop_requested = asyncio.Event()
         self._stop_now = asyncio.Event()
@@ -88,7 +89,7 @@ class LogReceiver:
             )
             await asyncio.to_thread(writer.open)
             durable = self._archive = ArchiveSink(writer)
-        return FanoutSink(durable, [ConsoleSink(self._out)]) if "console" in names else durable
+        return FanoutSink(durable, [ConsoleSink(self._out, color=self._color)]) if "console" in names else durable
 
     @property
     def address(self) -> tuple[str, int]:
@@ -111,16 +112,15 @@ class LogReceiver:
         if self._server is None:
             await self.start()
         assert self._server is not None
-        assert self._server.committer is not None
         stop = asyncio.create_task(self._stop_requested.wait())
         ticker = asyncio.create_task(self._tick())
         async with self._open:
-            await asyncio.wait({stop, ticker, self._server.committer}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({stop, ticker, *self._server.tasks}, return_when=asyncio.FIRST_COMPLETED)
             stop.cancel()
             ticker.cancel()
             left = await self._stop_server(self._server)
             await asyncio.wait({stop, ticker})
-        for task in (ticker, self._server.committer):
+        for task in (ticker, *self._server.tasks):
             if task.done() and not task.cancelled() and (error := task.exception()) is not None:
                 raise error
         return left
@@ -138,10 +138,10 @@ class LogReceiver:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_INTERVAL)
+            self.snapshot()  # keeps the window of the current rates, whether or not anybody looks
             if self._archive is not None:
                 await self._archive.tick()
 
     def _ready(self) -> tuple[bool, str]:
-        if self._server is None or self._server.storage_error is None:
-            return True, "listening, storing"
-        return False, self._server.storage_error
+        error = self._server.committer.storage_error if self._server is not None else "starting"
+        return (True, "listening, storing") if error is None else (False, error)

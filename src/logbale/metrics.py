@@ -144,7 +144,7 @@ class ShipperMetrics:
 
 
 class ReceiverSnapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """The receiver at one moment. received.entries = stored_entries + rejected_entries + waiting_entries."""
+    """The receiver at one moment. received.entries = stored + duplicate + rejected + waiting entries."""
 
     uptime: float
     clients: int
@@ -156,7 +156,11 @@ class ReceiverSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     mean_rates: Rates
     by_algorithm: dict[str, Totals]
     stored_entries: int
+    duplicate_entries: int
+    """Received again after a reconnect, acknowledged, not stored."""
     rejected_entries: int
+    skipped_entries: int
+    """Of which a shipper said that they will never come."""
     waiting_entries: int
     in_flight_bytes: int
     bad_frames: int
@@ -173,7 +177,9 @@ class ReceiverMetrics:
         self.received = Totals()
         self.by_algorithm: dict[str, Totals] = {}
         self.stored_entries = 0
+        self.duplicate_entries = 0
         self.rejected_entries = 0
+        self.skipped_entries = 0
         self.in_flight_bytes = 0
         self.bad_frames = 0
         self.errors: Counter[str] = Counter()
@@ -203,8 +209,12 @@ class ReceiverMetrics:
             mean_rates=_mean(self.received, uptime),
             by_algorithm={name: msgspec.structs.replace(totals) for name, totals in self.by_algorithm.items()},
             stored_entries=self.stored_entries,
+            duplicate_entries=self.duplicate_entries,
             rejected_entries=self.rejected_entries,
-            waiting_entries=self.received.entries - self.stored_entries - self.rejected_entries,
+            skipped_entries=self.skipped_entries,
+            waiting_entries=(
+                self.received.entries - self.stored_entries - self.duplicate_entries - self.rejected_entries
+            ),
             in_flight_bytes=self.in_flight_bytes,
             bad_frames=self.bad_frames,
             errors=dict(self.errors),

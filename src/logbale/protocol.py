@@ -116,7 +116,8 @@ class FrameDecoder:
     from then on the decoder raises that error again and keeps nothing.
     """
 
-    def __init__(self, max_frame: int, *, session: bool = False) -> None:
+    def __init__(self, max_frame: int, *, session: bool | None = False) -> None:
+        """`session`: whether these are a session's frames; None lets the first header say so."""
         self.session = session
         self._max_frame = max_frame
         self._buffer = bytearray()
@@ -155,6 +156,8 @@ class FrameDecoder:
             del self._buffer[:position]
 
     def _check(self, length: int, flags: int) -> None:
+        if self.session is None:
+            self.session = flags == Flag.CONTROL
         try:
             check_flags(flags, session=self.session)
             if length > self._max_frame:

@@ -126,7 +126,7 @@ class ShipProgress:
             auto_refresh=False,
             transient=True,
         )
-        self._task = self._progress.add_task("", total=None, numbers="")
+        self._task = self._progress.add_task("", total=1.0, numbers="")
 
     def __enter__(self) -> ShipProgress:
         self._progress.start()

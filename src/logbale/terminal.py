@@ -140,8 +140,10 @@ def ratio(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """3.2 s, 2 min 5 s, 3 h 25 min."""
-    if seconds < 60:
+    """12 ms, 3.2 s, 2 min 5 s, 3 h 25 min."""
+    if seconds < 1:
+        return f"{1000 * seconds:.0f} ms"
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:

@@ -13,6 +13,7 @@ from typing import NoReturn
 import click
 
 from logbale import __version__
+from logbale.cli.bench import bench
 from logbale.cli.cat import cat
 from logbale.cli.config import config
 from logbale.cli.receive import receive
@@ -21,7 +22,7 @@ from logbale.cli.ship import ship
 
 
 @click.group(
-    commands=[receive, ship, cat, config],
+    commands=[receive, ship, bench, cat, config],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     epilog="`logbale COMMAND --help` has the flags and examples. Settings are described in docs/settings.md.",
 )

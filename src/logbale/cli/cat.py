@@ -40,7 +40,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _AGO = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([smhdw])")
 
 
-class Time(click.ParamType):
+class Time(click.ParamType[str]):
     """A point in time, by date or by how long ago it was; converted to the form of models.rfc3339."""
 
     name = "time"
@@ -58,13 +58,12 @@ class Time(click.ParamType):
 
 @click.command(
     cls=Command,
+    short_help="Print the archive's entries",
     examples=EXAMPLES,
     params=[
         click.Argument(["path"], required=False, type=click.Path(path_type=Path)),
         click.Option(["--pretty"], is_flag=True, help="One readable line an entry, coloured on a terminal"),
-        click.Option(
-            ["--since"], type=Time(), help="Entries from then on: RFC 3339, a date, or how long ago: 10m, 1h30m"
-        ),
+        click.Option(["--since"], type=Time(), help="Entries since a time, a date, or how long ago: 10m, 1h30m"),
         click.Option(["--until"], type=Time(), help="Entries before then"),
         click.Option(["--level", "levels"], multiple=True, metavar="NAME", help="Entries of this level; repeatable"),
         click.Option(["--grep"], metavar="TEXT", help="Entries whose JSON has this text in it, as written"),
@@ -156,9 +155,11 @@ def _filter(levels: Iterable[str], grep: str | None) -> Callable[[bytes], bool]:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return False
 
-    conditions = [has_level] if names else []
+    conditions: list[Callable[[bytes], bool]] = []
     if grep is not None:
-        conditions.insert(0, _contains(grep))
+        conditions.append(_contains(grep))
+    if names:
+        conditions.append(has_level)
     return lambda line: all(condition(line) for condition in conditions)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+import msgspec
 
 from logbale.cli.options import Command, config_option, load_settings
 from logbale.cli.output import complain, write
@@ -28,10 +29,8 @@ def config() -> None:
 def show(config: Path | None) -> int:
     """Prints each setting's value in effect, and where it came from."""
     loaded = load_settings({}, config)
-    lines = [
-        (f"{SETTINGS[name].variable}={as_text(getattr(loaded.settings, name))}", origin)
-        for name, origin in loaded.origins.items()
-    ]
+    values = msgspec.structs.asdict(loaded.settings)
+    lines = [(f"{name.upper()}={as_text(value)}", loaded.origins[name]) for name, value in values.items()]
     width = max(len(assignment) for assignment, _ in lines)
     write("".join(f"{assignment:<{width}}  # {origin}\n" for assignment, origin in lines).encode())
     return 0

@@ -14,9 +14,11 @@ from msgspec import inspect
 from logbale.cli.running import exit_code
 from logbale.config import CONFIG_VARIABLE, SETTINGS, Loaded, Setting, load, split_address
 
+_LOG_LEVELS = ["debug", "info", "warning", "error"]
+
 
 class Command(click.Command):
-    """A command whose function returns its exit code, and whose help lists options by group and examples as they are."""
+    """A command whose function returns its exit code; its help lists options by group, and examples as they are."""
 
     def __init__(self, *args: Any, examples: str = "", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -30,7 +32,8 @@ class Command(click.Command):
         """Options, group by group."""
         groups: dict[str, list[tuple[str, str]]] = {"Options": []}
         for parameter in self.get_params(ctx):
-            if (record := parameter.get_help_record(ctx)) is not None:
+            record = None if isinstance(parameter, click.Argument) else parameter.get_help_record(ctx)
+            if record is not None:
                 group = parameter.setting.group if isinstance(parameter, SettingOption | AddressOption) else "Options"
                 groups.setdefault(group, []).append(record)
         for group, records in groups.items():
@@ -89,6 +92,11 @@ def setting_options(command: str) -> list[click.Option]:
     ]
 
 
+def named_setting_options(*names: str) -> list[click.Option]:
+    """The flags of these settings."""
+    return [SettingOption(SETTINGS[name]) for name in names]
+
+
 def config_option() -> click.Option:
     """--config FILE."""
     return click.Option(
@@ -102,9 +110,7 @@ def config_option() -> click.Option:
 def log_options() -> list[click.Option]:
     """-v, -q and --log-level, which all set `log_level`."""
     return [
-        click.Option(
-            ["--log-level"], type=click.Choice(["debug", "info", "warning", "error"]), help="Messages from here on"
-        ),
+        click.Option(["--log-level"], type=click.Choice(_LOG_LEVELS), help="Messages from here on"),
         click.Option(["-v", "--verbose"], is_flag=True, help="The same as --log-level debug"),
         click.Option(["-q", "--quiet"], is_flag=True, help="The same as --log-level warning, and no table at the end"),
     ]

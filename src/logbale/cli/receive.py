@@ -19,7 +19,7 @@ from logbale.cli.options import (
     setting_options,
 )
 from logbale.cli.output import start_log
-from logbale.cli.running import explained_addresses, run_loop, stopped_by_signals, summaries
+from logbale.cli.running import METRICS_FLAG, explained_addresses, run_loop, stopped_by_signals, summaries
 from logbale.config import Settings
 from logbale.errors import StorageError
 
@@ -33,6 +33,7 @@ logbale receive --dashboard                              and http://127.0.0.1:80
 
 @click.command(
     cls=Command,
+    short_help="Listen, and store the batches that come",
     examples=EXAMPLES,
     params=[
         AddressOption("--listen", "Where to listen"),
@@ -60,8 +61,13 @@ async def _serve(settings: Settings) -> int:
     from logbale.status import print_table
 
     receiver = LogReceiver(settings, out=sys.stdout)
+    flags = {
+        settings.metrics_port: METRICS_FLAG,
+        settings.dashboard_port: "--dashboard-port (DASHBOARD_PORT) and --dashboard-host (DASHBOARD_HOST)",
+        settings.server_port: "--listen (SERVER_HOST, SERVER_PORT)",
+    }
     with stopped_by_signals(receiver.stop):
-        with explained_addresses(settings):
+        with explained_addresses(flags):
             await receiver.start()
         async with summaries(receiver.snapshot):
             left = await receiver.run()

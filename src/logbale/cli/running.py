@@ -9,11 +9,11 @@ import os
 import re
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from typing import Any
 
 from logbale.cli.output import complain, flush
-from logbale.config import Settings, format_address
+from logbale.config import format_address
 from logbale.errors import LogbaleError, UnavailableError
 from logbale.metrics import Snapshot
 
@@ -48,11 +48,12 @@ def exit_code(action: Callable[[], int]) -> int:
 
 def run_loop(main: Coroutine[Any, Any, int]) -> int:
     """Runs it on uvloop where there is one, on asyncio's own loop otherwise."""
-    try:
+    factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    with contextlib.suppress(ImportError):
         from uvloop import new_event_loop
-    except ImportError:
-        from asyncio import new_event_loop
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+
+        factory = new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(main)
 
 
@@ -104,13 +105,15 @@ async def background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
             raise error
 
 
+METRICS_FLAG = "--metrics-port (METRICS_PORT) and --dashboard-host (DASHBOARD_HOST)"
+
 _BOUND = re.compile(r"\('([^']*)', (\d+)")
 """The address in the message of an OSError."""
 
 
 @contextlib.contextmanager
-def explained_addresses(settings: Settings) -> Iterator[None]:
-    """Turns the error for an address that cannot be listened on into one that names the flag to choose another."""
+def explained_addresses(flags: Mapping[int, str]) -> Iterator[None]:
+    """Turns the error for an address that cannot be had into one that names the flag for another; `flags` is by port."""
     try:
         yield
     except OSError as error:
@@ -119,14 +122,9 @@ def explained_addresses(settings: Settings) -> Iterator[None]:
             where = f" on {format_address(bound[1], int(bound[2]))}"
             reason = os.strerror(error.errno or 0)
         elif isinstance(error, socket.gaierror):
-            where, reason = "", error.strerror
+            where, reason = "", error.strerror or ""
         else:
             raise
-        flags = {
-            settings.metrics_port: "--metrics-port PORT (METRICS_PORT)",
-            settings.dashboard_port: "--dashboard-port PORT (DASHBOARD_PORT)",
-            settings.server_port: "--listen HOST:PORT (SERVER_HOST, SERVER_PORT)",
-        }
-        any_flag = "--listen HOST:PORT (SERVER_HOST) or --dashboard-host HOST (DASHBOARD_HOST)"
-        flag = flags.get(int(bound[2]), any_flag) if bound else any_flag
+        known = bound is not None and int(bound[2]) in flags
+        flag = flags[int(bound[2])] if bound and known else " or ".join(flags.values())
         raise UnavailableError(f"cannot listen{where}: {reason}; choose another address with {flag}") from error

@@ -23,7 +23,7 @@ from logbale.cli.options import (
     setting_options,
 )
 from logbale.cli.output import start_log
-from logbale.cli.running import background, explained_addresses, run_loop, stopped_by_signals, summaries
+from logbale.cli.running import METRICS_FLAG, background, explained_addresses, run_loop, stopped_by_signals, summaries
 from logbale.config import Loaded, connect_host, format_address
 from logbale.config.load import wrong
 from logbale.errors import ConfigError, UnavailableError
@@ -56,6 +56,7 @@ logbale ship --demo --rate 1000 --run-time 60            generated entries
 
 @click.command(
     cls=Command,
+    short_help="Deliver files, standard input or generated entries",
     examples=EXAMPLES,
     params=[
         click.Argument(["paths"], nargs=-1, metavar="[PATH|GLOB|-]..."),
@@ -94,7 +95,7 @@ def ship(
     start_log(log_level(given))
     _check_usage(paths, demo, once, from_start, fields, seed)
     attributes = dict(_field(text) for text in fields)
-    loaded = load_settings(given, config)
+    loaded = check_receiver(load_settings(given, config))
     if demo:
         return ship_generated(loaded, seed=seed)
     source: StdinSource | TailSource
@@ -125,19 +126,26 @@ def _check_usage(
     seed: int | None,
 ) -> None:
     if not paths and not demo:
-        raise click.UsageError(
-            "nothing to ship: give PATHs of files, - for standard input, or --demo for generated entries."
-        )
+        raise click.UsageError("nothing to ship: name files (PATH), standard input (-) or generated entries (--demo).")
     if paths and demo:
         raise click.UsageError("--demo makes its own entries: leave out the PATHs, or --demo.")
     if "-" in paths and len(paths) > 1:
         raise click.UsageError("- is standard input and goes alone; a file of that name is ./-")
     if once and from_start is False:
         raise click.UsageError("--once reads what is there, and after --from-end nothing is: leave out one of them.")
+    if from_start is not None and (demo or paths == ("-",)):
+        raise click.UsageError("--from-start and --from-end are for files.")
     if demo and fields:
         raise click.UsageError("--field goes with lines that are read, not with --demo.")
     if seed is not None and not demo:
         raise click.UsageError("--seed is for --demo.")
+
+
+def check_receiver(loaded: Loaded) -> Loaded:
+    """The settings, where they name a receiver to connect to. Raises ConfigError."""
+    if loaded.settings.server_port == 0:
+        raise ConfigError(wrong("SERVER_PORT", 0, "the port of a receiver, 1 to 65535", loaded.origins["server_port"]))
+    return loaded
 
 
 def _field(text: str) -> tuple[str, str]:
@@ -160,8 +168,6 @@ def ship_generated(loaded: Loaded, *, seed: int | None = None) -> int:
 
 
 def _deliver(loaded: Loaded, source: Source, progress: Progress) -> int:
-    if loaded.settings.server_port == 0:
-        raise ConfigError(wrong("SERVER_PORT", 0, "the port of a receiver, 1 to 65535", loaded.origins["server_port"]))
     return run_loop(_run(loaded, source, progress))
 
 
@@ -171,7 +177,7 @@ async def _run(loaded: Loaded, source: Source, progress: Progress) -> int:
 
     settings = loaded.settings
     shipper = LogShipper(settings, source)
-    with stopped_by_signals(shipper.stop), explained_addresses(settings):
+    with stopped_by_signals(shipper.stop), explained_addresses({settings.metrics_port: METRICS_FLAG}):
         async with _display(shipper.snapshot, progress):
             report = await shipper.run()
     if log.isEnabledFor(logging.INFO):
@@ -184,7 +190,7 @@ async def _run(loaded: Loaded, source: Source, progress: Progress) -> int:
     entries = count(report.left_entries, "entry", "entries")
     batches = count(report.left_batches, "batch", "batches")
     raise UnavailableError(
-        f"{entries} in {batches} were not delivered to {receiver}: no way within DRAIN_TIMEOUT, {settings.drain_timeout:g} s"
+        f"{entries} in {batches} were not delivered to {receiver} within DRAIN_TIMEOUT, {settings.drain_timeout:g} s"
     )
 
 

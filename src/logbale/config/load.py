@@ -70,9 +70,9 @@ def load(
     settings = Settings(**values)
     origins = {name: given[name][1] if name in given else "the default" for name in SETTINGS}
     if settings.adaptive_min_level > settings.adaptive_max_level:
-        maximum = f"ADAPTIVE_MAX_LEVEL={settings.adaptive_max_level} from {origins['adaptive_max_level']}"
-        origin = origins["adaptive_min_level"]
-        problems.append(wrong("ADAPTIVE_MIN_LEVEL", settings.adaptive_min_level, f"at most {maximum}", origin))
+        expected = f"at most ADAPTIVE_MAX_LEVEL={settings.adaptive_max_level}"
+        both = f"{origins['adaptive_min_level']}; ADAPTIVE_MAX_LEVEL from {origins['adaptive_max_level']}"
+        problems.append(wrong("ADAPTIVE_MIN_LEVEL", settings.adaptive_min_level, expected, both))
     if problems:
         raise ConfigError("\n".join(problems))
     return Loaded(settings, origins)
@@ -99,7 +99,9 @@ def _from_file(file: Path, problems: list[str]) -> dict[str, tuple[object, str]]
     for key in content:
         if key not in SETTINGS:
             near = difflib.get_close_matches(key.lower(), SETTINGS, n=1, cutoff=0.7)
-            hint = f"did you mean {near[0]}?" if near else "logbale config show lists them all, in capitals"
+            hint = f"did you mean {near[0]}?" if near else "`logbale config show` lists them, in capitals"
+            if isinstance(content[key], dict):
+                hint = "settings stand outside of [tables]"
             problems.append(f"{_shown(key)}: there is no such setting; {hint} (from {file})")
     return {key: (value, str(file)) for key, value in content.items() if key in SETTINGS}
 

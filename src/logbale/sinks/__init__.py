@@ -9,6 +9,8 @@ from typing import Protocol
 
 import msgspec
 
+from logbale.messages import RejectedBatch
+
 
 class ReceivedBatch(msgspec.Struct, frozen=True):
     """One batch, decoded and checked: every line of `ndjson` is one JSON object."""
@@ -30,6 +32,54 @@ class ReceivedBatch(msgspec.Struct, frozen=True):
     crc: int = 0
     """CRC-32 as the session's prefix has it; 0 for a base client."""
 
+    @property
+    def last_sequence(self) -> int:
+        """Where the stream's mark stands once this is durable."""
+        return self.sequence
+
+
+class RejectedSequence(msgspec.Struct, frozen=True):
+    """A batch of a session that can never be stored; that it was refused is stored in its place."""
+
+    stream: str
+    sequence: int
+    reason: str
+
+    @property
+    def last_sequence(self) -> int:
+        """Where the stream's mark stands once this is durable."""
+        return self.sequence
+
+
+class SkippedRange(msgspec.Struct, frozen=True):
+    """Sequences of a session that will never come, as their shipper says; that is stored in their place."""
+
+    stream: str
+    first: int
+    last: int
+    entries: int
+    reason: str
+
+    @property
+    def last_sequence(self) -> int:
+        """Where the stream's mark stands once this is durable."""
+        return self.last
+
+
+Item = ReceivedBatch | RejectedSequence | SkippedRange
+"""What a sink takes; each has its place in the order of its stream."""
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """How far a stream is durable."""
+
+    sequence: int = 0
+    """0 where the stream is unknown."""
+    crc: int = 0
+    """Of the batch with that sequence."""
+    rejects: list[RejectedBatch] = []
+    """Those that the shipper may not have heard of yet."""
+
 
 class Stored(msgspec.Struct, frozen=True, tag=True):
     """The batch is durable in the sink."""
@@ -47,8 +97,20 @@ Outcome = Stored | Rejected
 class Sink(Protocol):
     """Takes batches for good."""
 
-    async def commit(self, batches: list[ReceivedBatch]) -> list[Outcome]:
+    async def commit(self, items: list[Item]) -> list[Outcome]:
         """Stores or rejects each, in order, durably on return. Raises StorageError where it can do neither now."""
+        ...
+
+    def mark(self, stream: str) -> Mark:
+        """How far a stream is durable here."""
+        ...
+
+    def can_admit(self, stream: str) -> bool:
+        """Whether a mark can be kept for it: it is known, or there is room for one more."""
+        ...
+
+    def forget_rejects(self, stream: str, *, before: int) -> None:
+        """The shipper has taken note of all rejects below that sequence."""
         ...
 
     async def close(self) -> None:

@@ -10,7 +10,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 from logbale.archive.writer import ArchiveWriter
-from logbale.sinks import Outcome, ReceivedBatch
+from logbale.sinks import Item, Mark, Outcome
 
 
 class ArchiveSink:
@@ -20,9 +20,21 @@ class ArchiveSink:
         self.writer = writer
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="logbale-archive")
 
-    async def commit(self, batches: list[ReceivedBatch]) -> list[Outcome]:
+    async def commit(self, items: list[Item]) -> list[Outcome]:
         """Stores all of them, durably on return. Raises StorageError: then none is stored; it may be tried again."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self.writer.commit, batches)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self.writer.commit, items)
+
+    def mark(self, stream: str) -> Mark:
+        """How far the stream is durable."""
+        known = self.writer.marks.get(stream)
+        return Mark(known.sequence, known.crc) if known is not None else Mark()
+
+    def can_admit(self, stream: str) -> bool:
+        """Always: nothing bounds the streams yet."""
+        return True
+
+    def forget_rejects(self, stream: str, *, before: int) -> None:
+        """There are none."""
 
     async def tick(self) -> None:
         """Seals by age and goes on with what failed before. Call it every second or so."""

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable
 from typing import Protocol
 
-from logbale.sinks import Outcome, ReceivedBatch, Sink, Stored
+from logbale.sinks import Item, Mark, Outcome, ReceivedBatch, Sink, Stored
 
 log = logging.getLogger("logbale.receiver")
 
@@ -35,10 +35,14 @@ class FanoutSink:
         """Times that a view raised an exception. The first of each view is in the log."""
         return sum(self._failures.values())
 
-    async def commit(self, batches: list[ReceivedBatch]) -> list[Outcome]:
-        """As the durable sink does it; what it stored is shown afterwards."""
-        outcomes = await self._durable.commit(batches)
-        stored = [batch for batch, outcome in zip(batches, outcomes, strict=True) if isinstance(outcome, Stored)]
+    async def commit(self, items: list[Item]) -> list[Outcome]:
+        """As the durable sink does it; the batches that it stored are shown afterwards."""
+        outcomes = await self._durable.commit(items)
+        stored = [
+            item
+            for item, outcome in zip(items, outcomes, strict=True)
+            if isinstance(item, ReceivedBatch) and isinstance(outcome, Stored)
+        ]
         if stored:
             for view in self._failures:
                 try:
@@ -46,6 +50,18 @@ class FanoutSink:
                 except Exception as error:
                     self._failed(view, error)
         return outcomes
+
+    def mark(self, stream: str) -> Mark:
+        """The durable sink's."""
+        return self._durable.mark(stream)
+
+    def can_admit(self, stream: str) -> bool:
+        """What the durable sink says."""
+        return self._durable.can_admit(stream)
+
+    def forget_rejects(self, stream: str, *, before: int) -> None:
+        """The durable sink does."""
+        self._durable.forget_rejects(stream, before=before)
 
     async def close(self) -> None:
         """Closes the durable sink, then the views, whatever fails."""

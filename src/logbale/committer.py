@@ -1,0 +1,117 @@
+"""The committer: what all connections have decoded goes to the sink in groups, and each hears of its own.
+
+A sink that cannot store now is asked again until it can; meanwhile nothing is dropped and nothing is acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import Protocol
+
+import msgspec
+
+from logbale.errors import StorageError
+from logbale.metrics import ReceiverMetrics
+from logbale.sinks import Item, Outcome, ReceivedBatch, Rejected, Sink
+
+log = logging.getLogger("logbale.receiver")
+
+COMMIT_BYTES = 8 * 1024 * 1024
+"""Raw bytes that one group commit takes at most, so that no acknowledgement waits for a whole backlog."""
+
+STORAGE_RETRY = 1.0
+"""Seconds between attempts while the sink cannot store."""
+
+
+class Submitter(Protocol):
+    """Who handed an item in."""
+
+    peer: str
+
+    def settled(self, item: Item, outcome: Outcome) -> None:
+        """The sink has said its word on an item; called in the order of submission."""
+
+    def group_ended(self) -> None:
+        """All of a group that was this submitter's is settled: one acknowledgement covers it."""
+
+
+class _Waiting(msgspec.Struct):
+    item: Item
+    submitter: Submitter
+
+
+class Committer:
+    """Owns the queue in front of the sink. `run` for ever; submit() from the same loop."""
+
+    def __init__(self, sink: Sink, metrics: ReceiverMetrics) -> None:
+        self.storage_error: str | None = None
+        """Why the sink cannot store now; None while it can."""
+        self._sink = sink
+        self._metrics = metrics
+        self._waiting: deque[_Waiting] = deque()
+        self._arrived = asyncio.Event()
+
+    def submit(self, item: Item, submitter: Submitter) -> None:
+        """Takes one item; its submitter hears of it once it is durable or rejected."""
+        self._waiting.append(_Waiting(item, submitter))
+        self._arrived.set()
+
+    async def run(self) -> None:
+        """Commits group after group. Ends only by an error that nobody foresaw."""
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            while self._waiting:
+                await self._commit(self._take_group())
+
+    def _take_group(self) -> list[_Waiting]:
+        group: list[_Waiting] = []
+        size = 0
+        while self._waiting and (not group or size + weight(self._waiting[0].item) <= COMMIT_BYTES):
+            waiting = self._waiting.popleft()
+            size += weight(waiting.item)
+            group.append(waiting)
+        return group
+
+    async def _commit(self, group: list[_Waiting]) -> None:
+        outcomes = await self._stored([waiting.item for waiting in group])
+        submitters: dict[Submitter, None] = {}
+        for waiting, outcome in zip(group, outcomes, strict=True):
+            item = waiting.item
+            if isinstance(item, ReceivedBatch):
+                self._count(item, outcome)
+            waiting.submitter.settled(item, outcome)
+            submitters[waiting.submitter] = None
+        for submitter in submitters:
+            submitter.group_ended()
+
+    async def _stored(self, items: list[Item]) -> list[Outcome]:
+        while True:
+            try:
+                outcomes = await self._sink.commit(items)
+            except StorageError as error:
+                self._metrics.errors["storage"] += 1
+                if self.storage_error is None:
+                    log.error("cannot store now, the clients wait: %s", error)
+                self.storage_error = str(error)
+                await asyncio.sleep(STORAGE_RETRY)
+                continue
+            if self.storage_error is not None:
+                log.warning("storing again")
+                self.storage_error = None
+            return outcomes
+
+    def _count(self, batch: ReceivedBatch, outcome: Outcome) -> None:
+        if isinstance(outcome, Rejected):
+            self._metrics.rejected_entries += batch.count
+            self._metrics.errors["rejected"] += 1
+            log.error("%s: %d entries rejected: %s", batch.peer, batch.count, outcome.reason)
+        else:
+            self._metrics.stored_entries += batch.count
+
+
+def weight(item: Item) -> int:
+    """Bytes that an item keeps in memory until it is settled; rejects and skips weigh next to nothing."""
+    return len(item.ndjson) if isinstance(item, ReceivedBatch) else 0

@@ -1,0 +1,87 @@
+"""Who writes which stream, and the two marks of each: accepted (on its way to the sink) and durable (in it)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from logbale.errors import ProtocolError
+from logbale.sinks import Mark, Sink
+
+
+class Writer(Protocol):
+    """A connection that holds a session."""
+
+    def superseded(self) -> None:
+        """Another connection has taken its stream over."""
+
+
+class Stream:
+    """One stream that has a session, or has batches of one on their way to the sink."""
+
+    def __init__(self, name: str, mark: Mark) -> None:
+        self.name = name
+        self.writer: Writer | None = None
+        self.accepted = mark.sequence
+        self.durable = mark.sequence
+        self.failed_alone = 0
+        """A sequence whose stand-alone body did not decode: the second time it is rejected."""
+        self._pending = 0
+        self._settled = asyncio.Event()
+        self._settled.set()
+
+    def submitted(self, last: int) -> None:
+        """Sequences up to `last` are on their way to the sink."""
+        self.accepted = last
+        self._pending += 1
+        self._settled.clear()
+
+    def settled(self, last: int) -> None:
+        """One of them is durable, or rejected, which is durable too."""
+        self.durable = last
+        self._pending -= 1
+        if not self._pending:
+            self._settled.set()
+
+    async def wait_until_settled(self) -> None:
+        """Returns when nothing of the stream is on its way to the sink: a welcome tells the whole truth then."""
+        await self._settled.wait()
+
+    @property
+    def is_idle(self) -> bool:
+        """Nobody writes it and nothing of it is on its way."""
+        return self.writer is None and not self._pending
+
+
+class Streams:
+    """The streams in use."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._streams: dict[str, Stream] = {}
+
+    def claim(self, name: str, writer: Writer) -> Stream:
+        """Makes `writer` the one writer of the stream; an older one is superseded.
+
+        Raises ProtocolError where the receiver can take no further stream.
+        """
+        stream = self._streams.get(name)
+        if stream is None:
+            if not self._sink.can_admit(name):
+                raise ProtocolError(f"stream {name} is new, and the receiver knows as many as it can (MAX_STREAMS)")
+            stream = self._streams[name] = Stream(name, self._sink.mark(name))
+        older, stream.writer = stream.writer, writer
+        if older is not None:
+            older.superseded()
+        return stream
+
+    def release(self, stream: Stream, writer: Writer) -> None:
+        """The writer's connection is gone."""
+        if stream.writer is writer:
+            stream.writer = None
+        self.forget_if_idle(stream)
+
+    def forget_if_idle(self, stream: Stream) -> None:
+        """The sink's mark says all there is to know of a stream that is not in use."""
+        if stream.is_idle and self._streams.get(stream.name) is stream:
+            del self._streams[stream.name]
