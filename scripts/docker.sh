@@ -10,7 +10,7 @@ hardened=(--read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileg
 # Every setting that has a value here is handed on by name; .env.example lists them all.
 settings=()
 while read -r name; do
-  [[ ! -v $name ]] || settings+=(--env "$name")
+  [[ -z ${!name:-} ]] || settings+=(--env "$name")
 done < <(sed -nE 's/^#? ?([A-Z][A-Z_]*)=.*/\1/p' .env.example)
 
 image() { # builds the image, quickly where nothing has changed
@@ -23,8 +23,8 @@ running() {
   [[ $(docker inspect --format '{{.State.Running}}' "$container" 2>/dev/null) == true ]]
 }
 
-label() {
-  docker inspect --format "{{index .Config.Labels \"logbale.$1\"}}" "$container"
+published() { # where the host reaches the receiver
+  docker port "$container" 5000/tcp | head -n 1
 }
 
 bracketed() { # an IPv6 address as ports are published on it
@@ -33,15 +33,14 @@ bracketed() { # an IPv6 address as ports are published on it
 
 run() {
   if running; then
-    echo "already running, published on $(label address); make logs shows entries, make stop ends it"
+    echo "already running, published on $(published); make logs shows entries, make stop ends it"
     return
   fi
   image server Dockerfile
   docker rm "$container" >/dev/null 2>&1 || true
-  # Inside the container it listens everywhere; what the address settings mean is where the host publishes it.
-  local address port=${SERVER_PORT:-5000} options=()
-  address=$(bracketed "${SERVER_HOST:-0.0.0.0}")
-  options+=(--env SERVER_HOST=0.0.0.0 --publish "$address:$port:$port")
+  # Inside, it listens everywhere, on 5000; what the settings name is where the host publishes that (0: anywhere).
+  local port=${SERVER_PORT:-5000} options=(--env SERVER_HOST=0.0.0.0 --env SERVER_PORT=5000)
+  options+=(--publish "$(bracketed "${SERVER_HOST:-0.0.0.0}"):${port#0}:5000")
   local page=${DASHBOARD_PORT:-8080} page_address
   page_address=$(bracketed "${DASHBOARD_HOST:-127.0.0.1}")
   if [[ ${DASHBOARD_ENABLED:-} =~ ^(1|true|yes|on)$ ]]; then
@@ -49,6 +48,8 @@ run() {
   fi
   if [[ ${METRICS_PORT:-0} != 0 ]]; then
     options+=(--publish "$page_address:$METRICS_PORT:$METRICS_PORT" --env DASHBOARD_HOST=0.0.0.0)
+  else
+    options+=(--env METRICS_PORT=9100) # for the health check alone
   fi
   if [[ -n ${ARCHIVE_DIR:-} ]]; then
     mkdir -p "$ARCHIVE_DIR"
@@ -57,11 +58,10 @@ run() {
     options+=(--volume "$volume:/archive")
   fi
   docker run --detach --name "$container" "${hardened[@]}" --log-opt max-size=10m --log-opt max-file=3 \
-    --label "logbale.address=$address:$port" --label "logbale.port=$port" \
     "${settings[@]}" "${options[@]}" logbale-server >/dev/null
   for _ in {1..100}; do
     if docker logs "$container" 2>&1 | grep -q 'listening on'; then
-      echo "running, published on $address:$port, archive in ${ARCHIVE_DIR:-the volume $volume}"
+      echo "running, published on $(published), archive in ${ARCHIVE_DIR:-the volume $volume}"
       echo "make client ships entries to it, make logs shows them, make stop ends it"
       return
     fi
@@ -77,13 +77,13 @@ client() {
   image client Dockerfile.client
   local options=(--rm --interactive)
   [[ ! -t 1 ]] || options+=(--tty)
-  if running; then
-    # In the receiver's own network namespace, this host's addresses are the receiver's.
-    options+=(--network "container:$container")
-    [[ -v SERVER_PORT ]] || options+=(--env "SERVER_PORT=$(label port)")
-    case ${SERVER_HOST:-} in "" | 0.0.0.0 | :: | ::1 | 127.* | localhost) options+=(--env SERVER_HOST=127.0.0.1) ;; esac
+  local here=no
+  case ${SERVER_HOST:-} in "" | 0.0.0.0 | :: | ::1 | 127.* | localhost) here=yes ;; esac
+  if [[ $here == yes ]] && running && [[ $(published) == *:${SERVER_PORT:-*} ]]; then
+    options+=(--network "container:$container" --env SERVER_HOST=127.0.0.1 --env SERVER_PORT=5000)
   else
-    echo "no receiver runs in Docker here (make run starts one); trying ${SERVER_HOST:-this host}:${SERVER_PORT:-5000}"
+    [[ -n ${SERVER_HOST:-}${SERVER_PORT:-} ]] ||
+      echo "no receiver runs (make run starts one); the client waits for one on this host's port 5000"
     options+=(--network host)
   fi
   docker run "${hardened[@]}" "${settings[@]}" "${options[@]}" logbale-client

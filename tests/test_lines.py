@@ -1,13 +1,14 @@
 """Lines to entries: nothing lost, every byte accounted for, JSON kept as it came, levels only where they are plain."""
 
 import json
+from itertools import pairwise, repeat
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from logbale.lines import LineCutter, LineParser
+from logbale.lines import MAX_LINE_BYTES, LineCutter, LineParser
 from logbale.ndjson import MAX_DEPTH, to_ndjson
 
 NOW = 1_795_000_000.5
@@ -51,8 +52,11 @@ def test_a_line_becomes_the_message_with_file_host_and_fields():
         ("time=12 level=debug msg=x", "DEBUG"),
         ("Error: no such file", "ERROR"),
         ("FATAL out of memory", "FATAL"),
+        ("[Sun Dec 04 04:47:44.123456 2005] [core:crit] [pid 7] no memory", "CRITICAL"),
+        ("[10:00:00 WARN] slow", "WARNING"),
         ("no info for this user", None),
         ("Info about an error in the text", None),
+        ("without an error, and [info for all]", None),
         ("one two three four five six ERROR seven", None),
         ("", None),
     ],
@@ -124,12 +128,12 @@ def test_bytes_that_are_no_utf8_stay_readable():
 
 
 def test_an_overlong_line_is_split_between_characters():
-    """Counted once; the pieces add up to the line."""
+    """Each cut is counted; the pieces add up to the line."""
     line = "é" * 1200
     entries, chunk, parser = parse(line.encode() + b"\nnext\n", max_line=999)
     assert "".join(entry["message"] for entry in entries[:-1]) == line
     assert [len(entry["message"].encode()) for entry in entries] == [998, 998, 404, 4]
-    assert (parser.split_lines, parser.invalid_utf8) == (1, 0)
+    assert (parser.split_lines, parser.invalid_utf8) == (2, 0)
     assert chunk.sizes == [998, 998, 405, 5]
 
 
@@ -164,22 +168,53 @@ def is_object(line):
         return False
 
 
+def stream(pieces, max_line):
+    """What a source makes of a stream: the entries with their bytes' places, and what it counted."""
+    cutter, parser = LineCutter(max_line), LineParser("web", {}, max_line=max_line)
+    placed, given, start = [], b"", 0
+    for data in [*map(cutter.feed, pieces), cutter.finish()]:
+        chunk = parser.parse(data, now=NOW, start=start, source="log")
+        given += data
+        for entry, size in zip(chunk.entries, chunk.sizes, strict=True):
+            placed.append((msgspec.json.encode(entry), start, size))
+            start += size
+        start = len(given)
+    return placed, given, cutter.split_lines + parser.split_lines, parser.invalid_utf8
+
+
+PARTS = [b"a", b"\n", b"\n", b"\r", b"\r\n", b" INFO ", "é".encode(), "€".encode(), b"\xff", b"{}"]
+
+
+@given(st.lists(st.sampled_from(PARTS)).map(b"".join), st.lists(st.integers(0, 60)), st.integers(4, 12))
+@example(b"four\r\nb\n", [5], 4)
+@example(b"four\rb\n", [5], 4)
+@example("four€\n".encode(), [6], 4)
+def test_the_entries_do_not_depend_on_how_the_stream_was_sliced(whole, ends, max_line):
+    """Overlong lines are cut at the same places, whatever the pieces; no byte is lost, every cut is counted."""
+    pieces = [whole[start:end] for start, end in pairwise([0, *sorted(ends), None])]
+    placed, given, cuts, _ = stream(pieces, max_line)
+    at_once, _, cuts_at_once, _ = stream([whole], max_line)
+    assert given == whole
+    assert cuts == cuts_at_once
+    assert [entry for entry, _, _ in placed] == [entry for entry, _, _ in at_once]
+
+
 @given(st.lists(st.binary(max_size=30)), st.integers(5, 40))
-def test_a_cutter_gives_back_every_byte_in_whole_lines(pieces, max_line):
-    """However the stream was sliced; an unfinished line is held, within bounds."""
+def test_a_cutter_gives_out_all_but_the_unfinished_line(pieces, max_line):
+    """And of that holds no more than the limit, but for a carriage return that may be half of its end."""
     cutter = LineCutter(max_line)
-    out = []
+    out = b""
     for piece in pieces:
-        lines = cutter.feed(piece)
-        assert lines.endswith(b"\n") or len(lines) == 0 or len(lines) >= max_line
-        assert cutter.held_bytes < max_line + 30
-        out.append(lines)
-    assert b"".join(out) + cutter.finish() == b"".join(pieces)
+        out += cutter.feed(piece)
+        assert cutter.held_bytes <= max_line + 1
+    assert out + cutter.finish() == b"".join(pieces)
     assert cutter.held_bytes == 0
 
 
-def test_a_hundred_megabytes_without_a_newline_cost_linear_time():
-    """Held back in pieces, given out at the limit, never joined twice."""
-    cutter = LineCutter()
-    piece = b"x" * 65536
-    assert sum(len(cutter.feed(piece)) for _ in range(1600)) + len(cutter.finish()) == 1600 * 65536
+@pytest.mark.parametrize("step", [1, 65536])
+def test_a_line_without_an_end_costs_linear_time(step):
+    """Held up to the limit, given out in pieces, never searched or joined twice."""
+    cutter, size = LineCutter(), 3 << 20 if step == 1 else 100 << 20
+    pieces = repeat(b"x" * step, size // step)
+    assert sum(len(cutter.feed(piece)) for piece in pieces) + len(cutter.finish()) == size
+    assert cutter.split_lines == size // MAX_LINE_BYTES - 1

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import threading
 
@@ -9,7 +10,7 @@ import msgspec
 import pytest
 
 from logbale.errors import StorageError
-from logbale.sources import tail
+from logbale.sources import generator, tail
 from logbale.sources.generator import LogGenerator
 from logbale.sources.stdin import StdinSource
 from logbale.sources.tail import TailSource
@@ -48,7 +49,8 @@ def test_the_rate_is_exact_over_time(rate, run_time, oversleep):
     made = 0
     for now, chunk in generate(rate, run_time, oversleep):
         made += len(chunk.entries)
-        assert made == min(int(now * rate + 1e-9), round(rate * run_time))
+        due = min(int(now * rate + 1e-9), round(rate * run_time))
+        assert made == due or (made < due and len(chunk.entries) == generator.MAX_CHUNK)
     assert made == round(rate * run_time)
 
 
@@ -58,6 +60,38 @@ def test_a_seed_makes_a_run_reproducible():
         [msgspec.json.encode(LogGenerator(100, 0, seed=seed).take(500, start=0.0))] for seed in (1, 1, 2)
     )
     assert first == second != other
+
+
+def test_times_are_those_of_the_schedule():
+    """To the microsecond, and the same however many are made at once."""
+    source = LogGenerator(3, 0, seed=1)
+    times = [
+        entry.timestamp for first, count in ((0, 2), (2, 5)) for entry in source.take(count, start=0.5, first=first)
+    ]
+    assert times[:4] == [f"1970-01-01T00:00:0{second}Z" for second in ("0.500000", "0.833333", "1.166666", "1.500000")]
+    assert times == [entry.timestamp for entry in source.take(7, start=0.5)]
+
+
+def test_a_generator_that_cannot_keep_up_leaves_the_loop_to_others():
+    """It catches up in bounded chunks and lets others run between them."""
+    ticks = []
+
+    async def scenario():
+        source = LogGenerator(1_000_000, 0, seed=1, clock=lambda: 1000.0 * len(ticks))
+        others = asyncio.create_task(tick())
+        async with contextlib.aclosing(source.chunks()) as chunks:
+            async for chunk in chunks:
+                assert len(chunk.entries) <= generator.MAX_CHUNK
+                if len(ticks) >= 3:
+                    break
+        others.cancel()
+
+    async def tick():
+        while True:
+            ticks.append(1)
+            await asyncio.sleep(0)
+
+    asyncio.run(scenario())
 
 
 def test_entries_look_like_a_real_system():
@@ -180,9 +214,41 @@ def test_cursors_count_the_bytes_of_the_file(tmp_path):
 
 def test_what_cannot_be_read_is_refused_at_once(tmp_path):
     """A missing path, a glob without matches, a directory: the message names it."""
-    for pattern in (tmp_path / "missing", tmp_path / "*.nothing", tmp_path):
+    (tmp_path / "sub").mkdir()
+    os.mkfifo(tmp_path / "fifo")
+    for pattern in (tmp_path / "missing", tmp_path / "*.nothing", tmp_path, tmp_path / "fifo", tmp_path / "*"):
         with pytest.raises(StorageError, match=str(tmp_path)):
             read_once(pattern)
+
+
+def test_a_path_with_a_pattern_s_signs_in_it_is_a_path(tmp_path):
+    """The shell has expanded the pattern already."""
+    (tmp_path / "app[1].log").write_bytes(b"a\n")
+    assert read_once(tmp_path / "app[1].log")[0] == ["a"]
+
+
+def test_a_file_that_stops_to_be_readable_is_an_error(tmp_path, monkeypatch):
+    """In --once mode it was not read to its end; the message says where that happened."""
+    path = tmp_path / "a.log"
+    path.write_bytes(b"a\n")
+
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", fail)
+    with pytest.raises(StorageError, match="byte 0 on: Input/output error"):
+        read_once(path)
+
+
+def test_an_endless_line_is_split_and_counted(tmp_path):
+    """A file without newlines costs no more memory than a line may have."""
+    path = tmp_path / "a.log"
+    path.write_bytes("é".encode() * (5 << 19))
+    lines, chunks, source = read_once(path)
+    assert "".join(lines) == "é" * (5 << 19)
+    assert [len(line.encode()) for line in lines] == [1 << 20] * 5
+    assert source.counts() == {"invalid_utf8": 0, "split_line": 4}
+    assert [chunk.start for chunk in chunks] == [number << 20 for number in range(5)]
 
 
 class Following:
@@ -207,6 +273,11 @@ class Following:
         async with contextlib.aclosing(self.source.chunks()) as chunks:
             async for chunk in chunks:
                 self.lines += [entry.message for entry in chunk.entries]
+
+    async def expect_at_least(self, count):
+        async with asyncio.timeout(5):
+            while len(self.lines) < count:
+                await asyncio.sleep(0)
 
     async def expect(self, *lines):
         with contextlib.suppress(TimeoutError):
@@ -272,9 +343,48 @@ def test_a_rename_rotation_loses_nothing(run, tmp_path):
     run(scenario)
 
 
+def test_a_rotated_file_is_read_to_its_end_before_the_new_one_is_begun(run, tmp_path, monkeypatch):
+    """However much of it is left: the order of the lines is the order of writing."""
+    monkeypatch.setattr(tail, "READ_BYTES", 2048)
+    path = tmp_path / "a.log"
+    lines = [f"{number:09d}" * 10 for number in range(20_000)]
+
+    async def scenario():
+        path.write_text("".join(f"{line}\n" for line in lines[:15_000]))
+        async with Following(path) as following:
+            await following.expect_at_least(1)
+            path.rename(tmp_path / "a.log.1")
+            path.write_text("".join(f"{line}\n" for line in lines[15_000:]))
+            await following.expect(*lines)
+
+    run(scenario)
+
+
+def test_a_file_that_cannot_be_read_for_a_while_is_tried_again(run, tmp_path, monkeypatch, caplog):
+    """A followed one loses nothing; it is said once."""
+    path = tmp_path / "a.log"
+    path.write_bytes(b"a\n")
+    failures = [OSError(errno.EIO, "Input/output error")] * 3
+    pread = os.pread
+
+    def fail_first(*arguments):
+        if failures:
+            raise failures.pop()
+        return pread(*arguments)
+
+    monkeypatch.setattr(os, "pread", fail_first)
+
+    async def scenario():
+        async with Following(path) as following:
+            await following.expect("a")
+
+    run(scenario)
+    assert caplog.text.count("Input/output error") == 1
+
+
 def test_a_rotated_file_is_let_go_after_a_while(run, tmp_path, monkeypatch):
     """Its last line comes out even without a newline, and its descriptor is closed."""
-    monkeypatch.setattr(tail, "ROTATED_GRACE", 0.02)
+    monkeypatch.setattr(tail, "DELETED_GRACE", 0.02)
     path = tmp_path / "a.log"
     path.write_bytes(b"1\nno newline")
 
@@ -290,7 +400,7 @@ def test_a_rotated_file_is_let_go_after_a_while(run, tmp_path, monkeypatch):
 
 
 def test_a_truncated_file_is_read_again_from_its_start(run, tmp_path):
-    """copytruncate: the half line before the cut does not soil the first one after it."""
+    """copytruncate: a half line before the cut stays apart from the first one after it."""
     path = tmp_path / "a.log"
     path.write_bytes(b"one\ntwo\nhalf")
 
@@ -300,7 +410,7 @@ def test_a_truncated_file_is_read_again_from_its_start(run, tmp_path):
             os.truncate(path, 0)
             await asyncio.sleep(0.05)
             append(path, b"new\n")
-            await following.expect("one", "two", "new")
+            await following.expect("one", "two", "half", "new")
 
     run(scenario)
 

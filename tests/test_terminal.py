@@ -34,7 +34,7 @@ entries = st.dictionaries(
 
 def obeyed(text):
     """The characters in it that a terminal would obey, hide or reorder by."""
-    return [char for char in text if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") or char in BIDI] or []
+    return [char for char in text if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") or char in BIDI]
 
 
 BIDI = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u061c\u200b\u200c\u200d\u2060\ufeff"
@@ -190,7 +190,8 @@ def test_a_receivers_summary_is_one_line():
     metrics.batch_received(Algorithm.GZIP, entries=50, raw_bytes=5000, wire_bytes=1000)
     metrics.stored_entries = 40
     assert summary(metrics.snapshot(10.0)) == (
-        "stored 40 entries, received 50 entries in 1 batch, 5.0 kB raw, 1.0 kB wire (5.0×), 5.0/s from 1 client; 10 waiting"
+        "stored 40 entries, received 50 entries in 1 batch, 5.0 kB raw, 1.0 kB wire (5.0×), 5.0/s from 1 client; "
+        "10 waiting"
     )
 
 

@@ -1,45 +1,69 @@
-"""LogShipper: one source, buffer, compression and client put together, and taken down in the order that data flows."""
+"""LogShipper: one source, buffer, queue and link put together, and taken down in the order that data flows."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-import os
+import secrets
+import socket
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
-from time import monotonic, perf_counter
-from typing import Any
+from time import monotonic
+from typing import Any, Protocol
 
 import msgspec
 
 from logbale.adaptive import AdaptiveCompression, Sample
+from logbale.base_link import BaseLink
 from logbale.batch_buffer import BatchBuffer
-from logbale.compression import Compressed, CompressionHandler
+from logbale.compressing import Compressing
+from logbale.compression import CompressionHandler
 from logbale.config import Settings, connect_host
 from logbale.cpu import CpuMeter
 from logbale.metrics import ShipperMetrics, ShipperSnapshot
 from logbale.metrics_server import MetricsServer
-from logbale.models import Batch
-from logbale.protocol import Algorithm, base_flags, encode_header
+from logbale.protocol import Algorithm
+from logbale.session_link import SessionLink
 from logbale.sources import Source
-from logbale.spool import MemorySpool
+from logbale.spool_queue import MemoryStore, SpoolQueue, Store
 from logbale.tcp_client import TCPClient
 
 log = logging.getLogger("logbale.shipper")
 
-INLINE_BYTES = 64 * 1024
-"""Batches below this are compressed on the loop: a trip to the pool costs about 40 µs, more than it saves."""
+
+class Link(Protocol):
+    """The way to a receiver."""
+
+    @property
+    def unreachable_since(self) -> float:
+        """Since when, by time.monotonic, the receiver cannot be had; infinity while it can."""
+        ...
+
+    async def run(self) -> None:
+        """Ships what the queue holds until its input is closed and nothing waits any more."""
+        ...
+
+    async def finish(self, timeout: float) -> bool:
+        """After run(): whether the receiver has everything, as far as the protocol can tell."""
+        ...
+
+    async def close(self) -> None:
+        """Ends what is open."""
+        ...
+
+    def status(self) -> tuple[bool, str]:
+        """Whether the receiver can be had, and if not, why."""
+        ...
 
 
 class ShipReport(msgspec.Struct, frozen=True):
     """How a run ended."""
 
     delivered: bool
-    """Everything that was read left, and the receiver said that it has it."""
+    """Everything that was read is with the receiver, as far as the protocol can tell."""
     left_batches: int
     left_entries: int
-    """Entries that were read and did not leave."""
+    """Entries that were read and are not delivered; in a spool on disk they wait for the next run."""
     snapshot: ShipperSnapshot
 
 
@@ -50,38 +74,44 @@ class LogShipper:
     seconds after it could be reached last. After stop() it has DRAIN_TIMEOUT in all.
     """
 
-    def __init__(self, settings: Settings, source: Source) -> None:
+    def __init__(self, settings: Settings, source: Source, *, store: Store | None = None) -> None:
+        """`store` is where batches wait for the receiver; in memory by default. The shipper closes it."""
         self.settings = settings
         self._source = source
         self._adaptive = AdaptiveCompression(
             settings.adaptive_min_level, settings.adaptive_max_level, level=settings.compression_level
         )
-        self._compression = CompressionHandler(
+        handler = CompressionHandler(
             Algorithm.named(settings.compression_algorithm),
             self._adaptive.level if settings.adaptive_enabled else settings.compression_level,
             enabled=settings.compression_enabled,
             bypass_threshold=settings.bypass_threshold,
         )
+        self._compressing = Compressing(handler)
         self._metrics = ShipperMetrics(
-            now=monotonic(),
-            algorithm=self._compression.algorithm.label,
-            level=self._compression.level,
-            compression=self._compression.stats,
+            now=monotonic(), algorithm=handler.algorithm.label, level=handler.level, compression=handler.stats
         )
         self._buffer = BatchBuffer(
             size=settings.batch_size, interval=settings.batch_interval, max_bytes=settings.batch_max_bytes
         )
-        self._spool = MemorySpool(settings.buffer_max_bytes)
-        self._client = TCPClient(
+        self._queue = SpoolQueue(store or MemoryStore(new_stream_name()), max_memory=settings.buffer_max_bytes)
+        self._metrics.read_entries = self._queue.waiting_entries
+        self._link = self._make_link()
+        self._stop_requested = asyncio.Event()
+        self._stop_now = asyncio.Event()
+        self._buffered = asyncio.Event()
+
+    def _make_link(self) -> Link:
+        settings = self.settings
+        if settings.session_mode == "on":
+            return SessionLink(self._queue, settings, self._compressing, self._metrics, status=self._status)
+        client = TCPClient(
             connect_host(settings.server_host),
             settings.server_port,
             send_timeout=settings.send_timeout,
             metrics=self._metrics,
         )
-        self._pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="logbale-compress")
-        self._stop_requested = asyncio.Event()
-        self._stop_now = asyncio.Event()
-        self._buffered = asyncio.Event()
+        return BaseLink(self._queue, client, self._compressing, self._metrics)
 
     def stop(self) -> None:
         """Stops reading and delivers what was read within DRAIN_TIMEOUT; called again, ends at once."""
@@ -91,103 +121,116 @@ class LogShipper:
 
     def snapshot(self) -> ShipperSnapshot:
         """Everything counted, at this moment."""
-        self._metrics.waiting_batches = len(self._spool) + bool(self._buffer)
-        self._metrics.errors |= self._source.counts()
-        return self._metrics.snapshot(monotonic())
+        metrics = self._metrics
+        metrics.waiting_batches = self._queue.waiting_batches + bool(self._buffer)
+        metrics.waiting_entries = self._queue.waiting_entries + len(self._buffer)
+        metrics.delivered_entries = self._queue.acknowledged_entries
+        metrics.dropped_entries = self._queue.dropped_entries
+        metrics.errors |= self._source.counts()
+        return metrics.snapshot(monotonic())
+
+    def _status(self) -> dict[str, Any]:
+        """What the receiver is told of this end; small, whatever happens."""
+        now = self.snapshot()
+        return {
+            "read_entries": now.read_entries,
+            "delivered_entries": now.delivered_entries,
+            "dropped_entries": now.dropped_entries,
+            "waiting_entries": now.waiting_entries,
+            "waiting_batches": now.waiting_batches,
+            "reconnects": now.reconnects,
+            "algorithm": now.algorithm,
+            "level": now.level,
+            "level_reason": now.level_reason[:200],
+        }
 
     async def run(self) -> ShipReport:
         """Ships until the end. Raises what the source raises, after delivering what it gave before."""
-        ticker = asyncio.create_task(self._send_due_batches())
-        adapter = asyncio.create_task(self._adapt()) if self.settings.adaptive_enabled else None
         reader = asyncio.create_task(self._read())
-        sender = asyncio.create_task(self._send())
+        ticker = asyncio.create_task(self._pass_on_due_batches())
+        spooler = asyncio.create_task(self._queue.run())
+        sender = asyncio.create_task(self._link.run())
+        tasks = [reader, ticker, spooler, sender]
         stop = asyncio.create_task(self._stop_requested.wait())
+        adapter = asyncio.create_task(self._adapt())
         try:
             async with self._metrics_server():
-                await asyncio.wait({reader, ticker, sender, stop}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({*tasks, stop}, return_when=asyncio.FIRST_COMPLETED)
                 await _cancel(reader, ticker)
                 if (batch := self._buffer.flush()) is not None:
-                    self._spool.append(batch)
-                self._spool.close()
-                delivered = await self._drain(sender)
+                    self._queue.append(batch)
+                self._queue.close_input()
+                delivered = await self._drain(spooler, sender)
         finally:
-            await _cancel(reader, ticker, sender, stop, *([adapter] if adapter else []))
-            await self._client.close()
-            self._pool.shutdown(wait=False, cancel_futures=True)
-        for task in (reader, ticker, sender):
+            await _cancel(*tasks, stop, adapter)
+            await self._link.close()
+            self._compressing.close()
+            await self._queue.close()
+        for task in tasks:
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
         snapshot = self.snapshot()
-        return ShipReport(delivered, len(self._spool), snapshot.waiting_entries, snapshot)
+        return ShipReport(delivered, snapshot.waiting_batches, snapshot.waiting_entries, snapshot)
 
     async def _read(self) -> None:
         async with contextlib.aclosing(self._source.chunks()) as chunks:
             async for chunk in chunks:
                 self._metrics.read_entries += len(chunk.entries)
                 for batch in self._buffer.add(chunk, monotonic()):
-                    self._spool.append(batch)
+                    self._queue.append(batch)
                 self._buffered.set()
-                await self._spool.wait_for_room()
+                await self._queue.wait_for_room()
                 # A source that never has to wait would otherwise keep the loop to itself.
                 await asyncio.sleep(0)
 
-    async def _send_due_batches(self) -> None:
+    async def _pass_on_due_batches(self) -> None:
+        """A partial batch leaves after BATCH_INTERVAL; in a session that has nothing else to do, after BATCH_LINGER."""
+        linger = self.settings.batch_linger if self.settings.session_mode == "on" else self.settings.batch_interval
         while True:
-            if (deadline := self._buffer.deadline) is None:
+            if self._buffer.deadline is None:
                 self._buffered.clear()
                 await self._buffered.wait()
                 continue
-            await asyncio.sleep(deadline - monotonic())
-            if (batch := self._buffer.take_due(monotonic())) is not None:
-                self._spool.append(batch)
-
-    async def _send(self) -> None:
-        while (batch := await self._spool.first()) is not None:
-            compressed = await self._compress(batch)
-            header = encode_header(len(compressed.payload), base_flags(compressed.algorithm))
-            await self._client.send(header, compressed.payload)
-            self._spool.remove_first()
-            self._metrics.batch_sent(
-                entries=len(batch.entries),
-                raw_bytes=compressed.raw_bytes,
-                wire_bytes=len(header) + len(compressed.payload),
+            is_idle = self._queue.is_drained and self._metrics.connected
+            self._buffer.interval = (
+                min(linger, self.settings.batch_interval) if is_idle else self.settings.batch_interval
             )
+            wait = self._buffer.deadline - monotonic()
+            if wait > 0:
+                # While something is unacknowledged, its ack may shorten the wait: look again soon.
+                await asyncio.sleep(wait if is_idle else min(wait, linger, self.settings.batch_interval))
+            elif (batch := self._buffer.take_due(monotonic())) is not None:
+                self._queue.append(batch)
 
-    async def _compress(self, batch: Batch) -> Compressed:
-        raw = batch.encode()
-        if len(raw) < INLINE_BYTES:
-            compressed, seconds = _timed_compress(self._compression, raw)
-        else:
-            loop = asyncio.get_running_loop()
-            compressed, seconds = await loop.run_in_executor(self._pool, _timed_compress, self._compression, raw)
-        self._compression.record(compressed, seconds)
-        return compressed
-
-    async def _drain(self, sender: asyncio.Task[None]) -> bool:
-        """Waits for the spool to empty and for the receiver's word; False where that took too long."""
+    async def _drain(self, spooler: asyncio.Task[None], sender: asyncio.Task[None]) -> bool:
+        """Waits for the queue to empty and for the receiver's word; False where that took too long."""
         ended = monotonic()
         stopped: float | None = None
         while not sender.done():
             if self._stop_requested.is_set() and stopped is None:
                 stopped = monotonic()
-            since = stopped if stopped is not None else max(ended, self._client.unreachable_since)
+            since = stopped if stopped is not None else max(ended, self._link.unreachable_since)
             if self._stop_now.is_set() or monotonic() - since >= self.settings.drain_timeout:
                 return False
             await asyncio.wait({sender}, timeout=0.05)
+            if spooler.done() and spooler.exception() is not None:
+                return False
         if sender.exception() is not None:
             return False
         left = self.settings.drain_timeout - (monotonic() - stopped if stopped is not None else 0.0)
-        return await self._client.finish(max(0.0, left))
+        return await self._link.finish(max(0.0, left))
 
     async def _adapt(self) -> None:
-        meter = CpuMeter()
+        """Lets the CPU load choose the level, and keeps the window of the current rates, looked at or not."""
+        meter = CpuMeter() if self.settings.adaptive_enabled else None
         while True:
-            if (percent := meter.read()) is not None:
+            self.snapshot()
+            if meter is not None and (percent := meter.read()) is not None:
                 self._adaptive.observe(Sample(cpu_percent=percent))
                 decision = self._adaptive.decide()
                 if decision.changed:
                     log.info("compression level %d: %s", decision.level, decision.reason)
-                self._compression.level = self._metrics.level = decision.level
+                self._compressing.handler.level = self._metrics.level = decision.level
                 self._metrics.level_reason = decision.reason
             await asyncio.sleep(self.settings.adaptive_check_interval)
 
@@ -198,7 +241,7 @@ class LogShipper:
             yield
             return
         server = MetricsServer(
-            self.snapshot, self._ready, host=self.settings.dashboard_host, port=self.settings.metrics_port
+            self.snapshot, self._link.status, host=self.settings.dashboard_host, port=self.settings.metrics_port
         )
         await server.start()
         try:
@@ -206,15 +249,11 @@ class LogShipper:
         finally:
             await server.stop()
 
-    def _ready(self) -> tuple[bool, str]:
-        if self._metrics.connected:
-            return True, f"connected to {self._client.address}"
-        return False, f"no connection to {self._client.address}: {self._client.last_error}"
 
-
-def _timed_compress(handler: CompressionHandler, raw: bytes) -> tuple[Compressed, float]:
-    start = perf_counter()
-    return handler.compress(raw), perf_counter() - start
+def new_stream_name() -> str:
+    """A stream id that nobody else has: this host's name and 64 random bits."""
+    host = "".join(c for c in socket.gethostname() if c.isascii() and (c.isalnum() or c in "._-"))
+    return f"{host[:64] or 'host'}-{secrets.token_hex(8)}"
 
 
 async def _cancel(*tasks: asyncio.Task[Any]) -> None:

@@ -75,14 +75,19 @@ def _mean(totals: Totals, elapsed: float) -> Rates:
 
 
 class ShipperSnapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """The shipper at one moment. read_entries = sent.entries + waiting_entries, until entries are dropped."""
+    """The shipper at one moment. read_entries = delivered + dropped + waiting entries."""
 
     uptime: float
     connected: bool
     read_entries: int
+    """Since the start, and what the spool still held then."""
+    delivered_entries: int
+    """Acknowledged as durable; to a receiver without a session: sent."""
+    dropped_entries: int
     waiting_batches: int
     waiting_entries: int
     sent: Totals
+    """What travelled, that which was sent again included."""
     ratio: float
     rates: Rates
     mean_rates: Rates
@@ -107,6 +112,9 @@ class ShipperMetrics:
         self.read_entries = 0
         self.sent = Totals()
         self.waiting_batches = 0
+        self.waiting_entries = 0
+        self.delivered_entries = 0
+        self.dropped_entries = 0
         self.compression = compression or CompressionStats()
         self.algorithm = algorithm
         self.level = level
@@ -128,7 +136,9 @@ class ShipperMetrics:
             connected=self.connected,
             read_entries=self.read_entries,
             waiting_batches=self.waiting_batches,
-            waiting_entries=self.read_entries - self.sent.entries,
+            delivered_entries=self.delivered_entries,
+            dropped_entries=self.dropped_entries,
+            waiting_entries=self.waiting_entries,
             sent=msgspec.structs.replace(self.sent),
             ratio=self.sent.ratio,
             rates=self._window.sample(self.sent, now),

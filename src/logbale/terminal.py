@@ -91,7 +91,7 @@ def format_entry(line: bytes | dict[str, Any], *, color: bool = False) -> str:
         (_COLOURS.get(canonical_level(level), ""), f"{level or '-':<8}"),
         (_SERVICE, service),
         ("", message),
-        (_DIM, " ".join(f"{_word(name)}={_word(_text(value))}" for name, value in fields.items())),
+        (_DIM, " ".join(f"{_word(escape(name))}={_word(_text(value))}" for name, value in fields.items())),
     ]
     if color:
         return " ".join(f"{colour}{text}{_RESET}" if colour else text for colour, text in parts if text)
@@ -107,7 +107,7 @@ def _text(value: object) -> str:
 
 def _word(text: str) -> str:
     """Quoted where a reader could not tell where it ends."""
-    return text if _BARE.fullmatch(text) else f'"{escape(text)}"'
+    return text if _BARE.fullmatch(text) else f'"{text}"'
 
 
 # Numbers

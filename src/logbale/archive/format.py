@@ -23,6 +23,7 @@ import msgspec
 from msgspec import Meta
 
 from logbale.errors import StorageError
+from logbale.sinks import Mark
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -68,19 +69,14 @@ class Range(msgspec.Struct, frozen=True, array_like=True):
     crc: Natural
 
 
-class Mark(msgspec.Struct, frozen=True, array_like=True):
-    """The highest durable batch of one stream."""
-
-    sequence: Natural
-    crc: Natural
-
-
 class Reject(msgspec.Struct, frozen=True, array_like=True):
     """A batch that can never be stored."""
 
     stream: str
     sequence: Natural
     reason: str
+    crc: Natural = 0
+    """CRC-32 of it; 0 where that is unknown."""
 
 
 class Skip(msgspec.Struct, frozen=True, array_like=True):

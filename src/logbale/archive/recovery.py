@@ -14,10 +14,10 @@ from pathlib import Path
 import msgspec
 
 from logbale.archive import layout
-from logbale.archive.durable import sync_directory
 from logbale.archive.format import Block, Mark, Range
 from logbale.archive.layout import SegmentPath
 from logbale.archive.walk import Damage, SegmentReader
+from logbale.durable import sync_directory
 
 logger = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import msgspec
 
 from logbale.archive import format
-from logbale.archive.durable import sync_directory, write_whole
 from logbale.archive.format import Block, BlockEncoder, Footer, KiB, Mark, MiB, NotAFrame
 from logbale.archive.layout import SEALING, SegmentPath
 from logbale.archive.walk import Damage, SegmentReader
+from logbale.durable import sync_directory, write_whole
 
 SMALL_BLOCK = 256 * KiB
 """Raw bytes below which a block is merged with its neighbours. A block of one line is larger than that line raw."""

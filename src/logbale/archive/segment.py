@@ -10,8 +10,8 @@ import errno
 import os
 from contextlib import suppress
 
-from logbale.archive.durable import make_directory, sync_directory, write_whole
 from logbale.archive.layout import REPLACEMENT, SUSPECT, SegmentPath
+from logbale.durable import make_directory, sync_directory, write_whole
 
 _COPY_BYTES = 1 << 20
 

@@ -13,11 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from logbale.archive import format, layout, recovery
-from logbale.archive.durable import DirectoryLock, make_directory, storage_error
 from logbale.archive.format import BlockEncoder, Mark, MiB, Range
 from logbale.archive.sealer import Closed, Sealer
 from logbale.archive.segment import OpenSegment
 from logbale.archive.statistics import Statistics
+from logbale.durable import DirectoryLock, make_directory, storage_error
 from logbale.errors import StorageError
 from logbale.sinks import Outcome, ReceivedBatch, Stored
 

@@ -113,7 +113,7 @@ _BOUND = re.compile(r"\('([^']*)', (\d+)")
 
 @contextlib.contextmanager
 def explained_addresses(flags: Mapping[int, str]) -> Iterator[None]:
-    """Turns the error for an address that cannot be had into one that names the flag for another; `flags` is by port."""
+    """Turns the error for an address that cannot be had into one that names another one's flag; `flags` is by port."""
     try:
         yield
     except OSError as error:

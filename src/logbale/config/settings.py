@@ -113,6 +113,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="Seconds that one frame may take to leave before the connection counts as dead"),
     ] = 30.0
 
+    session_mode: Annotated[
+        Literal["on", "off"],
+        _BATCHES,
+        Meta(description="on: acknowledged and stored once; off: the base protocol, best effort"),
+    ] = "on"
+    batch_linger: Annotated[
+        Annotated[float, Meta(ge=0, extra={"metavar": "SECONDS"})],
+        _BATCHES,
+        Meta(description="In a session with nothing unacknowledged: seconds after its first entry a batch leaves"),
+    ] = 0.2
+    window_bytes: Annotated[
+        Bytes, _BATCHES, Meta(description="Wire bytes that may be unacknowledged in a session; one batch always may")
+    ] = 16 * MiB
+
+    compression_context: Annotated[
+        Literal["stream", "batch"],
+        _COMPRESSION,
+        Meta(description="In a session: stream goes on from batch to batch, batch compresses each on its own"),
+    ] = "stream"
     compression_algorithm: Annotated[
         Literal["gzip", "zlib", "zstd", "none"],
         _COMPRESSION,

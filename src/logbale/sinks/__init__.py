@@ -11,6 +11,8 @@ import msgspec
 
 from logbale.messages import RejectedBatch
 
+from logbale.messages import RejectedBatch
+
 
 class ReceivedBatch(msgspec.Struct, frozen=True):
     """One batch, decoded and checked: every line of `ndjson` is one JSON object."""
@@ -95,22 +97,22 @@ Outcome = Stored | Rejected
 
 
 class Sink(Protocol):
-    """Takes batches for good."""
+    """Takes batches for good, and knows how far each stream has come."""
 
     async def commit(self, items: list[Item]) -> list[Outcome]:
         """Stores or rejects each, in order, durably on return. Raises StorageError where it can do neither now."""
         ...
 
     def mark(self, stream: str) -> Mark:
-        """How far a stream is durable here."""
+        """How far the stream is durable here; sequence 0 where it is unknown."""
         ...
 
     def can_admit(self, stream: str) -> bool:
-        """Whether a mark can be kept for it: it is known, or there is room for one more."""
+        """Whether a session may open: the stream is known, or there is room for a new one."""
         ...
 
     def forget_rejects(self, stream: str, *, before: int) -> None:
-        """The shipper has taken note of all rejects below that sequence."""
+        """The shipper has consumed the rejects below `before`. Call it only while nothing of the stream is on its way."""
         ...
 
     async def close(self) -> None:

@@ -63,6 +63,18 @@ class FanoutSink:
         """The durable sink does."""
         self._durable.forget_rejects(stream, before=before)
 
+    def mark(self, stream: str) -> Mark:
+        """As the durable sink has it."""
+        return self._durable.mark(stream)
+
+    def can_admit(self, stream: str) -> bool:
+        """As the durable sink has it."""
+        return self._durable.can_admit(stream)
+
+    def forget_rejects(self, stream: str, *, before: int) -> None:
+        """As the durable sink does it."""
+        self._durable.forget_rejects(stream, before=before)
+
     async def close(self) -> None:
         """Closes the durable sink, then the views, whatever fails."""
         try:

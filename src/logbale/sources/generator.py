@@ -10,12 +10,18 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from math import inf
 from typing import Any
 
 from logbale.models import Chunk, entry_type, rfc3339
 
 TICK = 0.02
 """Seconds between two chunks of a fast generator."""
+
+MAX_CHUNK = 5000
+"""Entries in one chunk, however far behind the generator is: about 8 ms in which the event loop does nothing else."""
+
+MICROSECONDS = 1_000_000
 
 _Fill = Callable[[int], str]
 """Makes a message of random bits."""
@@ -123,32 +129,39 @@ class LogGenerator:
         self._clock = clock
         self._sleep = sleep
 
-    def take(self, count: int, *, start: float | None = None) -> list[Any]:
-        """The next `count` entries at once, as if made at the rate from `start` (Unix seconds, now by default)."""
-        begin = self._now() if start is None else start
-        bits, entry, size = self._random.getrandbits, self._entry, len(_WHEEL)
+    def take(self, count: int, *, start: float | None = None, first: int = 0) -> list[Any]:
+        """The next `count` entries at once, as if made at the rate since `start` (Unix seconds, now by default).
+
+        `first` is how many were made since then already.
+        """
+        begin = round((self._now() if start is None else start) * MICROSECONDS)
+        bits, entry, size, step = self._random.getrandbits, self._entry, len(_WHEEL), MICROSECONDS / self.rate
         entries = []
-        for number in range(count):
+        second, prefix = -1, ""
+        for number in range(first, first + count):
+            # Rendered once a second: a datetime for each entry would take longer than all the rest of it.
+            now, fraction = divmod(begin + int(number * step), MICROSECONDS)
+            if now != second:
+                second, prefix = now, rfc3339(now)[: -len("000000Z")]
             r = bits(64)
             service, level, fill = _WHEEL[(r >> 48) * size >> 16]
-            entries.append(entry(rfc3339(begin + number / self.rate), level, service, fill(r)))
+            entries.append(entry(f"{prefix}{fraction:06d}Z", level, service, fill(r)))
         return entries
 
     async def chunks(self) -> AsyncGenerator[Chunk, None]:
         """The entries that are due, as time goes by: floor(elapsed * rate), whatever a sleep took too long."""
         begin, start = self._now(), self._clock()
-        total = round(self.run_time * self.rate) if self.run_time else None
-        made = 0
-        while total is None or made < total:
-            due = int((self._clock() - start) * self.rate + 1e-9)
-            if total is not None:
-                due = min(due, total)
+        total = round(self.run_time * self.rate) if self.run_time else inf
+        made = due = 0
+        while made < total:
+            # One that is behind catches up at once, but does not keep the loop to itself.
+            pause = 0.0 if made < due else max(TICK, start + (made + 1) / self.rate - self._clock())
+            await self._sleep(pause)
+            due = int(min((self._clock() - start) * self.rate + 1e-9, total))
             if due > made:
-                entries = self.take(due - made, start=begin + made / self.rate)
-                made = due
+                entries = self.take(min(due - made, MAX_CHUNK), start=begin, first=made)
+                made += len(entries)
                 yield Chunk(entries=entries, sizes=[len(entry.message) for entry in entries], overhead=100)
-            else:
-                await self._sleep(max(TICK, start + (made + 1) / self.rate - self._clock()))
 
     def counts(self) -> dict[str, int]:
         """Nothing has to be mended here."""

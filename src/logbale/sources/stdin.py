@@ -12,7 +12,7 @@ from typing import Any
 from logbale.lines import LineCutter, LineParser
 from logbale.models import Chunk
 
-READ_BYTES = 256 * 1024
+READ_BYTES = 128 * 1024
 
 
 class StdinSource:
@@ -22,17 +22,17 @@ class StdinSource:
         attributes = dict(fields)
         service = str(attributes.pop("service", "stdin"))
         self._parser = LineParser(service, {"host": host, **attributes})
+        self._cutter = LineCutter()
         self._fd = fd
         self.read_bytes = 0
 
     async def chunks(self) -> AsyncGenerator[Chunk, None]:
         """The lines, the last one also without a newline."""
-        cutter = LineCutter()
         while data := await self._read():
             self.read_bytes += len(data)
-            if lines := cutter.feed(data):
+            if lines := self._cutter.feed(data):
                 yield self._parse(lines)
-        if lines := cutter.finish():
+        if lines := self._cutter.finish():
             yield self._parse(lines)
 
     def _parse(self, lines: bytes) -> Chunk:
@@ -55,7 +55,10 @@ class StdinSource:
 
     def counts(self) -> dict[str, int]:
         """Lines that had to be mended."""
-        return {"invalid_utf8": self._parser.invalid_utf8, "split_line": self._parser.split_lines}
+        return {
+            "invalid_utf8": self._parser.invalid_utf8,
+            "split_line": self._parser.split_lines + self._cutter.split_lines,
+        }
 
     def total_bytes(self) -> int | None:
         """The size where standard input is a file, else unknown."""

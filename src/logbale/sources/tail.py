@@ -1,7 +1,7 @@
 """TailSource: files by path or glob, from their start or end, followed as they grow, rotate and shrink.
 
-A rotated file is read to its end before it is let go; one that was truncated is read again from its start. Refuses what
-is no regular file. How far a file was read is the Chunk's cursor; the file's path names it.
+A rotated file is read to its end before its successor is begun; one that was truncated is read again from its start.
+Refuses what is no regular file. How far a file was read is the Chunk's cursor; the file's path names it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import logging
 import os
 import stat
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,17 @@ from logbale.models import Chunk
 
 log = logging.getLogger("logbale.tail")
 
-READ_BYTES = 512 * 1024
+READ_BYTES = 128 * 1024
+"""More at a time is slower by a tenth to a fifth: the lines made of it no longer fit the processor's cache."""
+
 INLINE_BYTES = 64 * 1024
 """Reads below this are done on the loop; a trip to a thread costs more than copying them from the page cache."""
 
-ROTATED_GRACE = 5.0
-"""Seconds without news after which a file that was renamed or deleted is let go: its writer may not know yet."""
+RENAMED_GRACE = 300.0
+"""Seconds without news after which a renamed file is let go: a server may finish its requests before it reopens."""
+
+DELETED_GRACE = 5.0
+"""The same for a deleted one, which takes up disk space for as long as it is open here."""
 
 Identity = tuple[int, int]
 """Device and inode."""
@@ -46,7 +52,11 @@ class TailSource:
         host: str,
         poll_interval: float = 0.25,
     ) -> None:
-        """Raises StorageError where there must be something to read (`follow` is false) and there is not."""
+        """Raises StorageError for a named path that is no regular file, and for one that cannot be read.
+
+        With `follow` the latter is only a warning: it is read from its start once it can be. `from_start` is about the
+        files that are there now.
+        """
         self._patterns = list(patterns)
         self._follow = follow
         self._from_start = from_start
@@ -54,34 +64,28 @@ class TailSource:
         self._host = host
         self._poll_interval = poll_interval
         self._files: dict[Identity, _File] = {}
-        self._refused: set[str] = set()
-        self._mended = {"invalid_utf8": 0, "split_line": 0}
+        self._left_out: set[str] = set()
+        self._counts_of_gone: Counter[str] = Counter({"invalid_utf8": 0, "split_line": 0})
         self._read_bytes_of_gone = 0
-        for pattern in self._patterns:
-            self._check(pattern)
         self._discover(first=True)
 
-    def _check(self, pattern: str) -> None:
-        paths = [path for path in _expand(pattern) if os.path.exists(path)]
-        if paths or (self._follow and glob.has_magic(pattern)):
-            return
-        what = "no file matches" if glob.has_magic(pattern) else "no such file"
-        if self._follow:
-            log.warning("%s: %s yet; it is read from its start when it appears", pattern, what)
-            return
-        raise StorageError(f"{pattern}: {what}; check the path, or leave out --once to wait for it")
-
     async def chunks(self) -> AsyncGenerator[Chunk, None]:
-        """The lines of all files in turn, so that a large one does not hold up the others."""
+        """The lines of all files in turn, so that a large one does not hold up the others.
+
+        Raises StorageError where a file cannot be read to its end, unless it is followed: then it is tried again.
+        """
         try:
             looked = time.monotonic()
             while self._files or self._follow:
                 busy = False
                 for file in list(self._files.values()):
-                    if (chunk := await file.next_chunk()) is not None:
+                    if file.waits_for_predecessor():
+                        continue
+                    if (chunk := await self._next_chunk(file)) is not None:
                         busy = True
                         if chunk.entries:
                             yield chunk
+                            await asyncio.sleep(0)  # Small reads and a fast consumer would keep the loop to themselves.
                     elif not self._follow or file.is_gone(time.monotonic()):
                         if (chunk := file.finish()) is not None:
                             yield chunk
@@ -95,13 +99,19 @@ class TailSource:
             for file in list(self._files.values()):
                 self._forget(file)
 
+    async def _next_chunk(self, file: _File) -> Chunk | None:
+        try:
+            return await file.next_chunk()
+        except OSError as error:
+            reason = f"it cannot be read from byte {file.offset} on: {error.strerror or error}"
+            if not self._follow:
+                raise StorageError(f"{file.path}: {reason}") from error
+            self._leave_out(file.path, reason)
+            return None
+
     def counts(self) -> dict[str, int]:
-        """Lines that had to be mended."""
-        parsers = [file.parser for file in self._files.values()]
-        return {
-            "invalid_utf8": self._mended["invalid_utf8"] + sum(parser.invalid_utf8 for parser in parsers),
-            "split_line": self._mended["split_line"] + sum(parser.split_lines for parser in parsers),
-        }
+        """What had to be mended."""
+        return dict(sum((file.counts() for file in self._files.values()), start=self._counts_of_gone.copy()))
 
     def total_bytes(self) -> int | None:
         """What there is to read in all; unknown while following."""
@@ -118,96 +128,152 @@ class TailSource:
         """Opens what the patterns match and is not open yet; tells open files whether a path still leads to them."""
         found: dict[Identity, str] = {}
         for pattern in self._patterns:
-            for path in _expand(pattern):
-                try:
-                    status = os.stat(path)
-                except OSError:
-                    continue
-                if stat.S_ISREG(status.st_mode):
-                    found.setdefault((status.st_dev, status.st_ino), path)
-                else:
-                    self._refuse(path, "it is no regular file", pattern)
+            if _is_glob(pattern):
+                self._look_for_glob(pattern, found, first=first)
+            else:
+                self._look_for_path(pattern, found, first=first)
+        now = time.monotonic()
+        moved: dict[str, _File] = {}
         for identity, file in self._files.items():
-            file.still_there(identity in found, time.monotonic())
+            file.still_there(identity in found, now)
+            if found.get(identity) != file.path:
+                moved[file.path] = file
         for identity, path in found.items():
             if identity not in self._files:
-                self._open(path, identity, at_end=first and not self._from_start)
+                self._open(path, at_end=first and not self._from_start, predecessor=moved.get(path))
+        if first and not self._follow and not self._files:
+            raise StorageError(f"{', '.join(self._patterns)}: none of it can be read")
 
-    def _open(self, path: str, identity: Identity, *, at_end: bool) -> None:
+    def _look_for_path(self, path: str, found: dict[Identity, str], *, first: bool) -> None:
         try:
+            status = os.stat(path)
+        except OSError as error:
+            if first and not self._follow:
+                raise StorageError(f"{path}: {error.strerror}; check the path, or leave out --once to wait") from error
+            if first:
+                log.warning("%s: %s; it is read from its start when it appears", path, error.strerror)
+            return
+        if (kind := _other_kind(status)) is None:
+            found.setdefault((status.st_dev, status.st_ino), path)
+        elif first:
+            raise StorageError(f"{path}: {kind}")
+        else:
+            self._leave_out(path, kind)
+
+    def _look_for_glob(self, pattern: str, found: dict[Identity, str], *, first: bool) -> None:
+        paths = sorted(glob.glob(pattern, recursive=True))
+        if not paths and first and not self._follow:
+            raise StorageError(f"{pattern}: no file matches; check the pattern, or leave out --once to wait")
+        for path in paths:
+            try:
+                status = os.stat(path)
+            except OSError:  # deleted since, or a link that leads nowhere
+                continue
+            if (kind := _other_kind(status)) is None:
+                found.setdefault((status.st_dev, status.st_ino), path)
+            elif not stat.S_ISDIR(status.st_mode):
+                self._leave_out(path, kind)
+
+    def _open(self, path: str, *, at_end: bool, predecessor: _File | None) -> None:
+        try:
+            # O_NONBLOCK: should the path lead to a FIFO by now, open() must not wait for its writer.
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
-            self._refuse(path, error.strerror or str(error), path)
+            if not self._follow and path in self._patterns:
+                raise StorageError(f"{path}: cannot be opened: {error.strerror}") from error
+            self._leave_out(path, f"it cannot be opened: {error.strerror}")
             return
         status = os.fstat(fd)
-        if (status.st_dev, status.st_ino) != identity:  # rotated between stat and open: the next look finds it
+        identity = (status.st_dev, status.st_ino)
+        if identity in self._files or not stat.S_ISREG(status.st_mode):  # another file than a moment ago
             os.close(fd)
             return
+        self._left_out.discard(path)
         attributes = {"file": os.path.abspath(path), "host": self._host, **self._fields}
         service = str(attributes.pop("service", Path(path).stem))
         offset = status.st_size if at_end else 0
-        self._files[identity] = _File(fd, path, identity, LineParser(service, attributes), offset)
+        self._files[identity] = _File(fd, path, identity, LineParser(service, attributes), offset, predecessor)
         log.info("reading %s from %s", path, "its end" if at_end else "its start")
 
-    def _refuse(self, path: str, reason: str, pattern: str) -> None:
-        if not self._follow and not glob.has_magic(pattern):
-            raise StorageError(f"{path}: cannot be read: {reason}")
-        if path not in self._refused:
-            self._refused.add(path)
+    def _leave_out(self, path: str, reason: str) -> None:
+        """Says so once, until it is opened."""
+        if path not in self._left_out:
+            self._left_out.add(path)
             log.warning("%s is left out: %s", path, reason)
 
     def _forget(self, file: _File) -> None:
-        self._mended["invalid_utf8"] += file.parser.invalid_utf8
-        self._mended["split_line"] += file.parser.split_lines
+        self._counts_of_gone.update(file.counts())
         self._read_bytes_of_gone += file.read_bytes
-        os.close(file.fd)
         del self._files[file.identity]
+        file.close()
 
 
 class _File:
     """One open file and how far it is read."""
 
-    def __init__(self, fd: int, path: str, identity: Identity, parser: LineParser, offset: int) -> None:
-        self.fd = fd
+    def __init__(
+        self, fd: int, path: str, identity: Identity, parser: LineParser, offset: int, predecessor: _File | None
+    ) -> None:
         self.path = path
         self.identity = identity
-        self.parser = parser
+        self.offset = offset
         self.read_bytes = 0
-        self._offset = offset
+        self._fd = fd
+        self._parser = parser
         self._cutter = LineCutter()
+        self._predecessor = predecessor
         self._gone_since: float | None = None
+        self._closed = False
 
     def size(self) -> int:
         """Its length now."""
-        return os.fstat(self.fd).st_size
+        return os.fstat(self._fd).st_size
+
+    def close(self) -> None:
+        """Frees it; nothing is read any more."""
+        self._closed = True
+        os.close(self._fd)
+
+    def counts(self) -> Counter[str]:
+        """What had to be mended."""
+        splits = self._parser.split_lines + self._cutter.split_lines
+        return Counter({"invalid_utf8": self._parser.invalid_utf8, "split_line": splits})
+
+    def waits_for_predecessor(self) -> bool:
+        """Whether the file that had its path before is still being read; what is appended later does not count."""
+        if (before := self._predecessor) is not None and (before._closed or before.size() <= before.offset):
+            self._predecessor = None
+        return self._predecessor is not None
 
     async def next_chunk(self) -> Chunk | None:
-        """Whole lines of the next piece, perhaps none; None where there is nothing new."""
+        """Whole lines of the next piece, perhaps none; None where there is nothing new. Raises OSError."""
         size = self.size()
-        if size < self._offset:
+        if size < self.offset:
             log.warning("%s was truncated: reading it again from its start", self.path)
-            self._cutter.finish()
-            self._offset = 0
-        if size == self._offset:
+            rest = self.finish()  # A half line was written, too.
+            self.offset = 0
+            if rest is not None:
+                return rest
+        if size == self.offset:
             return None
-        wanted = min(size - self._offset, READ_BYTES)
+        wanted = min(size - self.offset, READ_BYTES)
         if wanted < INLINE_BYTES:
-            data = os.pread(self.fd, wanted, self._offset)
+            data = os.pread(self._fd, wanted, self.offset)
         else:
             loop = asyncio.get_running_loop()
-            data = await loop.run_in_executor(None, os.pread, self.fd, wanted, self._offset)
+            data = await loop.run_in_executor(None, os.pread, self._fd, wanted, self.offset)
         if not data:
             return None
         if self._gone_since is not None:
             self._gone_since = time.monotonic()
-        start = self._offset - self._cutter.held_bytes
-        self._offset += len(data)
+        start = self.offset - self._cutter.held_bytes
+        self.offset += len(data)
         self.read_bytes += len(data)
         return self._parse(self._cutter.feed(data), start)
 
     def finish(self) -> Chunk | None:
         """The last line where it has no newline."""
-        start = self._offset - self._cutter.held_bytes
+        start = self.offset - self._cutter.held_bytes
         lines = self._cutter.finish()
         return self._parse(lines, start) if lines else None
 
@@ -221,12 +287,23 @@ class _File:
 
     def is_gone(self, now: float) -> bool:
         """No path leads to it any more, and nothing new has come for a while."""
-        return self._gone_since is not None and now - self._gone_since >= ROTATED_GRACE
+        if self._gone_since is None:
+            return False
+        return now - self._gone_since >= (RENAMED_GRACE if os.fstat(self._fd).st_nlink else DELETED_GRACE)
 
     def _parse(self, lines: bytes, start: int) -> Chunk:
-        return self.parser.parse(lines, now=time.time(), start=start, source=self.path)
+        return self._parser.parse(lines, now=time.time(), start=start, source=self.path)
 
 
-def _expand(pattern: str) -> Iterator[str]:
-    """The paths that a pattern means, in order of name."""
-    return iter(sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(pattern) else [pattern])
+def _is_glob(pattern: str) -> bool:
+    """Whether it is no path itself: a file may well be named app[1].log."""
+    return glob.has_magic(pattern) and not os.path.lexists(pattern)
+
+
+def _other_kind(status: os.stat_result) -> str | None:
+    """What it is and what to do about that; None for a regular file."""
+    if stat.S_ISREG(status.st_mode):
+        return None
+    if stat.S_ISDIR(status.st_mode):
+        return "a directory: expected files; name them with a pattern, for example '*.log'"
+    return "no regular file: a stream can be shipped as standard input, with - instead of its path"

@@ -16,19 +16,20 @@ from logbale.errors import LockedError, StorageError
 _WAYS_OUT = {
     errno.ENOSPC: "free some space; it goes on by itself once there is room",
     errno.EDQUOT: "raise the quota or free some space; it goes on by itself once there is room",
-    errno.EFBIG: "raise the limit on file sizes (ulimit -f) or lower ARCHIVE_SEGMENT_BYTES",
+    errno.EFBIG: "raise the limit on file sizes (ulimit -f)",
     errno.EROFS: "the file system is read-only: remount it writable; it goes on by itself",
     errno.EACCES: "give this user the right to write there",
     errno.EPERM: "give this user the right to write there",
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
-    errno.ENOTDIR: "set --archive (ARCHIVE_DIR) to a directory",
-    errno.EEXIST: "set --archive (ARCHIVE_DIR) to a directory",
 }
+_NO_DIRECTORY = {errno.ENOTDIR, errno.EEXIST}
 
 
-def storage_error(path: Path, what: str, error: OSError) -> StorageError:
-    """The error with the path, the system's reason and the way out."""
+def storage_error(path: Path, what: str, error: OSError, *, setting: str = "--archive (ARCHIVE_DIR)") -> StorageError:
+    """The error with the path, the system's reason and the way out; `setting` is what names the directory."""
     way_out = _WAYS_OUT.get(error.errno or 0, "check the disk and the system's log")
+    if error.errno in _NO_DIRECTORY:
+        way_out = f"set {setting} to a directory"
     return StorageError(f"{path}: cannot {what}: {error.strerror or error}; {way_out}")
 
 
@@ -66,24 +67,27 @@ def make_directory(path: Path) -> None:
 class DirectoryLock:
     """A directory held by this process, until release() or its end, however it ends."""
 
-    def __init__(self, directory: Path) -> None:
-        """Takes the lock. Raises LockedError where another process has it, and OSError."""
+    def __init__(self, directory: Path, *, setting: str = "--archive (ARCHIVE_DIR)") -> None:
+        """Takes the lock. Raises LockedError where another process has it, and OSError.
+
+        `setting` is what gives another process a directory of its own.
+        """
         self.path = directory / "lock"
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            self._take(directory)
+            self._take(directory, setting)
         except BaseException:
             os.close(self._fd)
             raise
 
-    def _take(self, directory: Path) -> None:
+    def _take(self, directory: Path, setting: str) -> None:
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             owner = os.pread(self._fd, 20, 0).decode("ascii", "replace").strip()
             raise LockedError(
                 f"{directory}: in use by process {owner or '(unknown)'}; stop that one, "
-                "or give this one a directory of its own with --archive (ARCHIVE_DIR)"
+                f"or give this one a directory of its own with {setting}"
             ) from None
         with suppress(OSError):  # on a full disk only the name of the owner is missing
             os.ftruncate(self._fd, 0)

@@ -1,0 +1,53 @@
+"""BaseLink: ships what the queue holds to a receiver that knows only the base protocol; best effort."""
+
+from __future__ import annotations
+
+from logbale.compressing import Compressing
+from logbale.metrics import ShipperMetrics
+from logbale.protocol import base_flags, encode_header
+from logbale.spool_queue import SpoolQueue
+from logbale.tcp_client import TCPClient
+
+
+class BaseLink:
+    """A batch is consumed as soon as it has left: nothing ever comes back."""
+
+    def __init__(self, queue: SpoolQueue, client: TCPClient, compressing: Compressing, metrics: ShipperMetrics) -> None:
+        self._queue = queue
+        self._client = client
+        self._compressing = compressing
+        self._metrics = metrics
+
+    @property
+    def unreachable_since(self) -> float:
+        """Since when, by time.monotonic, there is no connection; infinity while there is one."""
+        return self._client.unreachable_since
+
+    async def run(self) -> None:
+        """Sends until the queue is closed and empty."""
+        sequence = self._queue.store.first
+        while (record := await self._queue.next_record(sequence)) is not None:
+            compressed = await self._compressing.alone(await self._queue.read(record))
+            header = encode_header(len(compressed.payload), base_flags(compressed.algorithm))
+            await self._client.send(header, compressed.payload)
+            self._metrics.batch_sent(
+                entries=record.count,
+                raw_bytes=compressed.raw_bytes,
+                wire_bytes=len(header) + len(compressed.payload),
+            )
+            await self._queue.acknowledge(record.sequence)
+            sequence = record.sequence + 1
+
+    async def finish(self, timeout: float) -> bool:
+        """Whether the receiver said, within `timeout` seconds, that it has everything."""
+        return await self._client.finish(timeout)
+
+    async def close(self) -> None:
+        """Ends the connection."""
+        await self._client.close()
+
+    def status(self) -> tuple[bool, str]:
+        """Whether there is a connection, and if not, why."""
+        if self._metrics.connected:
+            return True, f"connected to {self._client.address}"
+        return False, f"no connection to {self._client.address}: {self._client.last_error}"

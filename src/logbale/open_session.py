@@ -1,0 +1,262 @@
+"""OpenSession: one connection of the shipper, from its hello to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from logbale import __version__
+from logbale.compressing import Compressing, context_flags
+from logbale.config import Settings
+from logbale.context import ContextCompressor
+from logbale.errors import ProtocolError, StorageError
+from logbale.messages import (
+    MAX_CONTROL_BYTES,
+    MAX_HELLO_BYTES,
+    Ack,
+    Busy,
+    Context,
+    Error,
+    Goaway,
+    Message,
+    Reject,
+    Skip,
+    Status,
+    encode_message,
+)
+from logbale.metrics import ShipperMetrics
+from logbale.protocol import Algorithm, FrameDecoder
+from logbale.session import WELCOME_TIMEOUT, Event, ShipperSession, Welcomed, encode_batch
+from logbale.spool_queue import Record, SpoolQueue
+
+log = logging.getLogger("logbale.client")
+
+STATUS_INTERVAL = 5.0
+READ_BYTES = 64 * 1024
+
+
+class SessionEnded(Exception):
+    """The connection is over: the text says why, `counter` under what that is counted."""
+
+    def __init__(self, counter: str, reason: str) -> None:
+        super().__init__(reason)
+        self.counter = counter
+
+
+class OpenSession:
+    """Sends from the queue what the receiver lacks, and gives the queue the receiver's word on it."""
+
+    def __init__(
+        self,
+        queue: SpoolQueue,
+        settings: Settings,
+        compressing: Compressing,
+        metrics: ShipperMetrics,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        status: Callable[[], dict[str, Any]],
+        opened: Callable[[], None],
+        first_alone: bool,
+    ) -> None:
+        """`first_alone`: the first batch travels outside any context, because it did not decode inside one."""
+        self._queue = queue
+        self._settings = settings
+        self._compressing = compressing
+        self._metrics = metrics
+        self._reader = reader
+        self._writer = writer
+        self._status = status
+        self._opened = opened
+        self._alone = first_alone
+        store = queue.store
+        self._session = ShipperSession(
+            stream=store.stream,
+            first=store.first,
+            assigned=store.next_sequence - 1,
+            window_bytes=settings.window_bytes,
+            now=monotonic(),
+            last_crc=store.known_crcs(),
+        )
+        self._decoder = FrameDecoder(MAX_CONTROL_BYTES, session=True)
+        self._welcomed = asyncio.Event()
+        self._acked = asyncio.Event()
+        self._resume_at = 0
+        self._window_log = 0
+        self._context: ContextCompressor | None = None
+        self._is_busy = False
+
+    async def run(self) -> None:
+        """Returns when the queue's input is closed and everything is consumed; raises SessionEnded otherwise."""
+        self._writer.write(self._session.hello(agent=f"logbale/{__version__}", host=socket.gethostname()))
+        tasks = [asyncio.create_task(part) for part in (self._send(), self._receive(), self._watch())]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        except (
+            ProtocolError,
+            OSError,
+            RuntimeError,
+        ) as error:  # RuntimeError: uvloop's, for a transport that has ended
+            raise SessionEnded("connection_lost", str(error) or type(error).__name__) from error
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            self._writer.transport.abort()
+            with contextlib.suppress(OSError):
+                await self._writer.wait_closed()
+
+    # what the receiver says
+
+    async def _receive(self) -> None:
+        while data := await self._reader.read(READ_BYTES):
+            self._decoder.feed(data)
+            for frame in self._decoder.frames():
+                event, answer = self._session.receive(frame, monotonic())
+                if answer:
+                    self._writer.write(answer)
+                if event is not None:
+                    await self._handle(event)
+        raise SessionEnded("connection_lost", "the receiver closed the connection")
+
+    async def _handle(self, event: Event) -> None:
+        if isinstance(event, Ack):
+            await self._queue.acknowledge(event.last)
+            self._is_busy = False
+            self._acked.set()
+        elif isinstance(event, Reject):
+            await self._queue.reject(event.sequence, event.reason)
+        elif isinstance(event, Welcomed):
+            await self._welcome(event)
+        elif isinstance(event, Busy):
+            if not self._is_busy:
+                log.warning("the receiver cannot store now, everything waits: %s", event.reason)
+            self._is_busy = True
+        elif isinstance(event, Context):
+            self._window_log = min(self._window_log, event.window_log)
+        elif isinstance(event, Goaway):
+            log.info("the receiver goes away: %s", event.reason)
+        elif isinstance(event, Error):
+            raise SessionEnded(event.code, f"the receiver says {event.code}: {event.detail}")
+
+    async def _welcome(self, event: Welcomed) -> None:
+        if event.other_history:
+            old = self._queue.store.stream
+            await self._queue.new_stream()
+            log.error(
+                "the receiver knows another history of stream %s: this spool is a copy or was restored. It goes on as "
+                "stream %s; the %d entries that wait may be stored twice",
+                old,
+                self._queue.store.stream,
+                self._queue.waiting_entries,
+            )
+            raise SessionEnded("other_history", "a new stream begins")
+        for reject in event.welcome.rejects:
+            await self._queue.reject(reject.sequence, reject.reason)
+        await self._queue.acknowledge(event.resume_at - 1)
+        self._resume_at = event.resume_at
+        self._window_log = event.welcome.window_log
+        self._welcomed.set()
+        self._opened()
+
+    # what is sent
+
+    async def _send(self) -> None:
+        await self._welcomed.wait()
+        sequence = self._resume_at
+        while (record := await self._queue.next_record(sequence)) is not None:
+            if record.sequence > sequence:
+                await self._skip(sequence, record.sequence - 1, 0, "no longer in the spool")
+            await self._send_record(record)
+            sequence = record.sequence + 1
+        while not self._queue.is_drained:
+            await self._queue.wait_for_change()
+
+    async def _send_record(self, record: Record) -> None:
+        try:
+            raw = await self._queue.read(record)
+        except StorageError as error:
+            self._queue.count_as_dropped(record, "damaged")
+            log.error("%s", error)
+            await self._skip(record.sequence, record.sequence, record.count, "damaged in the spool")
+            return
+        frame = await self._frame(record, raw)
+        welcome = self._session.welcome
+        assert welcome is not None, "nothing is sent before the welcome"
+        if len(raw) > welcome.max_raw or len(frame) > welcome.max_frame:
+            reason = (
+                f"{len(raw)} raw bytes, {len(frame)} as a frame: "
+                f"the receiver takes {welcome.max_raw} and {welcome.max_frame}"
+            )
+            await self._queue.reject(record.sequence, reason)
+            self._context = None
+            await self._skip(record.sequence, record.sequence, record.count, "too large for the receiver")
+            return
+        await self._write(frame, record.sequence)
+        self._metrics.batch_sent(entries=record.count, raw_bytes=len(raw), wire_bytes=len(frame))
+
+    async def _frame(self, record: Record, raw: bytes) -> bytes:
+        algorithm = self._compressing.handler.algorithm
+        in_context = self._settings.compression_context == "stream" and algorithm is not Algorithm.NONE
+        if self._alone or not in_context:
+            self._alone = False
+            compressed = await self._compressing.alone(raw)
+            return encode_batch(record.sequence, len(raw), record.crc, compressed.payload, compressed.algorithm)
+        context = self._current_context(algorithm)
+        flags = context_flags(context)
+        body = await self._compressing.in_context(context, raw)
+        return encode_batch(record.sequence, len(raw), record.crc, body, algorithm, context=flags)
+
+    def _current_context(self, algorithm: Algorithm) -> ContextCompressor:
+        """The context, or a new one where the level or the window has changed."""
+        level, window_log = self._compressing.handler.level, self._window_log
+        context = self._context
+        if context is None or (context.level, context.window_log) != (level, window_log):
+            context = self._context = ContextCompressor(algorithm, level, window_log=window_log)
+        return context
+
+    async def _skip(self, first: int, last: int, entries: int, reason: str) -> None:
+        await self._write(encode_message(Skip(first, last, entries, reason)), last)
+
+    async def _write(self, frame: bytes, sequence: int) -> None:
+        """Gives a frame to the connection once the window has room for it."""
+        while not self._session.has_room(len(frame)):
+            self._acked.clear()
+            await self._acked.wait()
+        self._session.sent(sequence, len(frame))
+        self._writer.write(frame)
+        await self._writer.drain()
+
+    # time
+
+    async def _watch(self) -> None:
+        try:
+            async with asyncio.timeout(WELCOME_TIMEOUT):
+                await self._welcomed.wait()
+        except TimeoutError:
+            raise SessionEnded(
+                "no_welcome",
+                f"no welcome within {WELCOME_TIMEOUT:g} s; a receiver that knows only the base protocol "
+                "needs SESSION_MODE=off",
+            ) from None
+        told = monotonic()
+        while True:
+            await asyncio.sleep(1.0)
+            now = monotonic()
+            if (ping := self._session.live.tick(now)) is not None:
+                self._tell(ping)
+            if now - told >= STATUS_INTERVAL:
+                told = now
+                self._tell(Status(self._status()))
+
+    def _tell(self, message: Message) -> None:
+        frame = encode_message(message)
+        if len(frame) <= MAX_HELLO_BYTES:
+            self._writer.write(frame)

@@ -1,0 +1,128 @@
+"""SessionLink: ships what the queue holds over sessions, one connection after another, until each batch is consumed.
+
+What the receiver has not called durable is sent again after a reconnect, from the queue, the same. Silence is never a
+downgrade: a receiver that does not answer a hello is asked again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Iterator
+from math import inf
+from time import monotonic
+from typing import Any
+
+from logbale.backoff import delays
+from logbale.compressing import Compressing
+from logbale.config import Settings, connect_host, format_address
+from logbale.metrics import ShipperMetrics
+from logbale.open_session import OpenSession, SessionEnded
+from logbale.spool_queue import SpoolQueue
+
+log = logging.getLogger("logbale.client")
+
+CONNECT_TIMEOUT = 10.0
+STEADY_SECONDS = 30.0
+"""So long a lost receiver is tried every second; after that the delays grow."""
+
+LONGEST_DELAY = 30.0
+
+
+class SessionLink:
+    """One receiver, one stream, one connection at a time."""
+
+    def __init__(
+        self,
+        queue: SpoolQueue,
+        settings: Settings,
+        compressing: Compressing,
+        metrics: ShipperMetrics,
+        *,
+        status: Callable[[], dict[str, Any]],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.unreachable_since = monotonic()
+        """Since when, by time.monotonic, no session is open; infinity while one is."""
+        self._queue = queue
+        self._settings = settings
+        self._compressing = compressing
+        self._metrics = metrics
+        self._status = status
+        self._sleep = sleep
+        self._chance = chance
+        self._host = connect_host(settings.server_host)
+        self._address = format_address(self._host, settings.server_port)
+        self._last_error = "not tried yet"
+        self._first_alone = False
+        """The last session ended because a body did not decode: the next one's first batch travels alone."""
+
+    async def run(self) -> None:
+        """Ships until the queue is closed and all of it consumed."""
+        waits = self._new_delays()
+        while not (self._queue.is_drained and self._queue.is_closed):
+            try:
+                await self._connection()
+                return
+            except SessionEnded as end:
+                if self.unreachable_since == inf:
+                    waits = self._new_delays()
+                self._last_error = str(end)
+                self._metrics.errors[end.counter] += 1
+            finally:
+                self._metrics.connected = False
+                if self.unreachable_since == inf:
+                    self.unreachable_since = monotonic()
+            delay = next(waits)
+            log.warning("no session with %s (%s); next try in %.1f s", self._address, self._last_error, delay)
+            await self._sleep(delay)
+
+    def _new_delays(self) -> Iterator[float]:
+        return delays(first=1.0, longest=LONGEST_DELAY, chance=self._chance, steady=STEADY_SECONDS)
+
+    async def finish(self, timeout: float) -> bool:
+        """True: run() returns only when the receiver has everything."""
+        return self._queue.is_drained
+
+    async def close(self) -> None:
+        """Nothing is open outside run()."""
+
+    def status(self) -> tuple[bool, str]:
+        """Whether a session is open, and if not, why."""
+        if self._metrics.connected:
+            return True, f"in session with {self._address}"
+        return False, f"no session with {self._address}: {self._last_error}"
+
+    async def _connection(self) -> None:
+        """One connection from hello to its end; returns when everything is consumed, raises SessionEnded otherwise."""
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                reader, writer = await asyncio.open_connection(self._host, self._settings.server_port)
+        except TimeoutError:
+            raise SessionEnded("connect", f"no answer within {CONNECT_TIMEOUT:g} s") from None
+        except OSError as error:
+            raise SessionEnded("connect", error.strerror or str(error)) from None
+        self._metrics.connections += 1
+        session = OpenSession(
+            self._queue,
+            self._settings,
+            self._compressing,
+            self._metrics,
+            reader,
+            writer,
+            status=self._status,
+            opened=self._opened,
+            first_alone=self._first_alone,
+        )
+        try:
+            await session.run()
+        except SessionEnded as end:
+            self._first_alone = end.counter == "decode"
+            raise
+
+    def _opened(self) -> None:
+        self._metrics.connected = True
+        self.unreachable_since = inf
+        log.info("in session with %s, stream %s", self._address, self._queue.store.stream)
