@@ -39,14 +39,14 @@ def main() -> int:
     try:
         port = listening_port(receiver)
         print(f"demo: native; a receiver on 127.0.0.1:{port}, and a shipper that reads {origin}\n", flush=True)
-        report = asyncio.run(ship(files, port))
+        report, log_bytes = asyncio.run(ship(files, port))
     except (LogbaleError, OSError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     finally:
         receiver.terminate()
         messages = receiver.communicate()[1]
-    print(table(report, origin))
+    print(table(report, origin, log_bytes))
     sent, stored = report.snapshot.sent.entries, entries_in_archive()
     if not report.delivered or report.left_entries or stored != sent or receiver.returncode:
         print(f"demo: failed: {report.left_entries} entries left, {sent} shipped, {stored} stored", file=sys.stderr)
@@ -104,33 +104,29 @@ def listening_port(receiver: subprocess.Popen[str]) -> int:
     raise OSError(f"the receiver did not start; it says:\n{''.join(said)}")
 
 
-async def ship(files: list[Path], port: int) -> ShipReport:
-    """Everything in the files, or a few seconds of the generator, to the receiver's word that it has it."""
+async def ship(files: list[Path], port: int) -> tuple[ShipReport, int]:
+    """Ships the files, or a few seconds of the generator, to the receiver's word that it has it; the bytes read too."""
     settings = load(
         {"server_host": "127.0.0.1", "server_port": port, "metrics_port": 0},
         os.environ,
         defaults={"log_rate": 20_000.0, "run_time": 3.0},
     ).settings
-    if files:
-        source = TailSource(
-            [glob.escape(str(path)) for path in files],
-            follow=False,
-            from_start=True,
-            fields={},
-            host=socket.gethostname(),
-        )
-    else:
-        source = LogGenerator(rate=settings.log_rate, run_time=settings.run_time)
-    return await LogShipper(settings, source).run()
+    if not files:
+        return await LogShipper(settings, LogGenerator(settings.log_rate, settings.run_time)).run(), 0
+    names = [glob.escape(str(path)) for path in files]
+    source = TailSource(names, follow=False, from_start=True, fields={}, host=socket.gethostname())
+    report = await LogShipper(settings, source).run()
+    return report, source.read_bytes
 
 
-def table(report: ShipReport, origin: str) -> str:
+def table(report: ShipReport, origin: str, log_bytes: int) -> str:
     """What it took, a line a number."""
     snapshot = report.snapshot
     compression = f"{snapshot.algorithm}, level {snapshot.level}" if snapshot.algorithm != "none" else "none"
+    of_lines = f" of {log_bytes:,} bytes of lines" if log_bytes else ""
     rows = [
         ("entries", f"{snapshot.sent.entries:,}", origin),
-        ("raw bytes", f"{snapshot.sent.raw_bytes:,}", f"JSON, in {snapshot.sent.batches:,} batches"),
+        ("raw bytes", f"{snapshot.sent.raw_bytes:,}", f"JSON{of_lines}, in {snapshot.sent.batches:,} batches"),
         ("wire bytes", f"{snapshot.sent.wire_bytes:,}", f"frames, headers included; compression: {compression}"),
         ("ratio", f"{snapshot.ratio:.2f}", "raw / wire"),
         (

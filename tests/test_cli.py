@@ -112,7 +112,7 @@ def test_a_file_is_shipped_stored_and_read_back(tmp_path):
     with receiver(tmp_path) as receiving:
         shipped = logbale_run("ship", "--once", "--to", receiving.address, "--field", "service=shop", log)
         assert (shipped.returncode, shipped.stdout) == (0, "")
-        assert "entries sent" in shipped.stderr
+        assert "entries delivered" in shipped.stderr
         stored = logbale_run("cat", tmp_path / "archive")  # beside the receiver
         assert receiving.end() == 0
         assert receiving.process.stdout.read() == ""
@@ -524,7 +524,7 @@ def test_finite_work_shows_its_progress_on_a_terminal(tmp_path):
         assert receiving.end() == 0
     assert code == 0
     assert re.search(r"shipping .*\d+ %  [\d,]+ entries  [\d,.]+/s  [\d.]+×  \d+ waiting", shown)
-    assert "entries sent" in shown
+    assert "entries delivered" in shown
 
 
 # bench

@@ -26,7 +26,9 @@ RECEIVER = ReceiverSnapshot(
         "zstd": Totals(batches=4, entries=5, raw_bytes=6, wire_bytes=7),
     },
     stored_entries=109,
+    duplicate_entries=111,
     rejected_entries=113,
+    skipped_entries=115,
     waiting_entries=127,
     in_flight_bytes=131,
     bad_frames=137,
@@ -36,6 +38,8 @@ SHIPPER = ShipperSnapshot(
     uptime=201.5,
     connected=True,
     read_entries=211,
+    delivered_entries=213,
+    dropped_entries=217,
     waiting_batches=223,
     waiting_entries=227,
     sent=Totals(batches=229, entries=233, raw_bytes=239, wire_bytes=241),
@@ -70,7 +74,9 @@ def test_a_receivers_numbers_arrive_under_their_names():
     assert found["logbale_receiver_clients",] == 103
     assert found["logbale_receiver_connections_total",] == 107
     assert found["logbale_receiver_stored_entries_total",] == 109
+    assert found["logbale_receiver_duplicate_entries_total",] == 111
     assert found["logbale_receiver_rejected_entries_total",] == 113
+    assert found["logbale_receiver_skipped_entries_total",] == 115
     assert found["logbale_receiver_waiting_entries",] == 127
     assert found["logbale_receiver_in_flight_bytes",] == 131
     assert found["logbale_receiver_bad_frames_total",] == 137
@@ -93,6 +99,8 @@ def test_a_shippers_numbers_arrive_under_their_names():
     assert found["logbale_shipper_uptime_seconds",] == 201.5
     assert found["logbale_shipper_connected",] == 1
     assert found["logbale_shipper_read_entries_total",] == 211
+    assert found["logbale_shipper_delivered_entries_total",] == 213
+    assert found["logbale_shipper_dropped_entries_total",] == 217
     assert found["logbale_shipper_waiting_batches",] == 223
     assert found["logbale_shipper_waiting_entries",] == 227
     assert found["logbale_shipper_sent_batches_total",] == 229

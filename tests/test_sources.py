@@ -236,7 +236,7 @@ def test_a_file_that_stops_to_be_readable_is_an_error(tmp_path, monkeypatch):
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(os, "pread", fail)
-    with pytest.raises(StorageError, match="byte 0 on: Input/output error"):
+    with pytest.raises(StorageError, match="byte 0 on: input/output error"):
         read_once(path)
 
 
@@ -379,7 +379,7 @@ def test_a_file_that_cannot_be_read_for_a_while_is_tried_again(run, tmp_path, mo
             await following.expect("a")
 
     run(scenario)
-    assert caplog.text.count("Input/output error") == 1
+    assert caplog.text.count("input/output error") == 1
 
 
 def test_a_rotated_file_is_let_go_after_a_while(run, tmp_path, monkeypatch):

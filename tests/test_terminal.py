@@ -168,6 +168,8 @@ def shipper():
     metrics.read_entries = 1200
     metrics.connected = True
     metrics.batch_sent(entries=1000, raw_bytes=120_000, wire_bytes=20_000)
+    metrics.delivered_entries = 1000
+    metrics.waiting_entries = 200
     return metrics
 
 
@@ -175,12 +177,15 @@ def test_a_shippers_summary_is_one_line():
     """What it did, how fast, and what is not as it should be."""
     metrics = shipper()
     assert summary(metrics.snapshot(10.0)) == (
-        "sent 1,000 entries in 1 batch, 120.0 kB raw, 20.0 kB wire (6.0×), 100/s; 200 waiting"
+        "delivered 1,000 entries, sent 1,000 entries in 1 batch, 120.0 kB raw, 20.0 kB wire (6.0×), 100/s; 200 waiting"
     )
     metrics.connected = False
     metrics.connections = 3
+    metrics.dropped_entries = 5
     metrics.errors["connect"] = 4
-    assert summary(metrics.snapshot(20.0)).endswith("; 200 waiting; 2 reconnects; not connected; errors: connect 4")
+    assert summary(metrics.snapshot(20.0)).endswith(
+        "; 200 waiting; 5 dropped; 2 reconnects; not connected; errors: connect 4"
+    )
 
 
 def test_a_receivers_summary_is_one_line():
@@ -198,7 +203,7 @@ def test_a_receivers_summary_is_one_line():
 def test_the_tables_have_what_was_asked_for():
     """Entries, batches, both weights, ratio, speed, errors by reason, reconnects."""
     table = dict(rows(shipper().snapshot(10.0)))
-    assert table["entries sent"] == "1,000"
+    assert (table["entries delivered"], table["entries sent"]) == ("1,000", "1,000")
     assert table["raw"] == "120.0 kB"
     assert table["wire"] == "20.0 kB"
     assert table["ratio"] == "6.0×"

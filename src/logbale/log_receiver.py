@@ -80,12 +80,16 @@ class LogReceiver:
 
     async def _make_sink(self) -> Sink:
         names = sink_names(self.settings.sink)
-        durable: Sink = NullSink()
+        durable: Sink = NullSink(max_streams=self.settings.max_streams)
         if "archive" in names:
             writer = ArchiveWriter(
                 Path(self.settings.archive_dir),
                 segment_bytes=self.settings.archive_segment_bytes,
                 segment_seconds=self.settings.archive_segment_seconds,
+                marks_days=self.settings.marks_days,
+                max_streams=self.settings.max_streams,
+                retention_seconds=self.settings.archive_retention_seconds,
+                retention_bytes=self.settings.archive_retention_bytes,
             )
             await asyncio.to_thread(writer.open)
             durable = self._archive = ArchiveSink(writer)

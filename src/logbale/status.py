@@ -20,11 +20,20 @@ from logbale.terminal import count, duration, escape, rate, ratio, size
 def summary(snapshot: Snapshot) -> str:
     """One line: what was done since the start, the rate of the last seconds, and what is not as it should be."""
     if isinstance(snapshot, ShipperSnapshot):
-        done = f"sent {_totals(snapshot.sent)}"
-        odd = [(snapshot.waiting_entries, "waiting"), (snapshot.reconnects, "reconnects")]
+        done = f"delivered {count(snapshot.delivered_entries, 'entry', 'entries')}, sent {_totals(snapshot.sent)}"
+        odd = [
+            (snapshot.waiting_entries, "waiting"),
+            (snapshot.dropped_entries, "dropped"),
+            (snapshot.reconnects, "reconnects"),
+        ]
     else:
         done = f"stored {count(snapshot.stored_entries, 'entry', 'entries')}, received {_totals(snapshot.received)}"
-        odd = [(snapshot.waiting_entries, "waiting"), (snapshot.rejected_entries, "rejected")]
+        odd = [
+            (snapshot.waiting_entries, "waiting"),
+            (snapshot.duplicate_entries, "duplicate"),
+            (snapshot.rejected_entries, "rejected"),
+            (snapshot.skipped_entries, "skipped"),
+        ]
     parts = [f"{done}, {rate(snapshot.rates.entries)}"]
     if isinstance(snapshot, ReceiverSnapshot):
         parts[0] += f" from {count(snapshot.clients, 'client', 'clients')}"
@@ -60,14 +69,16 @@ def _shipper_rows(snapshot: ShipperSnapshot) -> list[tuple[str, str]]:
     setting = f"{snapshot.algorithm} {snapshot.level}" if snapshot.algorithm != "none" else "none"
     return [
         ("entries read", f"{snapshot.read_entries:,}"),
-        ("entries sent", f"{snapshot.sent.entries:,}"),
-        *_weights(snapshot.sent, snapshot.mean_rates.entries),
-        ("compression", f"{setting}, {duration(snapshot.compress_seconds)}"),
+        ("entries delivered", f"{snapshot.delivered_entries:,}"),
         *_where_any(
-            ("batches sent raw", snapshot.bypassed),
+            ("entries dropped", snapshot.dropped_entries),
             ("entries waiting", snapshot.waiting_entries),
             ("batches waiting", snapshot.waiting_batches),
         ),
+        ("entries sent", f"{snapshot.sent.entries:,}"),
+        *_weights(snapshot.sent, snapshot.mean_rates.entries),
+        ("compression", f"{setting}, {duration(snapshot.compress_seconds)}"),
+        *_where_any(("batches sent raw", snapshot.bypassed)),
         ("reconnects", f"{snapshot.reconnects:,}"),
         ("errors", _errors(snapshot.errors) or "none"),
         ("time", duration(snapshot.uptime)),
@@ -79,7 +90,12 @@ def _receiver_rows(snapshot: ReceiverSnapshot) -> list[tuple[str, str]]:
     return [
         ("entries received", f"{snapshot.received.entries:,}"),
         ("entries stored", f"{snapshot.stored_entries:,}"),
-        *_where_any(("entries rejected", snapshot.rejected_entries), ("entries waiting", snapshot.waiting_entries)),
+        *_where_any(
+            ("entries duplicate", snapshot.duplicate_entries),
+            ("entries rejected", snapshot.rejected_entries),
+            ("entries skipped", snapshot.skipped_entries),
+            ("entries waiting", snapshot.waiting_entries),
+        ),
         *_weights(snapshot.received, snapshot.mean_rates.entries),
         ("batches by algorithm", ", ".join(f"{name} {number:,}" for name, number in by_algorithm.items()) or "none"),
         ("connections", f"{snapshot.connections:,}"),
@@ -148,7 +164,7 @@ def progress_text(snapshot: ShipperSnapshot, done: float, total: float | None) -
     """What stands beside the bar: `42 %  48,000 entries  4,800/s  7.9×  120 waiting`."""
     parts = [f"{done / total:4.0%}".replace("%", " %")] if total else []
     parts += [
-        f"{snapshot.sent.entries:,} entries",
+        f"{snapshot.delivered_entries:,} entries",
         rate(snapshot.rates.entries),
         ratio(snapshot.ratio),
         f"{snapshot.waiting_entries:,} waiting",

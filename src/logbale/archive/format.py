@@ -204,7 +204,7 @@ class BlockEncoder:
     def merge(self, blocks: Sequence[Block]) -> bytes:
         """Neighbouring blocks as one. Raises NotAFrame where one does not decompress."""
         headers = [block.header for block in blocks]
-        first, last = span((header.first, header.last) for header in headers)
+        first, last = span((header.first, header.last) for header in headers if header.count)
         return self.encode(
             b"".join([block.ndjson() for block in blocks]),
             count=sum(header.count for header in headers),
@@ -217,7 +217,10 @@ class BlockEncoder:
 
 
 def span(times: Iterable[tuple[str, str]]) -> tuple[str, str]:
-    """The lowest first and the highest last; both empty where one is: then nothing is known of the whole."""
+    """The lowest first and the highest last; both empty where one is: then nothing is known of the whole.
+
+    Leave out what holds no entries: it has no times, and that is known.
+    """
     known = list(times)
     if not known or not all(first and last for first, last in known):
         return "", ""
@@ -238,9 +241,11 @@ def join_ranges(ranges: Iterable[tuple[str, Range]]) -> dict[str, Range]:
 
 
 def encode_footer(footer: Footer) -> bytes:
-    """The footer as a frame that also ends with its own length."""
+    """The footer as a frame that also ends with its own length. Raises ValueError where that is too long to be read."""
     content = msgspec.json.encode(footer)
     length = PREFIX_BYTES + len(content) + _LENGTH.size
+    if length > MAX_FOOTER:
+        raise ValueError(f"a footer of {length} bytes: the limit is {MAX_FOOTER}; lower MAX_STREAMS or MARKS_DAYS")
     content += _LENGTH.pack(length)
     return _PREFIX.pack(FOOTER_MAGIC, length - _CONTENT_STARTS, zlib.crc32(content)) + content
 
@@ -314,6 +319,27 @@ def parse(data: bytes, offset: int = 0) -> Frame:
         raise NotAFrame(f"the CRC is right, the content is not: {error}") from error
     _refuse_newer(frame.header.v if isinstance(frame, Block) else frame.v)
     return frame
+
+
+def next_header(data: memoryview, offset: int) -> tuple[BlockHeader, int] | None:
+    """The header of the block that stands at `offset` and the block's length, in one step.
+
+    None where no whole, sound block of this version stands there: measure() and parse() tell what does.
+    """
+    if len(data) < offset + PREFIX_BYTES:
+        return None
+    magic, length, crc = _PREFIX.unpack_from(data, offset)
+    start, middle = offset + PREFIX_BYTES, offset + _CONTENT_STARTS + length
+    if magic != BLOCK_MAGIC or not 4 <= length <= MAX_HEADER + 4 or middle > len(data):
+        return None
+    try:
+        header = _decode_header(data[start:middle])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    end = middle + header.size
+    if end > len(data) or header.v > VERSION or zlib.crc32(data[start:end]) != crc:
+        return None
+    return header, end - offset
 
 
 class _Version(msgspec.Struct):

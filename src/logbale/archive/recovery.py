@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
 from logbale.archive import layout
-from logbale.archive.format import Block, Mark, Range
+from logbale.archive.format import BlockHeader
 from logbale.archive.layout import SegmentPath
 from logbale.archive.walk import Damage, SegmentReader
 from logbale.durable import sync_directory
+from logbale.sinks import Mark
+from logbale.sinks.marks import Marks
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class Recovered(msgspec.Struct, frozen=True):
 
     parts: list[OpenPart]
     """In serial order."""
-    marks: dict[str, Mark]
+    marks: Marks
     next_serial: int
     segments: int
     """Sealed ones and parts."""
@@ -48,12 +49,14 @@ class Recovered(msgspec.Struct, frozen=True):
     """Places that stay damaged, where recovery had to look."""
 
 
-def advance(marks: dict[str, Mark], streams: Iterable[tuple[str, Range]]) -> None:
+def advance(marks: Marks, header: BlockHeader) -> None:
     """Moves the marks on over what a durable block holds."""
-    for stream, part in streams:
-        known = marks.get(stream)
-        if known is None or part.last > known.sequence:
-            marks[stream] = Mark(part.last, part.crc)
+    for stream, part in header.streams.items():
+        marks.stored(stream, part.last, part.crc)
+    for reject in header.rejects:
+        marks.rejected(reject.stream, reject.sequence, reject.crc, reject.reason)
+    for skip in header.skips:
+        marks.stored(skip.stream, skip.last, 0)
 
 
 def recover(directory: Path) -> Recovered:
@@ -73,7 +76,6 @@ def recover(directory: Path) -> Recovered:
         part, torn = _settle(segment, marks)
         torn_bytes += torn
         damaged += part.damaged
-        marks = part.marks
         if part.size:
             parts.append(part)
         else:
@@ -108,40 +110,41 @@ def _remove_sealed_parts(directory: Path) -> None:
         (segment.path if is_whole else segment.sealed_path).unlink()
 
 
-def _sealed_marks(sealed: list[SegmentPath]) -> tuple[dict[str, Mark], int]:
+def _sealed_marks(sealed: list[SegmentPath]) -> tuple[Marks, int]:
     """The marks in the newest footer; where that is bad, its segment's blocks are read, and the footer before it."""
     unread: list[SegmentPath] = []
-    marks: dict[str, Mark] = {}
+    marks = Marks()
     damaged = 0
     for segment in reversed(sealed):
         with SegmentReader(segment.path) as reader:
             footer = reader.footer()
         if footer is not None:
-            marks = footer.marks
+            marks = Marks(footer.marks)
             break
         unread.append(segment)
     for segment in reversed(unread):
         logger.error("%s: its footer is damaged; its blocks are read for the marks instead", segment.path)
+        marks.begin(segment.created)
         with SegmentReader(segment.path) as reader:
             damaged += _walk(reader, marks)
     return marks, damaged
 
 
-def _walk(reader: SegmentReader, marks: dict[str, Mark]) -> int:
+def _walk(reader: SegmentReader, marks: Marks) -> int:
     """Moves the marks on over a segment's blocks; the number of damaged places, each said."""
     damaged = 0
-    while (frame := reader.read()) is not None:
-        if isinstance(frame, Block):
-            advance(marks, frame.header.streams.items())
+    for frame in reader.headers():
+        if isinstance(frame, BlockHeader):
+            advance(marks, frame)
         elif isinstance(frame, Damage):
             damaged += 1
             logger.error("%s; it stays as it is", frame)
     return damaged
 
 
-def _settle(segment: SegmentPath, marks: dict[str, Mark]) -> tuple[OpenPart, int]:
-    """Cuts the torn tail and makes the rest durable; the part, and the bytes that went."""
-    marks = dict(marks)
+def _settle(segment: SegmentPath, marks: Marks) -> tuple[OpenPart, int]:
+    """Cuts the torn tail, makes the rest durable and moves the marks on; the part, and the bytes that went."""
+    marks.begin(segment.created)
     with SegmentReader(segment.path) as reader:
         damaged = _walk(reader, marks)
         end, torn = reader.offset, reader.size - reader.offset
@@ -153,4 +156,4 @@ def _settle(segment: SegmentPath, marks: dict[str, Mark]) -> tuple[OpenPart, int
         os.fsync(fd)
     finally:
         os.close(fd)
-    return OpenPart(place=segment, size=end, damaged=damaged, marks=marks), torn
+    return OpenPart(place=segment, size=end, damaged=damaged, marks=dict(marks.known)), torn

@@ -13,11 +13,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import msgspec
 
-from logbale.archive.format import Mark
 from logbale.archive.layout import SegmentPath
 from logbale.archive.sealing import Sealed, seal
 from logbale.archive.statistics import Statistics
 from logbale.errors import StorageError
+from logbale.sinks import Mark
 
 RETRY_SECONDS = 30.0
 """After a failure, the time until the next attempt."""

@@ -14,10 +14,11 @@ from pathlib import Path
 import msgspec
 
 from logbale.archive import format
-from logbale.archive.format import Block, BlockEncoder, Footer, KiB, Mark, MiB, NotAFrame
+from logbale.archive.format import Block, BlockEncoder, Footer, KiB, MiB, NotAFrame
 from logbale.archive.layout import SEALING, SegmentPath
 from logbale.archive.walk import Damage, SegmentReader
 from logbale.durable import sync_directory, write_whole
+from logbale.sinks import Mark
 
 SMALL_BLOCK = 256 * KiB
 """Raw bytes below which a block is merged with its neighbours. A block of one line is larger than that line raw."""
@@ -99,7 +100,8 @@ class _SealedFile:
         self._before += 1
         self._count += block.header.count
         self._raw += block.header.raw
-        self._times.append((block.header.first, block.header.last))
+        if block.header.count:
+            self._times.append((block.header.first, block.header.last))
         if block.header.raw >= SMALL_BLOCK:
             self._end_run()
             self._write_block(block.data)

@@ -13,11 +13,13 @@ from pathlib import Path
 import msgspec
 
 from logbale.archive import format
-from logbale.archive.format import Block, Footer, NotAFrame, Quarantine
+from logbale.archive.format import Block, BlockHeader, Footer, NotAFrame, Quarantine
 from logbale.errors import StorageError
 
 WINDOW_BYTES = 256 * format.KiB
 """Read at a time: a trickle's blocks are a few hundred bytes each."""
+HEADERS_WINDOW_BYTES = 4 * format.MiB
+"""Read at a time where only headers are wanted."""
 _MAGIC = re.compile(format.MAGIC_PATTERN, re.DOTALL)
 _MAGIC_BYTES = 4
 
@@ -90,6 +92,32 @@ class SegmentReader:
         else:
             self.after_footer = isinstance(frame, Footer)
         return frame
+
+    def headers(self) -> Iterator[BlockHeader | Footer | Damage]:
+        """What read() would give up to the present end, of the blocks only the headers: several times as fast."""
+        while True:
+            yield from self._sound_headers()
+            frame = self.read()
+            if frame is None:
+                return
+            yield frame.header if isinstance(frame, Block) else frame
+
+    def _sound_headers(self) -> Iterator[BlockHeader]:
+        """The headers of whole, sound blocks from here to the first frame that is anything else: read() judges that."""
+        while True:
+            try:
+                window = memoryview(os.pread(self._fd, HEADERS_WINDOW_BYTES, self.offset))
+            except OSError:
+                return
+            passed = 0
+            while (found := format.next_header(window, passed)) is not None:
+                header, length = found
+                passed += length
+                self.offset += length
+                self.after_footer = False
+                yield header
+            if not passed:
+                return
 
     def _read(self, size: int) -> Block | Footer | Damage | None:
         start = self.offset = min(self.offset, size)  # a failed write may have been cut off since

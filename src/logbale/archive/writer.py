@@ -13,18 +13,22 @@ from contextlib import suppress
 from pathlib import Path
 
 from logbale.archive import format, layout, recovery
-from logbale.archive.format import BlockEncoder, Mark, MiB, Range
+from logbale.archive.format import BlockEncoder, MiB, Range, Reject, Skip
+from logbale.archive.retention import Retention
 from logbale.archive.sealer import Closed, Sealer
 from logbale.archive.segment import OpenSegment
 from logbale.archive.statistics import Statistics
 from logbale.durable import DirectoryLock, make_directory, storage_error
 from logbale.errors import StorageError
-from logbale.sinks import Outcome, ReceivedBatch, Stored
+from logbale.sinks import Item, Outcome, ReceivedBatch, RejectedSequence, SkippedRange, Stored
+from logbale.sinks.marks import Marks, short_reason
 
 BLOCK_BYTES = 4 * MiB
 """Raw bytes a block; only a single larger batch makes a larger one."""
 BLOCK_BATCHES = 4096
 """Batches a block: so many streams of 128 characters fit its header's limit."""
+NOTE_WEIGHT = 3
+"""Batches that a reject or a skip counts as, for its reason."""
 
 logger = logging.getLogger(__name__)
 
@@ -38,18 +42,30 @@ class ArchiveWriter:
         *,
         segment_bytes: int,
         segment_seconds: float,
+        marks_days: float = 30,
+        max_streams: int = 100_000,
+        retention_seconds: float = 0,
+        retention_bytes: int = 0,
         level: int = 1,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """Segments are sealed at `segment_bytes` on disk or `segment_seconds` of age; `level` is zstd's."""
+        """Segments are sealed at `segment_bytes` on disk or `segment_seconds` of age; `level` is zstd's.
+
+        Streams are forgotten after `marks_days` of silence; retention.py has the meaning of the two limits, 0 for none.
+        """
         self.directory = directory
-        self.marks: dict[str, Mark] = {}
-        """The highest durable batch of each stream, as the archive itself tells."""
+        self.marks = Marks()
+        """How far each stream is durable, as the archive itself tells."""
         self.statistics = Statistics()
         self._segment_bytes = segment_bytes
         self._segment_seconds = segment_seconds
+        self._marks_days = marks_days
+        self._max_streams = max_streams
         self._level = level
         self._now = now
+        self._retention = Retention(
+            directory, self.statistics, seconds=retention_seconds, max_bytes=retention_bytes, now=now
+        )
         self._encoder = BlockEncoder(level)
         self._lock: DirectoryLock | None = None
         self._sealer: Sealer | None = None
@@ -73,19 +89,23 @@ class ArchiveWriter:
                 raise storage_error(Path(error.filename or self.directory), "open the archive", error) from error
             raise
 
-    def commit(self, batches: list[ReceivedBatch]) -> list[Outcome]:
-        """Stores the batches, in order: all are durable on return.
+    def can_admit(self, stream: str) -> bool:
+        """Whether the stream is known here, or there is room for a new one."""
+        return self.marks.has_room_for(stream, self._max_streams)
+
+    def commit(self, items: list[Item]) -> list[Outcome]:
+        """Stores the items, in order: all are durable on return.
 
         Raises StorageError where they cannot be stored now: then none of them is, and a later commit can succeed.
         """
         self._check_lock()
         self._settle()
-        if not batches:
+        if not items:
             return []
         segment = self._segment()
         blocks = 0
         try:
-            for group in _blocks(batches):
+            for group in _blocks(items):
                 segment.append(self._encode(group))
                 blocks += 1
         except BaseException as error:
@@ -102,13 +122,17 @@ class ArchiveWriter:
             raise storage_error(segment.place.path, "sync", error) from error
         self.statistics.blocks += blocks
         self.statistics.disk_bytes += written
-        recovery.advance(self.marks, _ranges(batches))
+        for item in items:
+            self.marks.add(item)
         if segment.size >= self._segment_bytes:
             self._retire(segment)
-        return [Stored()] * len(batches)
+        return [Stored()] * len(items)
 
     def tick(self) -> None:
-        """Seals by age, and goes on with what could not be done before. What still cannot, the next commit tells."""
+        """Seals by age, deletes by age and size, and goes on with what could not be done before.
+
+        What still cannot be done, the next commit tells.
+        """
         with suppress(StorageError):
             self._check_lock()
             self._settle()
@@ -119,6 +143,7 @@ class ArchiveWriter:
                     self._retire(segment)
             if self._sealer is not None:
                 self._sealer.advance()
+            self._retention.tick()
 
     def close(self) -> None:
         """Seals what is open, so that an archive at rest is sealed files only, and gives the directory up.
@@ -132,12 +157,11 @@ class ArchiveWriter:
     def _adopt(self, found: recovery.Recovered) -> None:
         """Goes on from what recovery found: the newest open segment is appended to, the others are sealed."""
         self.marks = found.marks
-        self.statistics = Statistics(
-            segments=found.segments,
-            disk_bytes=found.disk_bytes,
-            recovered_torn_bytes=found.torn_bytes,
-            damaged_blocks=found.damaged,
-        )
+        statistics = self.statistics
+        statistics.segments = found.segments
+        statistics.disk_bytes = found.disk_bytes
+        statistics.recovered_torn_bytes = found.torn_bytes
+        statistics.damaged_blocks = found.damaged
         self._next_serial = found.next_serial
         self._sealer = Sealer(self.statistics, level=self._level, now=self._now)
         for part in found.parts:
@@ -167,14 +191,27 @@ class ArchiveWriter:
                 f"{self._lock.path}: deleted while in use, so another process could write here too; restart this one"
             )
 
-    def _encode(self, batches: list[ReceivedBatch]) -> bytes:
+    def _encode(self, items: list[Item]) -> bytes:
+        batches = [item for item in items if isinstance(item, ReceivedBatch)]
         first, last = format.span((batch.first, batch.last) for batch in batches)
         return self._encoder.encode(
             batches[0].ndjson if len(batches) == 1 else b"".join([batch.ndjson for batch in batches]),
             count=sum(batch.count for batch in batches),
             first=first,
             last=last,
-            streams=format.join_ranges(_ranges(batches)),
+            streams=format.join_ranges(
+                (batch.stream, Range(batch.sequence, batch.sequence, batch.crc)) for batch in batches if batch.stream
+            ),
+            rejects=[
+                Reject(item.stream, item.sequence, short_reason(item.reason), item.crc)
+                for item in items
+                if isinstance(item, RejectedSequence)
+            ],
+            skips=[
+                Skip(item.stream, item.first, item.last, item.entries, short_reason(item.reason))
+                for item in items
+                if isinstance(item, SkippedRange)
+            ],
         )
 
     def _segment(self) -> OpenSegment:
@@ -192,6 +229,7 @@ class ArchiveWriter:
                 self._open = OpenSegment.create(place, now)
             except OSError as error:
                 raise storage_error(place.path, "create", error) from error
+            self.marks.begin(place.created)
             self._next_serial += 1
             self.statistics.segments += 1
         return self._open
@@ -200,8 +238,10 @@ class ArchiveWriter:
         """Ends the open segment; the next commit begins another."""
         self._open = None
         segment.close()
+        if expired := self.marks.expire(self._marks_days):
+            logger.info("%d streams are forgotten: silent for %g days (MARKS_DAYS)", expired, self._marks_days)
         if self._sealer is not None:
-            self._sealer.add(Closed(segment.place, segment.size, dict(self.marks)))
+            self._sealer.add(Closed(segment.place, segment.size, dict(self.marks.known)))
 
     def _take_back(self, segment: OpenSegment, *, reusable: bool) -> None:
         """Undoes what is written and not synced; the segment goes on only where that is `reusable`.
@@ -238,19 +278,17 @@ class ArchiveWriter:
             )
 
 
-def _blocks(batches: list[ReceivedBatch]) -> Iterator[list[ReceivedBatch]]:
-    """The batches of each block, in order."""
-    group: list[ReceivedBatch] = []
-    raw = 0
-    for batch in batches:
-        if group and (raw + len(batch.ndjson) > BLOCK_BYTES or len(group) == BLOCK_BATCHES):
+def _blocks(items: list[Item]) -> Iterator[list[Item]]:
+    """The items of each block, in order."""
+    group: list[Item] = []
+    raw = weight = 0
+    for item in items:
+        item_raw, item_weight = (len(item.ndjson), 1) if isinstance(item, ReceivedBatch) else (0, NOTE_WEIGHT)
+        if group and (raw + item_raw > BLOCK_BYTES or weight + item_weight > BLOCK_BATCHES):
             yield group
-            group, raw = [], 0
-        group.append(batch)
-        raw += len(batch.ndjson)
+            group, raw, weight = [], 0, 0
+        group.append(item)
+        raw += item_raw
+        weight += item_weight
     if group:
         yield group
-
-
-def _ranges(batches: list[ReceivedBatch]) -> Iterator[tuple[str, Range]]:
-    return ((batch.stream, Range(batch.sequence, batch.sequence, batch.crc)) for batch in batches if batch.stream)

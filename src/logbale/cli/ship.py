@@ -164,7 +164,7 @@ def ship_generated(loaded: Loaded, *, seed: int | None = None) -> int:
     rate, run_time = loaded.settings.log_rate, loaded.settings.run_time
     total = round(rate * run_time)
     source = LogGenerator(rate, run_time, seed=seed)
-    return _deliver(loaded, source, lambda snapshot: (snapshot.sent.entries, total) if total else None)
+    return _deliver(loaded, source, lambda snapshot: (snapshot.delivered_entries, total) if total else None)
 
 
 def _deliver(loaded: Loaded, source: Source, progress: Progress) -> int:

@@ -69,7 +69,7 @@ def _flags(setting: Setting) -> str:
 
 def _default(setting: Setting) -> str:
     """With binary units where they are rounder than the digits."""
-    if setting.metavar == "BYTES":
+    if setting.metavar == "BYTES" and setting.default:
         for unit, name in ((MiB, "MiB"), (KiB, "KiB")):
             if setting.default % unit == 0:
                 return f"{setting.default} ({setting.default // unit} {name})"

@@ -174,6 +174,26 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         64 * MiB
     )
     archive_segment_seconds: Annotated[Seconds, _RECEIVER, Meta(description="Age at which a segment is sealed")] = 3600
+    archive_retention_seconds: Annotated[
+        Annotated[float, Meta(ge=0, extra={"metavar": "SECONDS"})],
+        _RECEIVER,
+        Meta(description="Age at which sealed segments are deleted; 0 is never"),
+    ] = 0
+    archive_retention_bytes: Annotated[
+        Annotated[int, Meta(ge=0, extra={"metavar": "BYTES"})],
+        _RECEIVER,
+        Meta(description="Size of the archive on disk over which the oldest sealed segments are deleted; 0 is never"),
+    ] = 0
+    marks_days: Annotated[
+        Annotated[float, Meta(gt=0, extra={"metavar": "DAYS"})],
+        _RECEIVER,
+        Meta(description="Days of silence after which a stream is forgotten; what its shipper repeats then is doubled"),
+    ] = 30
+    max_streams: Annotated[
+        Annotated[int, Meta(ge=1, le=1_000_000)],
+        _RECEIVER,
+        Meta(description="Most streams of sessions that are known at a time; new ones beyond it are refused"),
+    ] = 100_000
     max_frame_bytes: Annotated[
         _FrameBytes, _RECEIVER, Meta(description="Longest frame accepted, in bytes on the wire")
     ] = 8 * MiB

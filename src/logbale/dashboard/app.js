@@ -14,7 +14,7 @@ const RECEIVER = {
   moved: (s) => s.received,
   sum: (s) => ({
     whole: ["received", s.received.entries],
-    parts: [["stored", s.stored_entries], ["rejected", s.rejected_entries], ["waiting", s.waiting_entries]],
+    parts: [["stored", s.stored_entries], ["again", s.duplicate_entries], ["rejected", s.rejected_entries], ["waiting", s.waiting_entries]],
   }),
   idle: (s) => (s.clients ? "everything that arrives is stored" : "no shipper is connected"),
   failing: (s, before) => [
@@ -36,7 +36,7 @@ const SHIPPER = {
   moved: (s) => s.sent,
   sum: (s) => ({
     whole: ["read", s.read_entries],
-    parts: [["sent", s.sent.entries], ["waiting", s.waiting_entries]],
+    parts: [["delivered", s.delivered_entries], ["dropped", s.dropped_entries], ["waiting", s.waiting_entries]],
   }),
   idle: () => "everything that is read is sent",
   failing: (s) => [[s.connected ? 0 : s.waiting_entries, "entries wait for a receiver"]],

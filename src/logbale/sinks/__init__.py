@@ -11,8 +11,6 @@ import msgspec
 
 from logbale.messages import RejectedBatch
 
-from logbale.messages import RejectedBatch
-
 
 class ReceivedBatch(msgspec.Struct, frozen=True):
     """One batch, decoded and checked: every line of `ndjson` is one JSON object."""
@@ -46,6 +44,8 @@ class RejectedSequence(msgspec.Struct, frozen=True):
     stream: str
     sequence: int
     reason: str
+    crc: int = 0
+    """CRC-32 as the session's prefix has it: the mark needs it, to tell one history from another."""
 
     @property
     def last_sequence(self) -> int:
@@ -72,19 +72,21 @@ Item = ReceivedBatch | RejectedSequence | SkippedRange
 """What a sink takes; each has its place in the order of its stream."""
 
 
-class Mark(msgspec.Struct, frozen=True):
+class Mark(msgspec.Struct, frozen=True, array_like=True):
     """How far a stream is durable."""
 
     sequence: int = 0
-    """0 where the stream is unknown."""
+    """The highest that is stored, rejected or skipped; 0 where the stream is unknown."""
     crc: int = 0
-    """Of the batch with that sequence."""
+    """Of the batch with that sequence; 0 where it was skipped."""
+    seen: int = 0
+    """When it was last heard of, in Unix seconds; in an archive, when that segment was begun."""
     rejects: list[RejectedBatch] = []
-    """Those that the shipper may not have heard of yet."""
+    """Those that the shipper may not have heard of yet, the newest."""
 
 
 class Stored(msgspec.Struct, frozen=True, tag=True):
-    """The batch is durable in the sink."""
+    """The batch, or the note of a reject or a skip, is durable in the sink."""
 
 
 class Rejected(msgspec.Struct, frozen=True, tag=True):
@@ -112,7 +114,7 @@ class Sink(Protocol):
         ...
 
     def forget_rejects(self, stream: str, *, before: int) -> None:
-        """The shipper has consumed the rejects below `before`. Call it only while nothing of the stream is on its way."""
+        """The shipper has consumed the rejects below `before`. Only while nothing of the stream is on its way here."""
         ...
 
     async def close(self) -> None:

@@ -52,18 +52,6 @@ class FanoutSink:
         return outcomes
 
     def mark(self, stream: str) -> Mark:
-        """The durable sink's."""
-        return self._durable.mark(stream)
-
-    def can_admit(self, stream: str) -> bool:
-        """What the durable sink says."""
-        return self._durable.can_admit(stream)
-
-    def forget_rejects(self, stream: str, *, before: int) -> None:
-        """The durable sink does."""
-        self._durable.forget_rejects(stream, before=before)
-
-    def mark(self, stream: str) -> Mark:
         """As the durable sink has it."""
         return self._durable.mark(stream)
 

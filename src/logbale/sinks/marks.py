@@ -1,8 +1,8 @@
 """The marks of all streams: how far each has come, when it was last heard of, and which rejects it may not know of.
 
-No clock: time is that of the segment in which a stream was last heard of, so an archive gives the same marks again. What
-is counted against a silent stream is time in which the sink was in use: a gap of more than a day counts as a day, and a
-clock that is set, however far, expires nothing.
+No clock: a stream was last heard of when the segment that it is in was begun, so an archive gives the same marks again.
+What counts against a silent stream is time in which the sink was in use: a gap of more than a day counts as a day, and
+a clock that is set, however far, expires nothing.
 """
 
 from __future__ import annotations

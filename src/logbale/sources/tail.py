@@ -103,7 +103,7 @@ class TailSource:
         try:
             return await file.next_chunk()
         except OSError as error:
-            reason = f"it cannot be read from byte {file.offset} on: {error.strerror or error}"
+            reason = f"it cannot be read from byte {file.offset} on: {_reason(error)}"
             if not self._follow:
                 raise StorageError(f"{file.path}: {reason}") from error
             self._leave_out(file.path, reason)
@@ -149,9 +149,9 @@ class TailSource:
             status = os.stat(path)
         except OSError as error:
             if first and not self._follow:
-                raise StorageError(f"{path}: {error.strerror}; check the path, or leave out --once to wait") from error
+                raise StorageError(f"{path}: {_reason(error)}; check the path, or leave out --once to wait") from error
             if first:
-                log.warning("%s: %s; it is read from its start when it appears", path, error.strerror)
+                log.warning("%s: %s; it is read from its start when it appears", path, _reason(error))
             return
         if (kind := _other_kind(status)) is None:
             found.setdefault((status.st_dev, status.st_ino), path)
@@ -180,8 +180,8 @@ class TailSource:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             if not self._follow and path in self._patterns:
-                raise StorageError(f"{path}: cannot be opened: {error.strerror}") from error
-            self._leave_out(path, f"it cannot be opened: {error.strerror}")
+                raise StorageError(f"{path}: cannot be opened: {_reason(error)}") from error
+            self._leave_out(path, f"it cannot be opened: {_reason(error)}")
             return
         status = os.fstat(fd)
         identity = (status.st_dev, status.st_ino)
@@ -298,6 +298,11 @@ class _File:
 def _is_glob(pattern: str) -> bool:
     """Whether it is no path itself: a file may well be named app[1].log."""
     return glob.has_magic(pattern) and not os.path.lexists(pattern)
+
+
+def _reason(error: OSError) -> str:
+    text = error.strerror or str(error)
+    return text[:1].lower() + text[1:]
 
 
 def _other_kind(status: os.stat_result) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from logbale.spool.format import Delta, Header, Skip, Snapshot
+from logbale.spool.format import BATCH, Delta, Header, Skip, Snapshot
 
 ACKNOWLEDGED = "acknowledged"
 REJECTED = "rejected"
@@ -118,7 +118,7 @@ class State:
 
     def replay(self, header: Header, delta: Delta) -> None:
         """Goes on over a record that was read."""
-        self.next = header.position + bool(header.count)
+        self.next = header.position + (header.kind == BATCH)
         self.before = header.before + header.count
         self.first = header.first
         self.move_cursors(delta.cursors, written=True)

@@ -1,0 +1,201 @@
+"""Makes of what a crash or a bad disk left a state that holds together, and makes it durable before it is used.
+
+Only the newest segment is read whole; of the others the snapshots, so the time does not grow with the backlog. In the
+newest, damage behind everything that is known to have been synced is a torn write: nobody was told of it, and it is
+cut. Damage before that cost a batch that may have been sent: its sequence is never used again, and is skipped.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from logbale.durable import sync_directory
+from logbale.spool import format
+from logbale.spool.format import BATCH, SNAPSHOT, Damage, Found, NotARecord, Skip, Snapshot
+from logbale.spool.segment import Index, Segment, read_snapshot, segment_files, unfinished_files
+from logbale.spool.state import State
+
+DAMAGED_DIRECTORY = "damaged"
+DAMAGED = "damaged"
+"""The reason of a skip for batches that the disk lost."""
+
+logger = logging.getLogger(__name__)
+
+
+class Recovered(msgspec.Struct):
+    """What recovery found."""
+
+    state: State
+    segments: list[Segment]
+    next_serial: int
+    torn_bytes: int = 0
+    """Unfinished writes, cut."""
+    damaged: int = 0
+    """Places that were not what they should be."""
+    history_lost: bool = False
+    """No snapshot is left: the numbers begin anew, so the stream must too."""
+
+
+class _Part(msgspec.Struct):
+    """A segment's file before it is known which positions are its own."""
+
+    serial: int
+    path: Path
+    snapshot: Snapshot | None
+    records: list[Found | Damage] | None = None
+
+    def read(self) -> list[Found | Damage]:
+        if self.records is None:
+            self.records = list(format.walk(self.path.read_bytes(), bodies=True))
+        return self.records
+
+
+def recover(directory: Path, new_stream: Callable[[], str]) -> Recovered | None:
+    """The spool in `directory`; None where there is none yet. Raises StorageError and OSError; it can be tried again."""
+    for leftover in unfinished_files(directory):
+        leftover.unlink()
+    parts = [_part(serial, path) for serial, path in segment_files(directory)]
+    if not parts:
+        return None
+    next_serial = max(max(part.serial, _named(part.path)) for part in parts) + 1
+    parts.sort(key=lambda part: part.serial)
+    torn_bytes, damaged = _settle_newest(parts[-1], directory)
+    sync_directory(directory)
+    # The last snapshot that can be read, and every record after it.
+    base = max((number for number, part in enumerate(parts) if part.snapshot is not None), default=0)
+    snapshot = parts[base].snapshot
+    state = State(snapshot) if snapshot is not None else _fresh(parts, new_stream)
+    segments = _older(parts[:base])
+    for part in parts[base:]:
+        segments.append(_replay(part, state))
+        damaged += sum(isinstance(one, Damage) or not one.is_sound for one in part.read())
+    _settle_ends(segments, state)
+    found = Recovered(state, segments, next_serial, torn_bytes, damaged, history_lost=snapshot is None)
+    _skip_what_is_missing(found, replayed=len(parts) - base)
+    state.settle()
+    return found
+
+
+def set_aside(directory: Path, name: str, data: bytes) -> None:
+    """Keeps damaged bytes for whoever wants to look; the spool never reads them again. Best effort."""
+    with suppress(OSError):
+        place = directory / DAMAGED_DIRECTORY
+        place.mkdir(0o700, exist_ok=True)
+        fd = os.open(place / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(fd, "wb") as file:
+            file.write(data)
+
+
+def _named(path: Path) -> int:
+    return int(path.name.split(".")[0])
+
+
+def _part(serial: int, path: Path) -> _Part:
+    """The serial in the snapshot counts, not the one in the name: files may have been swapped."""
+    try:
+        _, snapshot = read_snapshot(path)
+    except NotARecord as error:
+        logger.error("%s: its snapshot is damaged: %s", path, error)
+        return _Part(serial, path, None)
+    return _Part(snapshot.serial, path, snapshot)
+
+
+def _settle_newest(part: _Part, directory: Path) -> tuple[int, int]:
+    """Cuts the torn tail and makes the rest durable; the bytes cut, and the damaged places that stay (set aside)."""
+    records = part.read()
+    # What a record says of the file before it was true when it was written; so was the snapshot, before it had a name.
+    known = [one.header.synced for one in records if isinstance(one, Found) and one.is_sound]
+    if records and isinstance(records[0], Found) and records[0].header.kind == SNAPSHOT:
+        known.append(records[0].end)
+    synced = max(known, default=0)
+    torn = next((number for number, one in enumerate(records) if _is_bad(one) and one.offset >= synced), len(records))
+    size = records[-1].end if records else 0
+    end = records[torn].offset if torn < len(records) else size
+    fd = os.open(part.path, os.O_RDWR)
+    try:
+        if not known and size:
+            end = size  # not even the snapshot can be read: that is damage, for a name comes after the snapshot
+        elif end < size:
+            os.ftruncate(fd, end)
+            logger.warning("%s: cut %d bytes of an unfinished write", part.path, size - end)
+            del records[torn:]
+        os.fsync(fd)
+        for one in records:
+            if _is_bad(one):
+                logger.error("%s: damaged at byte %d (%d bytes)", part.path, one.offset, one.end - one.offset)
+                set_aside(
+                    directory, f"{part.path.name}-{one.offset}", os.pread(fd, one.end - one.offset, one.offset)
+                )
+    finally:
+        os.close(fd)
+    return size - end, 0
+
+
+def _is_bad(record: Found | Damage) -> bool:
+    return isinstance(record, Damage) or not record.is_sound
+
+
+def _fresh(parts: list[_Part], new_stream: Callable[[], str]) -> State:
+    """The state where no snapshot is left: batches are numbered anew, in a new stream."""
+    headers = [one.header for part in parts for one in part.read() if isinstance(one, Found)]
+    if not headers:
+        return State.new(new_stream())
+    lowest = min(headers, key=lambda header: header.position)
+    state = State.new(new_stream(), position=lowest.position, before=lowest.before)
+    state.epoch = max(header.position for header in headers) + 1
+    return state
+
+
+def _older(parts: list[_Part]) -> list[Segment]:
+    """The segments before the last snapshot, of which only the place in the order matters now."""
+    segments = []
+    for part in parts:
+        if part.snapshot is not None:
+            start, before = part.snapshot.next, part.snapshot.before
+        else:
+            found = [one.header for one in part.read() if isinstance(one, Found)]
+            if not found:
+                continue
+            start, before = found[0].position, found[0].before
+        if segments and start < segments[-1].start:
+            continue  # a copy of an older file: what it holds is not ours any more
+        segments.append(Segment(part.path, part.serial, part.path.stat().st_size, start=start, before=before))
+    return segments
+
+
+def _replay(part: _Part, state: State) -> Segment:
+    """Moves the state on over a segment's records; the segment, with its index."""
+    records = part.read()
+    size = records[-1].end if records else 0
+    if part.snapshot is not None:
+        start, before = part.snapshot.next, part.snapshot.before
+    else:
+        found = [one.header for one in records if isinstance(one, Found)]
+        start, before = (found[0].position, found[0].before) if found else (state.next, state.before)
+    segment = Segment(part.path, part.serial, size, start=start, before=before)
+    base, epoch, fresh = state.base, state.epoch, part.snapshot is None and state.first
+    for one in records:
+        if isinstance(one, Found) and one.header.kind != SNAPSHOT and one.header.position >= state.next:
+            with suppress(NotARecord):
+                state.replay(one.header, format.decode_delta(one.meta))
+    del base, epoch, fresh
+    segment.index = Index.of(records, start, state.next)
+    return segment
+
+
+def _settle_ends(segments: list[Segment], state: State) -> None:
+    """A segment's positions end where the next one's start."""
+    for segment, following in zip(segments, segments[1:], strict=False):
+        segment.end, segment.end_before = following.start, following.before
+    if segments:
+        segments[-1].end, segments[-1].end_before = state.next, state.before
+
+
+def _skip_what_is_missing(found: Recovered, *, replayed: int) -> None:
+    """Counts and skips what is not there: before the first segment, and within those that were read."""
