@@ -47,9 +47,9 @@ def main() -> int:
         receiver.terminate()
         messages = receiver.communicate()[1]
     print(table(report, origin, log_bytes))
-    sent, stored = report.snapshot.sent.entries, entries_in_archive()
-    if not report.delivered or report.left_entries or stored != sent or receiver.returncode:
-        print(f"demo: failed: {report.left_entries} entries left, {sent} shipped, {stored} stored", file=sys.stderr)
+    read, stored = report.snapshot.read_entries, entries_in_archive()
+    if not report.delivered or stored != read or receiver.returncode:
+        print(f"demo: failed: {read:,} entries read, {stored:,} stored; the receiver said:", file=sys.stderr)
         print(messages, file=sys.stderr)
         return 1
     print(f"\nAll {stored:,} entries were read back from the archive. To see them:\n")
@@ -125,7 +125,7 @@ def table(report: ShipReport, origin: str, log_bytes: int) -> str:
     compression = f"{snapshot.algorithm}, level {snapshot.level}" if snapshot.algorithm != "none" else "none"
     of_lines = f" of {log_bytes:,} bytes of lines" if log_bytes else ""
     rows = [
-        ("entries", f"{snapshot.sent.entries:,}", origin),
+        ("entries", f"{snapshot.delivered_entries:,}", origin),
         ("raw bytes", f"{snapshot.sent.raw_bytes:,}", f"JSON{of_lines}, in {snapshot.sent.batches:,} batches"),
         ("wire bytes", f"{snapshot.sent.wire_bytes:,}", f"frames, headers included; compression: {compression}"),
         ("ratio", f"{snapshot.ratio:.2f}", "raw / wire"),

@@ -6,7 +6,7 @@ from pathlib import Path
 from random import Random
 
 from logbale.archive.writer import ArchiveWriter
-from logbale.sinks import ReceivedBatch
+from logbale.sinks import Mark, ReceivedBatch
 
 START = 1_795_550_400.0  # 2026-11-24T20:00:00Z
 
@@ -38,9 +38,15 @@ def batch(*numbers, stream="", padding=0) -> ReceivedBatch:
     )
 
 
+def mark(number: int, **others) -> Mark:
+    """That of a stream whose last batch is this one, in a segment that was begun at START."""
+    return Mark(number, number * 10, int(START), **others)
+
+
 def writer_of(directory: Path, **options) -> ArchiveWriter:
-    """An open writer that does not seal by itself unless told."""
-    writer = ArchiveWriter(directory, **({"segment_bytes": 1 << 30, "segment_seconds": 1e9} | options))
+    """An open writer, for ever at START, that does not seal by itself, unless told."""
+    defaults = {"segment_bytes": 1 << 30, "segment_seconds": 1e9, "now": lambda: START}
+    writer = ArchiveWriter(directory, **(defaults | options))
     writer.open()
     return writer
 

@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from logbale.archive import format
-from logbale.archive.format import Block, BlockEncoder, Footer, Mark, NotAFrame, Quarantine, Range, Reject, Skip
+from logbale.archive.format import Block, BlockEncoder, Footer, NotAFrame, Quarantine, Range, Reject, Skip
 from logbale.errors import StorageError
+from logbale.messages import RejectedBatch
+from logbale.sinks import Mark
 
 try:
     from compression import zstd
@@ -20,6 +22,8 @@ except ImportError:
 encoder = BlockEncoder(1)
 naturals = st.integers(0, 2**32 - 1)
 streams = st.dictionaries(st.text(min_size=1, max_size=8), st.builds(Range, naturals, naturals, naturals), max_size=4)
+rejects = st.lists(st.builds(RejectedBatch, naturals, st.text(max_size=8)), max_size=2)
+marks = st.builds(Mark, naturals, naturals, naturals, rejects)
 texts = st.lists(st.binary(max_size=40).map(lambda line: line.replace(b"\n", b"")), max_size=8)
 
 
@@ -51,7 +55,7 @@ def test_a_block_comes_back_as_it_went_in(lines, streams, first, last):
     assert (header.rejects, header.skips) == (rejects, skips)
 
 
-@given(st.dictionaries(st.text(max_size=8), st.builds(Mark, naturals, naturals), max_size=4), st.lists(naturals))
+@given(st.dictionaries(st.text(max_size=8), marks, max_size=4), st.lists(naturals))
 def test_a_footer_comes_back_as_it_went_in(marks, offsets):
     """It is found from the last four bytes of a file."""
     footer = Footer(serial=7, blocks=offsets, count=2, raw=30, first="a", last="b", marks=marks)

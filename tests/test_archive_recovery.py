@@ -5,10 +5,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from archive_batches import START, PowerOff, batch, lines_of, power_off_at, syncs_of, writer_of
+from archive_batches import START, PowerOff, batch, lines_of, mark, power_off_at, syncs_of, writer_of
 
 from logbale.archive import format, reader
-from logbale.archive.format import Footer, Mark
+from logbale.archive.format import Footer
 from logbale.errors import StorageError
 
 
@@ -50,7 +50,7 @@ def test_a_tail_torn_at_any_byte_is_cut(tmp_path):
         writer = writer_of(archive, now=lambda: START)
         assert writer.statistics.recovered_torn_bytes == end - first
         assert path.read_bytes() == data[:first]
-        assert writer.marks == {"a": Mark(1, 10)}
+        assert writer.marks.known == {"a": mark(1)}
         writer.commit([batch(4)])
         assert read(archive) == lines_of([1, 4])
         writer.close()
@@ -116,7 +116,7 @@ def test_of_several_open_segments_all_but_the_newest_are_sealed(tmp_path):
     second.rename(second.with_name(second.name.replace("00000001", "00000002")))
     first.write_bytes(data)
     writer = writer_of(archive, now=lambda: START)
-    assert writer.marks == {"a": Mark(2, 20)}
+    assert writer.marks.known == {"a": mark(2)}
     writer.commit([batch(3, stream="a")])
     assert read(archive) == lines_of([1, 2, 3])
     writer.close()
@@ -141,7 +141,7 @@ def test_marks_survive_a_damaged_footer(tmp_path, caplog):
     for path in paths[1:]:
         path.write_bytes(path.read_bytes()[:-20])
     writer = writer_of(tmp_path)
-    assert writer.marks == {"a": Mark(1, 10), "b": Mark(3, 30)}
+    assert writer.marks.known == {"a": mark(1), "b": mark(3)}
     assert f"{paths[2]}: its footer is damaged" in caplog.text
     writer.close()
 
@@ -153,8 +153,8 @@ def test_a_footer_knows_the_streams_of_all_segments_before(tmp_path):
         writer.commit([batch(number, stream=stream), batch(number, padding=300_000)])
         writer.close()
     first, second = (footer_of(segment.path) for segment in reader.segments(tmp_path))
-    assert first.marks == {"a": Mark(1, 10)}
-    assert second.marks == {"a": Mark(1, 10), "b": Mark(2, 20)}
+    assert first.marks == {"a": mark(1)}
+    assert second.marks == {"a": mark(1), "b": mark(2)}
     assert (second.serial, second.count, second.blocks) == (2, 2, [0])
     assert (second.first, second.last) == (batch(2).first, batch(2).last)
 

@@ -8,12 +8,12 @@ import stat
 import subprocess
 
 import pytest
-from archive_batches import START, batch, lines_of, syncs_of, writer_of
+from archive_batches import START, batch, lines_of, mark, syncs_of, writer_of
 from hypothesis import given
 from hypothesis import strategies as st
 
 from logbale.archive import reader
-from logbale.archive.format import Mark, Range
+from logbale.archive.format import Range
 from logbale.archive.writer import BLOCK_BYTES
 from logbale.errors import LockedError, StorageError
 from logbale.sinks import ReceivedBatch, Stored
@@ -142,13 +142,13 @@ def test_streams_and_marks_are_kept_in_the_blocks_and_known_after_a_restart(tmp_
     writer.commit([batch(1, stream="a"), batch(7, stream="b"), batch(2, stream="a"), batch(3)])
     [block] = reader.blocks(tmp_path)
     assert block.header.streams == {"a": Range(1, 2, 20), "b": Range(7, 7, 70)}
-    assert writer.marks == {"a": Mark(2, 20), "b": Mark(7, 70)}
+    assert writer.marks.known == {"a": mark(2), "b": mark(7)}
     writer.close()
     writer = writer_of(tmp_path)
-    assert writer.marks == {"a": Mark(2, 20), "b": Mark(7, 70)}
+    assert writer.marks.known == {"a": mark(2), "b": mark(7)}
     writer.commit([batch(3, stream="a")])
     writer.close()
-    assert writer_of(tmp_path).marks == {"a": Mark(3, 30), "b": Mark(7, 70)}
+    assert writer_of(tmp_path).marks.known == {"a": mark(3), "b": mark(7)}
 
 
 def test_a_segment_is_sealed_at_its_size(tmp_path):
@@ -324,7 +324,7 @@ def test_nothing_of_a_failed_sync_is_ever_there(tmp_path, fail):
     writer.commit([batch(3)])
     assert [segment.serial for segment in reader.segments(tmp_path)] == [1, 2]
     assert read(tmp_path) == lines_of([1, 3])
-    assert writer.marks == {}
+    assert writer.marks.known == {}
     writer.close()
     assert read(tmp_path) == lines_of([1, 3])
 

@@ -207,7 +207,7 @@ def test_the_tables_have_what_was_asked_for():
     assert table["raw"] == "120.0 kB"
     assert table["wire"] == "20.0 kB"
     assert table["ratio"] == "6.0×"
-    assert table["entries/s"] == "100"
+    assert table["entries/s, mean"] == "100"
     assert table["entries waiting"] == "200"
     assert {"batches", "reconnects", "errors", "time"} <= table.keys()
     metrics = ReceiverMetrics(now=0.0)

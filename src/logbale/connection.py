@@ -54,6 +54,8 @@ class Connection(asyncio.Protocol):
         self._unsettled = 0
         self._bad_frames = 0
         self._at_end = False
+        self._error: ProtocolError | None = None
+        """The stream is unsound behind the frames that wait."""
         self._live = Liveness(0.0)
         self._stream: Stream | None = None
         self._contexts: dict[Algorithm, ContextDecompressor] = {}
@@ -78,16 +80,16 @@ class Connection(asyncio.Protocol):
                 self._receiver.reserve(frame.wire_bytes)
                 self._frames.append(frame)
         except ProtocolError as error:
-            self._break(error)
+            self._end_with(error)
         self._work()
 
     def eof_received(self) -> bool:
         try:
             self._decoder.close()
         except ProtocolError as error:
-            self._break(error)
+            self._end_with(error)
         self._at_end = True
-        self._close_when_settled()
+        self._work()
         return True  # stays open until all that came is stored: our end of stream then tells the client so
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -184,8 +186,13 @@ class Connection(asyncio.Protocol):
         self._drop_frames()
         self.close()
 
+    def _end_with(self, error: ProtocolError) -> None:
+        """The framing is unsound: nothing more is read, and what came whole before it is still taken."""
+        self._error = self._error or error
+        self.pause()
+
     def _break(self, error: ProtocolError) -> None:
-        """The framing or the order is unsound: nothing more is read, and what came whole before it is still stored."""
+        """The peer broke the rules: it is told so, and its connection ends when all that came before is settled."""
         self._receiver.metrics.errors["protocol"] += 1
         log.warning("%s: %s; its connection is closed", self.peer, error)
         if self.session is not None:
@@ -223,7 +230,11 @@ class Connection(asyncio.Protocol):
             except ProtocolError as error:
                 self._receiver.release(frame.wire_bytes)
                 self._drop_frames()
+                self._error = None
                 self._break(error)
+        if self._error is not None and not self._frames and self._working is None:
+            error, self._error = self._error, None
+            self._break(error)
         self._close_when_settled()
 
     def _worked(self) -> None:
@@ -387,11 +398,9 @@ class Connection(asyncio.Protocol):
     def _undecodable(self, batch: SequencedBatch, stream: Stream, error: DecompressionError) -> None:
         """A flipped bit on the way, most likely: sent again, alone. A batch that fails alone twice never decodes."""
         self._receiver.metrics.frame_refused(error.reason)
-        if not batch.continued and stream.failed_alone == batch.sequence:
+        if not batch.continued and self._receiver.streams.failed_before(stream.name, batch.sequence):
             self._reject(batch, stream, str(error))
             return
-        if not batch.continued:
-            stream.failed_alone = batch.sequence
         self._receiver.release(batch.wire_bytes)
         self._fail("decode", f"batch {batch.sequence}: {error}")
 

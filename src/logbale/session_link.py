@@ -27,6 +27,7 @@ CONNECT_TIMEOUT = 10.0
 STEADY_SECONDS = 30.0
 """So long a lost receiver is tried every second; after that the delays grow."""
 
+FIRST_DELAY = 1.0
 LONGEST_DELAY = 30.0
 
 
@@ -80,7 +81,7 @@ class SessionLink:
             await self._sleep(delay)
 
     def _new_delays(self) -> Iterator[float]:
-        return delays(first=1.0, longest=LONGEST_DELAY, chance=self._chance, steady=STEADY_SECONDS)
+        return delays(first=FIRST_DELAY, longest=LONGEST_DELAY, chance=self._chance, steady=STEADY_SECONDS)
 
     async def finish(self, timeout: float) -> bool:
         """True: run() returns only when the receiver has everything."""

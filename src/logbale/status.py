@@ -111,7 +111,7 @@ def _weights(totals: Totals, entries_per_second: float) -> list[tuple[str, str]]
         ("raw", size(totals.raw_bytes)),
         ("wire", size(totals.wire_bytes)),
         ("ratio", ratio(totals.ratio)),
-        ("entries/s", rate(entries_per_second).removesuffix("/s")),
+        ("entries/s, mean", rate(entries_per_second).removesuffix("/s")),
     ]
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from typing import Protocol
 
 from logbale.errors import ProtocolError
 from logbale.sinks import Mark, Sink
+
+
+MAX_FAILED = 1000
 
 
 class Writer(Protocol):
@@ -24,8 +28,6 @@ class Stream:
         self.writer: Writer | None = None
         self.accepted = mark.sequence
         self.durable = mark.sequence
-        self.failed_alone = 0
-        """A sequence whose stand-alone body did not decode: the second time it is rejected."""
         self._pending = 0
         self._settled = asyncio.Event()
         self._settled.set()
@@ -59,6 +61,7 @@ class Streams:
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
         self._streams: dict[str, Stream] = {}
+        self._failed: OrderedDict[str, int] = OrderedDict()
 
     def claim(self, name: str, writer: Writer) -> Stream:
         """Makes `writer` the one writer of the stream; an older one is superseded.
@@ -80,6 +83,18 @@ class Streams:
         if stream.writer is writer:
             stream.writer = None
         self.forget_if_idle(stream)
+
+    def failed_before(self, name: str, sequence: int) -> bool:
+        """Whether this batch of a stream failed to decode on its own once already; from now on it has.
+
+        Of MAX_FAILED streams at a time: to forget one costs no more than another attempt.
+        """
+        if self._failed.pop(name, None) == sequence:
+            return True
+        self._failed[name] = sequence
+        if len(self._failed) > MAX_FAILED:
+            self._failed.popitem(last=False)
+        return False
 
     def forget_if_idle(self, stream: Stream) -> None:
         """The sink's mark says all there is to know of a stream that is not in use."""

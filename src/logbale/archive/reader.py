@@ -82,7 +82,7 @@ class ArchiveFollower:
         self._reader: SegmentReader | None = None
         self._serial = -1
         if from_end and (present := segments(path)):
-            self._serial, self._reader = present[-1].serial, _open(present[-1])
+            self._serial, self._reader = present[-1].serial, open_segment(present[-1])
             while self._reader is not None and self._reader.read() is not None:
                 pass
 
@@ -119,7 +119,7 @@ class ArchiveFollower:
             if self._reader is not None:
                 _report_end(self._reader, self._on_damage)
                 self.close()
-            self._serial, self._reader = later[0].serial, _open(later[0])
+            self._serial, self._reader = later[0].serial, open_segment(later[0])
 
     def _read(self) -> Block | None:
         return next(_sound_blocks(self._reader, self._on_damage), None) if self._reader is not None else None
@@ -149,8 +149,8 @@ class _Span:
         return (self.since is None or first >= self.since) and (self.until is None or last < self.until)
 
 
-def _open(segment: SegmentPath) -> SegmentReader | None:
-    """A reader of it, also where it has been sealed since it was listed; None where it has been removed."""
+def open_segment(segment: SegmentPath) -> SegmentReader | None:
+    """A reader of it, also where it has been sealed since it was listed; None where it is gone. Raises StorageError."""
     for path in (segment.path, segment.sealed_path):
         try:
             return SegmentReader(path)
@@ -161,7 +161,7 @@ def _open(segment: SegmentPath) -> SegmentReader | None:
 
 def _readers(path: Path) -> Iterator[SegmentReader]:
     for segment in segments(path):
-        reader = _open(segment)
+        reader = open_segment(segment)
         if reader is not None:
             yield reader
 

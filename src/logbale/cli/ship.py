@@ -189,8 +189,9 @@ async def _run(loaded: Loaded, source: Source, progress: Progress) -> int:
         raise UnavailableError(f"everything was sent, but {receiver} has not confirmed that it is stored")
     entries = count(report.left_entries, "entry", "entries")
     batches = count(report.left_batches, "batch", "batches")
+    verb = "was" if report.left_entries == 1 else "were"
     raise UnavailableError(
-        f"{entries} in {batches} were not delivered to {receiver} within DRAIN_TIMEOUT, {settings.drain_timeout:g} s"
+        f"{entries} in {batches} {verb} not delivered to {receiver}; DRAIN_TIMEOUT is {settings.drain_timeout:g} s"
     )
 
 

@@ -59,13 +59,13 @@ def as_text(value: object) -> str:
 def _setting(field: inspect.Field, annotation: Any) -> Setting:
     assert isinstance(field.type, inspect.Metadata)
     extra: dict[str, Any] = field.type.extra or {}
-    switch = field.name.removesuffix("_enabled").replace("_", "-")
+    stem = field.name.removesuffix("_enabled").replace("_", "-")
     if extra.get("address"):
         flags: tuple[str, ...] = ("--listen", "--to")
     elif isinstance(field.type.type, inspect.BoolType):
-        flags = (f"--{switch}/--no-{switch}",)
+        flags = (f"--{stem}/--no-{stem}",)
     else:
-        flags = (f"--{switch}", *extra.get("flags", ()))
+        flags = (f"--{stem}", *extra.get("flags", ()))
     return Setting(
         name=field.name,
         type=field.type.type,

@@ -17,14 +17,12 @@ import msgspec
 
 from logbale.durable import sync_directory
 from logbale.spool import format
+from logbale.spool.catalogue import DAMAGED, Catalogue
 from logbale.spool.format import BATCH, SNAPSHOT, Damage, Found, NotARecord, Skip, Snapshot
 from logbale.spool.segment import Index, Segment, read_snapshot, segment_files, unfinished_files
-from logbale.spool.state import State
+from logbale.spool.state import ACKNOWLEDGED, State
 
 DAMAGED_DIRECTORY = "damaged"
-DAMAGED = "damaged"
-"""The reason of a skip for batches that the disk lost."""
-
 logger = logging.getLogger(__name__)
 
 
@@ -65,21 +63,22 @@ def recover(directory: Path, new_stream: Callable[[], str]) -> Recovered | None:
         return None
     next_serial = max(max(part.serial, _named(part.path)) for part in parts) + 1
     parts.sort(key=lambda part: part.serial)
-    torn_bytes, damaged = _settle_newest(parts[-1], directory)
+    torn_bytes = _settle_newest(parts[-1], directory)
     sync_directory(directory)
     # The last snapshot that can be read, and every record after it.
     base = max((number for number, part in enumerate(parts) if part.snapshot is not None), default=0)
     snapshot = parts[base].snapshot
     state = State(snapshot) if snapshot is not None else _fresh(parts, new_stream)
     segments = _older(parts[:base])
-    for part in parts[base:]:
-        segments.append(_replay(part, state))
-        damaged += sum(isinstance(one, Damage) or not one.is_sound for one in part.read())
+    segments += [_replay(part, state) for part in parts[base:]]
     _settle_ends(segments, state)
-    found = Recovered(state, segments, next_serial, torn_bytes, damaged, history_lost=snapshot is None)
-    _skip_what_is_missing(found, replayed=len(parts) - base)
+    if snapshot is None:
+        state.first = max(state.first, segments[0].start)
+        state.counts = {ACKNOWLEDGED: Catalogue(segments).before(state.first)}
+    damaged = sum(map(_is_bad, (one for part in parts[base:] for one in part.read())))
+    damaged += _skip_what_is_missing(state, segments, replayed=len(parts) - base)
     state.settle()
-    return found
+    return Recovered(state, segments, next_serial, torn_bytes, damaged, history_lost=snapshot is None)
 
 
 def set_aside(directory: Path, name: str, data: bytes) -> None:
@@ -106,8 +105,8 @@ def _part(serial: int, path: Path) -> _Part:
     return _Part(snapshot.serial, path, snapshot)
 
 
-def _settle_newest(part: _Part, directory: Path) -> tuple[int, int]:
-    """Cuts the torn tail and makes the rest durable; the bytes cut, and the damaged places that stay (set aside)."""
+def _settle_newest(part: _Part, directory: Path) -> int:
+    """Cuts the torn tail and makes the rest durable; the bytes cut. Damage that stays is set aside."""
     records = part.read()
     # What a record says of the file before it was true when it was written; so was the snapshot, before it had a name.
     known = [one.header.synced for one in records if isinstance(one, Found) and one.is_sound]
@@ -134,7 +133,7 @@ def _settle_newest(part: _Part, directory: Path) -> tuple[int, int]:
                 )
     finally:
         os.close(fd)
-    return size - end, 0
+    return size - end
 
 
 def _is_bad(record: Found | Damage) -> bool:
@@ -147,9 +146,7 @@ def _fresh(parts: list[_Part], new_stream: Callable[[], str]) -> State:
     if not headers:
         return State.new(new_stream())
     lowest = min(headers, key=lambda header: header.position)
-    state = State.new(new_stream(), position=lowest.position, before=lowest.before)
-    state.epoch = max(header.position for header in headers) + 1
-    return state
+    return State.new(new_stream(), position=lowest.position, before=lowest.before)
 
 
 def _older(parts: list[_Part]) -> list[Segment]:
@@ -179,12 +176,10 @@ def _replay(part: _Part, state: State) -> Segment:
         found = [one.header for one in records if isinstance(one, Found)]
         start, before = (found[0].position, found[0].before) if found else (state.next, state.before)
     segment = Segment(part.path, part.serial, size, start=start, before=before)
-    base, epoch, fresh = state.base, state.epoch, part.snapshot is None and state.first
     for one in records:
         if isinstance(one, Found) and one.header.kind != SNAPSHOT and one.header.position >= state.next:
             with suppress(NotARecord):
                 state.replay(one.header, format.decode_delta(one.meta))
-    del base, epoch, fresh
     segment.index = Index.of(records, start, state.next)
     return segment
 
@@ -197,5 +192,24 @@ def _settle_ends(segments: list[Segment], state: State) -> None:
         segments[-1].end, segments[-1].end_before = state.next, state.before
 
 
-def _skip_what_is_missing(found: Recovered, *, replayed: int) -> None:
-    """Counts and skips what is not there: before the first segment, and within those that were read."""
+def _skip_what_is_missing(state: State, segments: list[Segment], *, replayed: int) -> int:
+    """Skips what is not there: before the first segment, and in the last `replayed` ones. The number of places."""
+    skipped = 0
+    catalogue = Catalogue(segments)
+    if segments and state.first < segments[0].start:
+        first, last = state.first, segments[0].start - 1
+        waiting = state.before - segments[0].before
+        if any(state.skip_at(position) is None for position in (first, last)):
+            state.skip(Skip(first, last, max(0, state.spooled - waiting), DAMAGED))
+            skipped += 1
+    for segment in segments[len(segments) - replayed :]:
+        assert segment.index is not None
+        for first, last in segment.index.gaps(max(segment.start, state.first), segment.end):
+            position = first
+            while position <= last:
+                skip = state.skip_at(position)
+                if skip is None:
+                    skip = catalogue.missing(position, state)
+                    state.skip(skip)
+                position = skip.last + 1
+    return skipped

@@ -1,0 +1,87 @@
+"""Runs the command line as its users do: in processes of its own, without the settings of the test run."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+from logbale.config import SETTINGS
+
+LOGBALE = (sys.executable, "-m", "logbale")
+CLEAN = {
+    name: value
+    for name, value in os.environ.items()
+    if name not in {setting.variable for setting in SETTINGS.values()} | {"LOGBALE_CONFIG", "NO_COLOR"}
+}
+
+
+def logbale_run(*arguments, command=LOGBALE, input=None, cwd=None, **environ):
+    """The finished process, its output as text."""
+    return subprocess.run(
+        [*command, *map(str, arguments)],
+        input=input,
+        cwd=cwd,
+        env=CLEAN | environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+class Process:
+    """A process that runs on; what it says on standard error is in a file."""
+
+    def __init__(self, directory, *command, cwd=None, **environ):
+        self.messages = directory / f"messages-{len(list(directory.glob('messages-*')))}"
+        with self.messages.open("wb") as messages:
+            self.process = subprocess.Popen(
+                list(map(str, command)),
+                cwd=cwd,
+                env=CLEAN | environ,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=messages,
+                text=True,
+            )
+
+    def says(self, pattern):
+        """Waits until it has said something that matches; the match."""
+        deadline = time.monotonic() + 30
+        while (match := re.search(pattern, self.messages.read_text())) is None:
+            assert self.process.poll() is None, self.messages.read_text()
+            assert time.monotonic() < deadline, self.messages.read_text()
+            time.sleep(0.01)
+        return match
+
+    def end(self, number=signal.SIGTERM):
+        """Sends a signal; the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(30)
+
+
+@contextlib.contextmanager
+def running(*arguments):
+    process = Process(*arguments[:1], *LOGBALE, *arguments[1:])
+    try:
+        yield process
+    finally:
+        process.process.kill()
+        process.process.communicate()
+
+
+@contextlib.contextmanager
+def receiver(directory, *arguments, host="127.0.0.1"):
+    """A receiver with its archive in `directory`/archive; its `address` is HOST:PORT."""
+    archive = directory / "archive"
+    with running(directory, "receive", "--listen", f"{host}:0", "--archive", archive, *arguments) as process:
+        process.address = process.says(r"listening on (\S+)")[1]
+        yield process
+
+
+def entries(text):
+    return [json.loads(line) for line in text.splitlines()]

@@ -1,0 +1,183 @@
+"""logbale cat, and what commands show on a terminal."""
+
+import contextlib
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import termios
+
+import msgspec
+import pytest
+from archive_batches import batch, lines_of, writer_of
+from cli_process import CLEAN, LOGBALE, entries, logbale_run, receiver, running
+
+from logbale.cli import app
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """Entries 0 to 9 in two sealed segments of one archive; one a second from 2026-11-24T20:00:00Z on."""
+    directory = tmp_path / "archive"
+    for numbers in (range(5), range(5, 10)):
+        writer = writer_of(directory)
+        writer.commit([batch(*numbers)])
+        writer.close()
+    return directory
+
+
+@pytest.fixture
+def cat(capfd):
+    """Runs `logbale cat` in this process; the numbers of the entries that it prints."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            app(["cat", *map(str, arguments)])
+        printed = capfd.readouterr()
+        assert (ended.value.code, printed.err) == (0, "")
+        return [entry["n"] for entry in entries(printed.out)]
+
+    return run
+
+
+def test_cat_prints_entries_as_they_were_stored(archive):
+    """Byte for byte, in order; ARCHIVE_DIR says which archive where no PATH does."""
+    printed = logbale_run("cat", ARCHIVE_DIR=str(archive)).stdout.encode()
+    assert printed == b"".join(line + b"\n" for line in lines_of(range(10)))
+
+
+def test_cat_takes_a_span_of_time(archive, cat):
+    """From `since` on, before `until`; with an offset or without."""
+    assert cat(archive, "--since", "2026-11-24T20:00:03Z", "--until", "2026-11-24T21:00:05+01:00") == [3, 4]
+    assert cat(archive, "--until", "2026-11-24T20:00:02") == [0, 1]
+    assert cat(archive, "--since", "2026-11-25") == []
+
+
+def test_cat_takes_the_last_ones(archive, cat):
+    """After all other choices."""
+    assert cat(archive, "-n", 2) == [8, 9]
+    assert cat(archive, "-n", 0) == []
+    assert cat(archive, "-n", 2, "--until", "2026-11-24T20:00:05Z") == [3, 4]
+
+
+def write_entries(directory, *lines):
+    """An archive with these lines, all of the same time."""
+    time_of_all = "2026-11-24T20:00:00.000000Z"
+    one = msgspec.structs.replace(
+        batch(0), ndjson=b"".join(line + b"\n" for line in lines), count=len(lines), first=time_of_all, last=time_of_all
+    )
+    writer = writer_of(directory)
+    writer.commit([one])
+    writer.close()
+
+
+def test_cat_chooses_by_level_and_text(tmp_path, cat):
+    """Levels by any of their names; text however its writer escaped it."""
+    write_entries(
+        tmp_path / "archive",
+        b'{"n":1,"level":"WARN","message":"caf\\u00e9 \\"x\\""}',
+        b'{"n":2,"level":"error","message":"a\\/b"}',
+        b'{"n":3,"level":7}',
+        b'{"n":4,"message":"caf\xc3\xa9"}',
+    )
+    assert cat(tmp_path / "archive", "--level", "warning", "--level", "ERROR") == [1, 2]
+    assert cat(tmp_path / "archive", "--grep", "café") == [1, 4]
+    assert cat(tmp_path / "archive", "--grep", "a/b") == [2]
+    assert cat(tmp_path / "archive", "--grep", '"x"') == [1]
+    assert cat(tmp_path / "archive", "--grep", '"level":7') == [3]
+    assert cat(tmp_path / "archive", "--grep", "café", "--level", "warn") == [1]
+
+
+def test_cat_names_damage_and_goes_on(archive):
+    """The sound segment is printed, the exit code is 1."""
+    [first, _] = sorted(archive.glob("*/*.zst"))
+    content = bytearray(first.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    first.write_bytes(content)
+    ended = logbale_run("cat", archive)
+    assert ended.returncode == 1
+    assert [entry["n"] for entry in entries(ended.stdout)] == [5, 6, 7, 8, 9]
+    assert ended.stderr.startswith(f"logbale: {first}: damaged at byte")
+
+
+def test_cat_ends_quietly_where_nobody_reads_on(archive):
+    """`logbale cat | head -1` is no error."""
+    with subprocess.Popen(
+        [*LOGBALE, "cat", archive], env=CLEAN, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.close()
+        assert (process.wait(30), process.stderr.read()) == (0, b"")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_cat_says_when_its_output_is_full(archive):
+    """74, not a silent half."""
+    with open("/dev/full", "wb") as full:
+        ended = subprocess.run(
+            [*LOGBALE, "cat", archive], env=CLEAN, stdout=full, stderr=subprocess.PIPE, timeout=60, check=False
+        )
+    assert (ended.returncode, ended.stderr) == (74, b"logbale: standard output: No space left on device\n")
+
+
+def test_cat_follows_until_it_is_interrupted(archive):
+    """The last of what is there, then what comes; Ctrl-C ends it without a word."""
+    with running(archive, "cat", archive, "-f", "-n", 1) as following:
+        lines = following.process.stdout
+        assert json.loads(lines.readline())["n"] == 9
+        writer = writer_of(archive)
+        for number in (10, 11):
+            writer.commit([batch(number)])
+            assert json.loads(lines.readline())["n"] == number
+        writer.close()
+        assert following.end(signal.SIGINT) == 130
+        assert following.messages.read_text() == ""
+
+
+# Terminals
+
+
+def on_terminal(*arguments, **environ):
+    """What a command shows on a terminal, and its exit code."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    process = subprocess.Popen(
+        [*LOGBALE, *map(str, arguments)],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=CLEAN | {"TERM": "xterm-256color"} | environ,
+    )
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # how Linux says that the other end has closed
+        while select.select([ours], [], [], 30)[0] and (some := os.read(ours, 65536)):
+            shown += some
+    os.close(ours)
+    return shown.decode(), process.wait(30)
+
+
+def test_a_terminal_gets_colours_and_nothing_hostile(tmp_path):
+    """NO_COLOR takes the colours away; JSON stays JSON, with what a terminal obeys escaped."""
+    write_entries(tmp_path / "archive", b'{"level":"ERROR","message":"a \xc2\x9b31m \xe2\x80\xae b"}')
+    shown, code = on_terminal("cat", tmp_path / "archive", "--pretty")
+    assert code == 0
+    assert shown == "\x1b[2m-\x1b[0m \x1b[31mERROR   \x1b[0m a \\x9b31m \\u202e b\r\n"
+    shown, _ = on_terminal("cat", tmp_path / "archive", "--pretty", NO_COLOR="1")
+    assert shown == "- ERROR    a \\x9b31m \\u202e b\r\n"
+    shown, _ = on_terminal("cat", tmp_path / "archive")
+    assert shown == '{"level":"ERROR","message":"a \\u009b31m \\u202e b"}\r\n'
+
+
+def test_finite_work_shows_its_progress_on_a_terminal(tmp_path):
+    """Share, entries, speed, ratio, what waits; the table follows."""
+    with receiver(tmp_path) as receiving:
+        shown, code = on_terminal("ship", "--demo", "--rate", 500, "--run-time", 0.8, "--to", receiving.address)
+        assert receiving.end() == 0
+    assert code == 0
+    assert re.search(r"shipping .*\d+ %  [\d,]+ entries  [\d,.]+/s  [\d.]+×  \d+ waiting", shown)
+    assert "entries delivered" in shown

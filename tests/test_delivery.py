@@ -1,0 +1,498 @@
+"""Exactly once, over real sockets: whatever happens to the connection, each entry is stored once and in order."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import random
+
+import base_client
+import pytest
+from proxy import Proxy
+
+from logbale import session_link
+from logbale.config import Settings
+from logbale.log_shipper import LogShipper
+from logbale.messages import Goaway, Hello, encode_message
+from logbale.metrics import ReceiverMetrics
+from logbale.models import Chunk
+from logbale.protocol import Algorithm, Flag, FrameDecoder, encode_header
+from logbale.session import batch_crc, encode_batch
+from logbale.sinks import ReceivedBatch, Stored
+from logbale.sinks.null import NullSink
+from logbale.spool_queue import MemoryStore
+from logbale.tcp_server import TCPLogReceiver
+
+
+class KeepingSink(NullSink):
+    """Keeps every entry and every item; may be told to wait."""
+
+    def __init__(self):
+        super().__init__()
+        self.items = []
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def commit(self, items):
+        await self.open.wait()
+        await super().commit(items)
+        self.items += items
+        return [Stored() for _ in items]
+
+    @property
+    def numbers(self):
+        batches = [item for item in self.items if isinstance(item, ReceivedBatch)]
+        return [json.loads(line)["n"] for batch in batches for line in batch.ndjson.splitlines()]
+
+
+class Numbers:
+    """A source of numbered entries, some long enough to make batches of every size; then it ends or waits."""
+
+    def __init__(self, count, then="end"):
+        self.count = count
+        self.then = then
+
+    async def chunks(self):
+        for n in range(self.count):
+            entry = {"n": n, "message": f"request {n * 7919 % 1000} took {n * 31 % 97} ms" * (1 + n % 5)}
+            yield Chunk(entries=[entry], sizes=[100])
+            if n % 100 == 0:
+                await asyncio.sleep(0)
+        if self.then == "wait":
+            await asyncio.Event().wait()
+
+    def counts(self):
+        return {}
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    """Reconnects do not wait: a test of a hundred cuts is no test of patience."""
+    monkeypatch.setattr(session_link, "FIRST_DELAY", 0.001)
+    monkeypatch.setattr(session_link, "LONGEST_DELAY", 0.001)
+
+
+@contextlib.asynccontextmanager
+async def receiver(sink=None, **settings):
+    server = TCPLogReceiver(
+        Settings(server_host="127.0.0.1", server_port=0, **settings), sink or KeepingSink(), ReceiverMetrics(now=0.0)
+    )
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop(deadline=0.0)
+
+
+def shipper(port, source, **settings):
+    options = {"batch_size": 10, "compression_algorithm": "zstd", "drain_timeout": 20.0, **settings}
+    return LogShipper(Settings(server_host="127.0.0.1", server_port=port, **options), source)
+
+
+async def eventually(condition):
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+async def ship_through(plans, *, count=200, **settings):
+    """Ships numbered entries through a proxy with these plans; returns the report, the proxy and the receiver."""
+    async with receiver() as server, Proxy(server.address[1], plans) as proxy:
+        report = await shipper(proxy.port, Numbers(count), **settings).run()
+        assert report.delivered
+        assert report.snapshot.read_entries == report.snapshot.delivered_entries == count
+        assert server.sink.numbers == list(range(count))
+        totals = server.metrics.snapshot(1.0)
+        assert totals.received.entries == totals.stored_entries + totals.duplicate_entries
+        assert totals.in_flight_bytes == 0
+        return report, proxy, server
+
+
+@pytest.mark.parametrize("algorithm", ["gzip", "zlib", "zstd", "none"])
+@pytest.mark.parametrize("context", ["stream", "batch"])
+def test_a_session_delivers_and_acknowledges(run, algorithm, context):
+    """Each algorithm, in a context and batch by batch."""
+
+    async def scenario():
+        await ship_through([], compression_algorithm=algorithm, compression_context=context)
+
+    run(scenario)
+
+
+def test_a_connection_cut_at_any_byte_costs_no_entry(run):
+    """F12: cut after so many bytes in either direction, again and again; each entry is stored once."""
+
+    async def scenario():
+        _, proxy, _ = await ship_through([])
+        seed = random.randrange(10**6)
+        print("seed", seed)
+        chance = random.Random(seed)
+        for direction, total in proxy.passed.items():
+            for _ in range(6):
+                cuts = [{"cut": (direction, chance.randrange(1, total))} for _ in range(5)]
+                _, harmed, _ = await ship_through(cuts)
+                assert harmed.bites > 0
+
+    run(scenario)
+
+
+@pytest.mark.slow
+def test_a_connection_cut_at_every_byte_of_its_beginning(run):
+    """Hello, welcome and the first batch: no offset is special."""
+
+    async def scenario():
+        _, whole, _ = await ship_through([], count=30)
+        for direction, end in whole.passed.items():
+            for offset in range(1, end, 5):
+                _, proxy, _ = await ship_through([{"cut": (direction, offset)}], count=30)
+                assert proxy.bites == 1
+
+    run(scenario)
+
+
+def test_one_byte_slices_change_nothing(run):
+    """F17: the slowest possible network delivers the same."""
+
+    async def scenario():
+        await ship_through([{"slices": True}])
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("context", ["stream", "batch"])
+def test_a_flipped_bit_is_always_noticed(run, context):
+    """F18: inside frames and headers, in contexts and outside; the batch is sent again and stored as it was."""
+
+    async def scenario():
+        _, proxy, _ = await ship_through([], count=60, compression_context=context)
+        seed = random.randrange(10**6)
+        print("seed", seed)
+        chance = random.Random(seed)
+        hello = 200  # the hello is text that a flipped bit may leave valid: another host name harms nobody
+        noticed = 0
+        for _ in range(40):
+            flip = {"flip": ("up", chance.randrange(hello, proxy.passed["up"]), chance.randrange(8))}
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(10):
+                    _, harmed, _ = await ship_through([flip], count=60, compression_context=context)
+                    noticed += harmed.bites and harmed.connections > 1
+        assert noticed >= 30  # a flip in a status or in a length may take its time, and one in the last bytes its end
+
+    run(scenario)
+
+
+def test_lost_acks_lead_to_duplicates_that_are_counted_and_not_stored(run):
+    """F13: the receiver has stored what the shipper sends again."""
+
+    async def scenario():
+        async with receiver() as server, Proxy(server.address[1]) as proxy:
+            running = shipper(proxy.port, Numbers(100, then="wait"))
+            # The welcome passes; the acks do not.
+            proxy.plans = [{"cut": ("down", 260)}]
+            task = asyncio.create_task(running.run())
+            await eventually(lambda: running.snapshot().delivered_entries == 100)
+            assert server.sink.numbers == list(range(100))
+            assert proxy.bites == 1
+            running.stop()
+            assert (await task).delivered
+
+    run(scenario)
+
+
+def test_the_ack_waits_for_the_sink(run):
+    """Nothing is called delivered before it is durable."""
+
+    async def scenario():
+        async with receiver() as server:
+            server.sink.open.clear()
+            running = shipper(server.address[1], Numbers(50, then="wait"))
+            task = asyncio.create_task(running.run())
+            await eventually(lambda: server.metrics.received.entries == 50)
+            await asyncio.sleep(0.05)
+            assert running.snapshot().delivered_entries == 0
+            server.sink.open.set()
+            await eventually(lambda: running.snapshot().delivered_entries == 50)
+            running.stop()
+            assert (await task).delivered
+
+    run(scenario)
+
+
+def test_a_receiver_that_restarts_is_found_again_and_nothing_is_stored_twice(run):
+    """The marks live in the sink; what was not acknowledged comes again."""
+
+    async def scenario():
+        sink = KeepingSink()
+        async with receiver(sink) as first:
+            port = first.address[1]
+            running = shipper(port, Numbers(500, then="wait"), batch_size=7)
+            task = asyncio.create_task(running.run())
+            await eventually(lambda: len(sink.numbers) > 50)
+        settings = Settings(server_host="127.0.0.1", server_port=port)
+        again = TCPLogReceiver(settings, sink, ReceiverMetrics(now=0.0))
+        await again.start()
+        await eventually(lambda: running.snapshot().delivered_entries == 500)
+        running.stop()
+        assert (await task).delivered
+        assert sink.numbers == list(range(500))
+        await again.stop(deadline=0.0)
+
+    run(scenario)
+
+
+def test_a_second_connection_supersedes_the_first(run):
+    """F30: a half-open connection must not block a reconnect, and a clone cannot interleave."""
+
+    async def scenario():
+        async with receiver() as server:
+            first, second = [await asyncio.open_connection(*server.address) for _ in range(2)]
+            for reader, writer in (first, second):
+                writer.write(encode_message(Hello(1, "web-1", 1)))
+                assert (await next_message(reader))["type"] == "welcome"
+            assert (await next_message(first[0]))["code"] == "superseded"
+            assert await first[0].read() == b""
+            raw = b'[{"n":1}]'
+            second[1].write(encode_batch(1, len(raw), batch_crc(1, raw), raw, Algorithm.NONE))
+            assert await next_message(second[0]) == {"type": "ack", "last": 1}
+            for _, writer in (first, second):
+                writer.transport.abort()
+            await asyncio.sleep(0)
+
+    run(scenario)
+
+
+def test_a_welcome_waits_for_the_batches_of_the_older_connection(run):
+    """What waits in a group commit when a stream is taken over is neither lost nor stored twice."""
+
+    async def scenario():
+        async with receiver() as server:
+            raw = b'[{"n":1}]'
+            batch = encode_batch(1, len(raw), batch_crc(1, raw), raw, Algorithm.NONE)
+            first = await asyncio.open_connection(*server.address)
+            first[1].write(encode_message(Hello(1, "web-1", 1)))
+            await next_message(first[0])
+            server.sink.open.clear()
+            first[1].write(batch)
+            await eventually(lambda: server.metrics.received.entries == 1)
+            second = await asyncio.open_connection(*server.address)
+            second[1].write(encode_message(Hello(1, "web-1", 1)))
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(second[0].readexactly(5)), 0.05)
+            server.sink.open.set()
+            await asyncio.sleep(0.05)
+            assert server.sink.numbers == [1]
+            for _, writer in (first, second):
+                writer.transport.abort()
+            await asyncio.sleep(0)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("raw", [b"not json", b"[]", b"[7]", b'[{"a":' + b"[" * 70 + b"]" * 70 + b"}]"])
+def test_a_batch_that_can_never_be_stored_is_rejected_in_its_place(run, raw):
+    """Its sequence is consumed, its neighbours are stored, and the shipper hears the reason before the ack."""
+
+    async def scenario():
+        async with receiver() as server:
+            reader, writer = await asyncio.open_connection(*server.address)
+            writer.write(encode_message(Hello(1, "web-1", 1)))
+            await next_message(reader)
+            for sequence, body in ((1, b'[{"n":1}]'), (2, raw), (3, b'[{"n":3}]')):
+                writer.write(encode_batch(sequence, len(body), batch_crc(sequence, body), body, Algorithm.NONE))
+            heard = []
+            while not heard or heard[-1] != {"type": "ack", "last": 3}:
+                heard.append(await next_message(reader))
+            rejected = [message["sequence"] for message in heard if message["type"] == "reject"]
+            assert rejected == [2]
+            assert server.sink.numbers == [1, 3]
+            writer.transport.abort()
+            await asyncio.sleep(0)
+
+    run(scenario)
+
+
+def test_a_stand_alone_batch_that_does_not_decode_is_asked_for_once_more_and_then_rejected(run):
+    """The first failure may be the network's; the second is the batch's own."""
+
+    async def scenario():
+        async with receiver() as server:
+            for attempt in range(2):
+                reader, writer = await asyncio.open_connection(*server.address)
+                writer.write(encode_message(Hello(1, "web-1", 1)))
+                await next_message(reader)
+                writer.write(encode_batch(1, 9, 12345, b'[{"n":1}]', Algorithm.NONE))
+                answer = await next_message(reader)
+                assert answer["type"] == ("error" if attempt == 0 else "reject")
+                writer.transport.abort()
+            assert server.sink.mark("web-1").sequence == 1
+
+    run(scenario)
+
+
+def test_silence_is_never_a_downgrade(run, monkeypatch, caplog):
+    """A receiver that accepts and says nothing gets a hello, again and again, and never a base frame."""
+    monkeypatch.setattr("logbale.open_session.WELCOME_TIMEOUT", 0.05)
+
+    async def scenario():
+        received = []
+
+        async def serve(reader, writer):
+            received.append(await reader.read(65536))
+            while await reader.read(65536):
+                pass
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        with caplog.at_level(logging.WARNING):
+            report = await shipper(server.sockets[0].getsockname()[1], Numbers(20), drain_timeout=0.4).run()
+        assert not report.delivered
+        assert report.left_entries == 20
+        assert len(received) >= 2
+        for data in received:
+            decoder = FrameDecoder(10_000, session=True)
+            decoder.feed(data)
+            assert [frame.flags for frame in decoder.frames()] == [Flag.CONTROL]
+        assert "SESSION_MODE=off" in caplog.text
+        server.close()
+
+    run(scenario)
+
+
+def test_session_mode_off_speaks_the_base_protocol(run):
+    """The receiver stores it too, and knows no stream of it."""
+
+    async def scenario():
+        async with receiver() as server:
+            report = await shipper(server.address[1], Numbers(100), session_mode="off").run()
+            assert report.delivered
+            assert server.sink.numbers == list(range(100))
+            assert {item.stream for item in server.sink.items} == {""}
+
+    run(scenario)
+
+
+def test_base_clients_keep_working_beside_sessions(run):
+    """On the same port, at the same time."""
+
+    async def scenario():
+        async with receiver() as server:
+            base = asyncio.to_thread(base_client.send_everything, server.address)
+            report, sent = await asyncio.gather(shipper(server.address[1], Numbers(300)).run(), base)
+            assert report.delivered
+            entries = [json.loads(line) for item in server.sink.items for line in item.ndjson.splitlines()]
+            assert [entry["n"] for entry in entries if "n" in entry] == list(range(300))
+            assert [entry["number"] for entry in entries if "number" in entry] == list(range(sent))
+
+    run(scenario)
+
+
+def test_a_copied_spool_is_noticed_and_takes_a_new_name(run, caplog):
+    """Two shippers with one stream: the second one's entries are not taken for duplicates of the first's."""
+
+    async def scenario():
+        async with receiver() as server:
+            for start in (0, 1000):
+                settings = Settings(server_host="127.0.0.1", server_port=server.address[1], batch_size=10)
+                source = Numbers(30)
+                source.count = 30
+                report = await LogShipper(settings, Shifted(source, start), store=MemoryStore("twin")).run()
+                assert report.delivered
+            assert server.sink.numbers == [*range(30), *range(1000, 1030)]
+            assert len({item.stream for item in server.sink.items}) == 2
+
+    with caplog.at_level(logging.ERROR):
+        run(scenario)
+    assert "another history" in caplog.text
+
+
+class Shifted:
+    """Another source's entries with other numbers."""
+
+    def __init__(self, source, start):
+        self.source = source
+        self.start = start
+
+    async def chunks(self):
+        async for chunk in self.source.chunks():
+            yield Chunk(entries=[{**entry, "n": entry["n"] + self.start} for entry in chunk.entries], sizes=chunk.sizes)
+
+    def counts(self):
+        return {}
+
+
+def test_a_lone_entry_leaves_after_the_linger(run):
+    """Where nothing is unacknowledged a partial batch does not wait for BATCH_INTERVAL."""
+
+    async def scenario():
+        async with receiver() as server:
+            running = shipper(server.address[1], Numbers(1, then="wait"), batch_interval=60.0, batch_linger=0.01)
+            task = asyncio.create_task(running.run())
+            await eventually(lambda: server.sink.numbers == [0])
+            running.stop()
+            assert (await task).delivered
+
+    run(scenario)
+
+
+def test_a_batch_larger_than_the_receiver_takes_is_a_dead_letter_and_not_a_stop(run, caplog):
+    """One bad batch, retried for ever, would block all that come after it."""
+
+    async def scenario():
+        async with receiver(max_raw_bytes=2000) as server:
+            big = {"n": 1, "message": "x" * 5000}
+            source = Scripted([[{"n": 0}], [big], [{"n": 2}]])
+            report = await shipper(server.address[1], source, batch_size=1).run()
+            assert report.snapshot.dropped_entries == 1
+            assert server.sink.numbers == [0, 2]
+
+    with caplog.at_level(logging.ERROR):
+        run(scenario)
+    assert "rejected" in caplog.text
+
+
+class Scripted:
+    """Chunks as given."""
+
+    def __init__(self, chunks):
+        self.script = chunks
+
+    async def chunks(self):
+        for entries in self.script:
+            yield Chunk(entries=entries, sizes=[100] * len(entries))
+
+    def counts(self):
+        return {}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encode_header(2, 0x80) + b"{}",
+        encode_message(Goaway("I am a receiver")),
+        encode_message(Hello(1, "web-1", 1)) + encode_message(Hello(1, "web-1", 1)),
+        encode_message(Hello(1, "web-1", 1)) + encode_header(2, 0) + b"[]",
+    ],
+)
+def test_a_session_that_breaks_the_rules_is_told_so_and_closed(run, data):
+    """The error names the rule; other connections notice nothing."""
+
+    async def scenario():
+        async with receiver() as server:
+            reader, writer = await asyncio.open_connection(*server.address)
+            writer.write(data)
+            async with asyncio.timeout(5):
+                heard = await reader.read(-1)
+            decoder = FrameDecoder(10_000, session=True)
+            decoder.feed(heard)
+            assert b'"code":"protocol"' in list(decoder.frames())[-1].payload
+            writer.transport.abort()
+            await asyncio.sleep(0)
+
+    run(scenario)
+
+
+async def next_message(reader):
+    """The next control message of a receiver."""
+    async with asyncio.timeout(5):
+        header = await reader.readexactly(5)
+        return json.loads(await reader.readexactly(int.from_bytes(header[:4], "big")))
