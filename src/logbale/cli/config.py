@@ -13,7 +13,7 @@ from logbale.config import SETTINGS
 from logbale.config.fields import as_text
 
 
-@click.group()
+@click.group(short_help="Show or check the settings")
 def config() -> None:
     """Shows or checks the settings, from the environment and a TOML file."""
 

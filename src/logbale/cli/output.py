@@ -61,7 +61,7 @@ class _Handler(logging.StreamHandler[TextIO]):
     """Writes to whatever sys.stderr is at the moment: a progress display puts itself in its place."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.setStream(sys.stderr)
+        self.stream = sys.stderr
         super().emit(record)
 
 

@@ -42,9 +42,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
     """The entries: a JSON array, byte for byte as it was sent."""
 
 
-def write_letter(
-    spool: Path, raw: bytes, *, stream: str, sequence: int, count: int, reason: str, now: float
-) -> Path:
+def write_letter(spool: Path, raw: bytes, *, stream: str, sequence: int, count: int, reason: str, now: float) -> Path:
     """Keeps a batch, durably, in a file named by its sequence; written again, it is the same file. Raises OSError."""
     directory = spool / DIRECTORY
     make_directory(directory)

@@ -54,17 +54,22 @@ class _Part(msgspec.Struct):
         return self.records
 
 
-def recover(directory: Path, new_stream: Callable[[], str]) -> Recovered | None:
-    """The spool in `directory`; None where there is none yet. Raises StorageError and OSError; it can be tried again."""
-    for leftover in unfinished_files(directory):
-        leftover.unlink()
+def recover(directory: Path, new_stream: Callable[[], str], *, repair: bool = True) -> Recovered | None:
+    """The spool in `directory`; None where there is none yet. Without `repair` nothing on disk is touched.
+
+    Raises StorageError and OSError; it can be tried again, also after a crash in the middle.
+    """
+    if repair:
+        for leftover in unfinished_files(directory):
+            leftover.unlink()
     parts = [_part(serial, path) for serial, path in segment_files(directory)]
     if not parts:
         return None
     next_serial = max(max(part.serial, _named(part.path)) for part in parts) + 1
     parts.sort(key=lambda part: part.serial)
-    torn_bytes = _settle_newest(parts[-1], directory)
-    sync_directory(directory)
+    torn_bytes = _drop_torn_tail(parts[-1])
+    if repair:
+        _make_durable(parts[-1], torn_bytes, directory)
     # The last snapshot that can be read, and every record after it.
     base = max((number for number, part in enumerate(parts) if part.snapshot is not None), default=0)
     snapshot = parts[base].snapshot
@@ -105,35 +110,39 @@ def _part(serial: int, path: Path) -> _Part:
     return _Part(snapshot.serial, path, snapshot)
 
 
-def _settle_newest(part: _Part, directory: Path) -> int:
-    """Cuts the torn tail and makes the rest durable; the bytes cut. Damage that stays is set aside."""
+def _drop_torn_tail(part: _Part) -> int:
+    """Takes unfinished writes out of what was read; their bytes."""
     records = part.read()
-    # What a record says of the file before it was true when it was written; so was the snapshot, before it had a name.
-    known = [one.header.synced for one in records if isinstance(one, Found) and one.is_sound]
-    if records and isinstance(records[0], Found) and records[0].header.kind == SNAPSHOT:
+    # What a record says of the file before it was true when it was written. The file got its name after its snapshot
+    # was durable: where not even that can be read, it is damage.
+    known = [one.header.synced for one in records if isinstance(one, Found)]
+    if records and isinstance(records[0], Found):
         known.append(records[0].end)
-    synced = max(known, default=0)
-    torn = next((number for number, one in enumerate(records) if _is_bad(one) and one.offset >= synced), len(records))
-    size = records[-1].end if records else 0
-    end = records[torn].offset if torn < len(records) else size
+    synced = max(known, default=records[-1].end if records else 0)
+    for number, one in enumerate(records):
+        if _is_bad(one) and one.offset >= synced:
+            torn_bytes = records[-1].end - one.offset
+            del records[number:]
+            return torn_bytes
+    return 0
+
+
+def _make_durable(part: _Part, torn_bytes: int, directory: Path) -> None:
+    """Cuts the torn tail, keeps other damage aside, and syncs what kill -9 may have left in the page cache."""
     fd = os.open(part.path, os.O_RDWR)
     try:
-        if not known and size:
-            end = size  # not even the snapshot can be read: that is damage, for a name comes after the snapshot
-        elif end < size:
-            os.ftruncate(fd, end)
-            logger.warning("%s: cut %d bytes of an unfinished write", part.path, size - end)
-            del records[torn:]
+        if torn_bytes:
+            size = os.fstat(fd).st_size
+            os.ftruncate(fd, size - torn_bytes)
+            logger.warning("%s: cut %d bytes of an unfinished write", part.path, torn_bytes)
         os.fsync(fd)
-        for one in records:
+        for one in part.read():
             if _is_bad(one):
                 logger.error("%s: damaged at byte %d (%d bytes)", part.path, one.offset, one.end - one.offset)
-                set_aside(
-                    directory, f"{part.path.name}-{one.offset}", os.pread(fd, one.end - one.offset, one.offset)
-                )
+                set_aside(directory, f"{part.path.name}-{one.offset}", os.pread(fd, one.end - one.offset, one.offset))
     finally:
         os.close(fd)
-    return size - end
+    sync_directory(directory)
 
 
 def _is_bad(record: Found | Damage) -> bool:

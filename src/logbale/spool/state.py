@@ -138,8 +138,10 @@ class State:
     @property
     def spooled(self) -> int:
         """Entries that wait."""
-        return self.before + self.counts.get(UNNUMBERED, 0) - sum(
-            number for name, number in self.counts.items() if name != UNNUMBERED
+        return (
+            self.before
+            + self.counts.get(UNNUMBERED, 0)
+            - sum(number for name, number in self.counts.items() if name != UNNUMBERED)
         )
 
     def skip(self, skip: Skip) -> None:
