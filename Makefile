@@ -44,7 +44,7 @@ build run client logs stop benchmark:
 lock: ## resolve pyproject.toml anew into requirements.txt and requirements-dev.txt
 	@scripts/lock.sh
 
-clean: ## stop the receiver, remove what these targets made; archives stay
+clean: ## stop the receiver, remove what these targets made; archives and spools stay
 	@scripts/clean.sh
 
 $(READY): requirements.txt pyproject.toml

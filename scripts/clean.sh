@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Stops the receiver and removes what the make targets made: .venv, .run, caches, results, images. Archives stay.
+# Stops the receiver and removes what the make targets made: .venv, .run, caches, results, images. Archives and spools stay.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,4 +11,4 @@ if timeout 5 docker version >/dev/null 2>&1; then
 fi
 rm -rf .venv .run .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist bench-results demo-archive
 find . -name __pycache__ -prune -exec rm -r {} +
-echo "clean; archives stay where they are (archive/, the Docker volume logbale-archive)"
+echo "clean; archives and spools stay (archive/, and the Docker volumes logbale-archive and logbale-spool)"

@@ -4,7 +4,8 @@
 set -euo pipefail
 
 container=logbale-server
-volume=logbale-archive
+archive=logbale-archive
+spool=logbale-spool
 hardened=(--read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges)
 
 # Every setting that has a value here is handed on by name; .env.example lists them all.
@@ -31,6 +32,11 @@ bracketed() { # an IPv6 address as ports are published on it
   [[ $1 == *:* ]] && echo "[$1]" || echo "$1"
 }
 
+bind() { # mounts the directory that a setting names, to be used as whoever calls this
+  mkdir -p "${!1}"
+  options+=(--volume "$(realpath "${!1}"):$2" --env "$1=$2" --user "$(id -u):$(id -g)")
+}
+
 run() {
   if running; then
     echo "already running, published on $(published); make logs shows entries, make stop ends it"
@@ -52,16 +58,15 @@ run() {
     options+=(--env METRICS_PORT=9100) # for the health check alone
   fi
   if [[ -n ${ARCHIVE_DIR:-} ]]; then
-    mkdir -p "$ARCHIVE_DIR"
-    options+=(--volume "$(realpath "$ARCHIVE_DIR"):/archive" --env ARCHIVE_DIR=/archive --user "$(id -u):$(id -g)")
+    bind ARCHIVE_DIR /archive
   else
-    options+=(--volume "$volume:/archive")
+    options+=(--volume "$archive:/archive")
   fi
   docker run --detach --name "$container" "${hardened[@]}" --log-opt max-size=10m --log-opt max-file=3 \
     "${settings[@]}" "${options[@]}" logbale-server >/dev/null
   for _ in {1..100}; do
     if docker logs "$container" 2>&1 | grep -q 'listening on'; then
-      echo "running, published on $(published), archive in ${ARCHIVE_DIR:-the volume $volume}"
+      echo "running, published on $(published), archive in ${ARCHIVE_DIR:-the volume $archive}"
       echo "make client ships entries to it, make logs shows them, make stop ends it"
       return
     fi
@@ -86,6 +91,11 @@ client() {
       echo "no receiver runs (make run starts one); the client waits for one on this host's port 5000"
     options+=(--network host)
   fi
+  case ${SPOOL_DIR:-} in
+    "") options+=(--volume "$spool:/spool") ;;
+    off) ;;
+    *) bind SPOOL_DIR /spool ;;
+  esac
   docker run "${hardened[@]}" "${settings[@]}" "${options[@]}" logbale-client
 }
 

@@ -55,7 +55,7 @@ class PowerOff(BaseException):
     """The machine is off: nothing catches this, and no later call does anything."""
 
 
-CHANGES = ("pwrite", "fdatasync", "fsync", "rename", "unlink", "ftruncate", "link", "mkdir")
+CHANGES = ("pwrite", "fdatasync", "fsync", "rename", "unlink", "ftruncate", "link", "mkdir", "rmdir")
 
 
 @contextmanager

@@ -1,22 +1,28 @@
 """Runs the command line as its users do: in processes of its own, without the settings of the test run."""
 
+import atexit
 import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 from logbale.config import SETTINGS
 
 LOGBALE = (sys.executable, "-m", "logbale")
+SPOOLS = tempfile.mkdtemp(prefix="logbale-test-spools-")
+atexit.register(shutil.rmtree, SPOOLS, ignore_errors=True)
 CLEAN = {
     name: value
     for name, value in os.environ.items()
     if name not in {setting.variable for setting in SETTINGS.values()} | {"LOGBALE_CONFIG", "NO_COLOR"}
-}
+} | {"SPOOL_DIR": SPOOLS}
+"""The environment without the settings of the test run, and with a place for spools that goes with it."""
 
 
 def logbale_run(*arguments, command=LOGBALE, input=None, cwd=None, **environ):

@@ -74,11 +74,19 @@ def test_a_flush_takes_what_there_is():
 
 
 def test_cursors_are_where_the_batch_ends():
-    """Each source's offset after its last entry in this batch or an earlier one."""
+    """Each source's offset after its last entry in this batch; a source that did not move is not named."""
     held = buffer(size=3)
     (first,) = held.add(chunk(10, 20, start=100, source="a"), now=0) + held.add(chunk(5, 5, start=7, source="b"), now=0)
     assert first.cursors == {"a": 130, "b": 12}
-    assert held.flush().cursors == {"a": 130, "b": 17}
+    assert held.flush().cursors == {"b": 17}
+
+
+def test_a_chunk_without_entries_moves_cursors_only():
+    """Where a source begins and what is forgotten travels with the next batch, and is no reason for one."""
+    held = buffer(size=3)
+    assert held.add(Chunk([], [], source="new", start=70, forgotten=("old",)), now=0) == []
+    assert (held.deadline, held.flush()) == (None, None)
+    assert held.add(chunk(1, 1, 1, source="a"), now=0)[0].cursors == {"old": None, "new": 70, "a": 3}
 
 
 def test_a_source_without_a_cursor_leaves_none():

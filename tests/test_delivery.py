@@ -20,7 +20,7 @@ from logbale.protocol import Algorithm, Flag, FrameDecoder, encode_header
 from logbale.session import batch_crc, encode_batch
 from logbale.sinks import ReceivedBatch, Stored
 from logbale.sinks.null import NullSink
-from logbale.spool_queue import MemoryStore
+from logbale.spool import MemoryStore
 from logbale.tcp_server import TCPLogReceiver
 
 
@@ -442,7 +442,7 @@ def test_a_batch_larger_than_the_receiver_takes_is_a_dead_letter_and_not_a_stop(
             big = {"n": 1, "message": "x" * 5000}
             source = Scripted([[{"n": 0}], [big], [{"n": 2}]])
             report = await shipper(server.address[1], source, batch_size=1).run()
-            assert report.snapshot.dropped_entries == 1
+            assert report.snapshot.dropped == {"rejected": 1}
             assert server.sink.numbers == [0, 2]
 
     with caplog.at_level(logging.ERROR):

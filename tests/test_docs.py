@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import zlib
@@ -20,13 +21,13 @@ NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 
 def tracked_files():
-    """What belongs to the tree: what git lists where this is a checkout, else every file outside hidden folders."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, check=False
-    )
-    if listed.returncode == 0:
-        return [path for name in listed.stdout.decode().splitlines() if (path := ROOT / name).is_file()]
-    return [path for path in ROOT.rglob("*") if path.is_file() and not {".venv", ".run", ".git"} & set(path.parts)]
+    """What belongs to the tree: what git lists in a checkout, else every file but what tools leave behind."""
+    if (ROOT / ".git").exists() and shutil.which("git"):
+        command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+        names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+        return [path for name in names if (path := ROOT / name).is_file()]
+    hidden = {".git", ".hypothesis", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".run", ".venv", "__pycache__"}
+    return [path for path in ROOT.rglob("*") if path.is_file() and not hidden & set(path.parts)]
 
 
 def commands(text):

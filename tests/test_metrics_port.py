@@ -39,7 +39,7 @@ SHIPPER = ShipperSnapshot(
     connected=True,
     read_entries=211,
     delivered_entries=213,
-    dropped_entries=217,
+    dropped={"rejected": 217},
     waiting_batches=223,
     waiting_entries=227,
     sent=Totals(batches=229, entries=233, raw_bytes=239, wire_bytes=241),
@@ -100,7 +100,7 @@ def test_a_shippers_numbers_arrive_under_their_names():
     assert found["logbale_shipper_connected",] == 1
     assert found["logbale_shipper_read_entries_total",] == 211
     assert found["logbale_shipper_delivered_entries_total",] == 213
-    assert found["logbale_shipper_dropped_entries_total",] == 217
+    assert found["logbale_shipper_dropped_entries_total", ("reason", "rejected")] == 217
     assert found["logbale_shipper_waiting_batches",] == 223
     assert found["logbale_shipper_waiting_entries",] == 227
     assert found["logbale_shipper_sent_batches_total",] == 229

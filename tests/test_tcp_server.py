@@ -330,9 +330,12 @@ def test_a_stop_stores_what_was_received(run):
     run(scenario)
 
 
-@pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
 def test_ipv6_works_like_ipv4(run):
     """A receiver on ::1 takes clients there."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:  # in a container, though Python knows IPv6
+        pytest.skip("this machine has no IPv6")
 
     async def scenario():
         sink = ListSink()

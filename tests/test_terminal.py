@@ -181,7 +181,7 @@ def test_a_shippers_summary_is_one_line():
     )
     metrics.connected = False
     metrics.connections = 3
-    metrics.dropped_entries = 5
+    metrics.dropped = {"rejected": 5}
     metrics.errors["connect"] = 4
     assert summary(metrics.snapshot(20.0)).endswith(
         "; 200 waiting; 5 dropped; 2 reconnects; not connected; errors: connect 4"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from logbale.compressing import Compressing
 from logbale.metrics import ShipperMetrics
 from logbale.protocol import base_flags, encode_header
+from logbale.spool import DamagedError, Skip
 from logbale.spool_queue import SpoolQueue
 from logbale.tcp_client import TCPClient
 
@@ -26,17 +27,25 @@ class BaseLink:
     async def run(self) -> None:
         """Sends until the queue is closed and empty."""
         sequence = self._queue.store.first
-        while (record := await self._queue.next_record(sequence)) is not None:
-            compressed = await self._compressing.alone(await self._queue.read(record))
+        while (item := await self._queue.next_item(sequence)) is not None:
+            if isinstance(item, Skip):  # nobody to tell: the base protocol has no sequences
+                await self._queue.acknowledge(item.last)
+                sequence = item.last + 1
+                continue
+            try:
+                raw = await self._queue.read(item)
+            except DamagedError:
+                continue  # now it is a Skip
+            compressed = await self._compressing.alone(raw)
             header = encode_header(len(compressed.payload), base_flags(compressed.algorithm))
             await self._client.send(header, compressed.payload)
             self._metrics.batch_sent(
-                entries=record.count,
+                entries=item.count,
                 raw_bytes=compressed.raw_bytes,
                 wire_bytes=len(header) + len(compressed.payload),
             )
-            await self._queue.acknowledge(record.sequence)
-            sequence = record.sequence + 1
+            await self._queue.acknowledge(item.sequence)
+            sequence = item.sequence + 1
 
     async def finish(self, timeout: float) -> bool:
         """Whether the receiver said, within `timeout` seconds, that it has everything."""

@@ -20,12 +20,13 @@ class BatchBuffer:
         self.size = size
         self.interval = interval
         self.max_bytes = max_bytes
-        self._cursors: dict[str, int] = {}
         self._start_batch()
 
     def _start_batch(self) -> None:
         self._entries: list[Any] = []
         self._bytes = 0
+        # Only of what moved since the last batch: one of a thousand files costs one cursor, not a thousand.
+        self._cursors: dict[str, int | None] = {}
         self._since: float | None = None
 
     def __len__(self) -> int:
@@ -38,9 +39,12 @@ class BatchBuffer:
         return None if self._since is None else self._since + self.interval
 
     def add(self, chunk: Chunk, now: float) -> list[Batch]:
-        """Takes a chunk; returns the batches that it filled, in order."""
+        """Takes a chunk; returns the batches that it filled, in order. A chunk without entries only moves cursors."""
         full = []
         position, offset = 0, chunk.start
+        self._cursors |= dict.fromkeys(chunk.forgotten)
+        if chunk.source and not chunk.entries:
+            self._cursors[chunk.source] = offset
         while position < len(chunk.entries):
             sizes = self._fitting(chunk, position)
             if not sizes:
@@ -76,6 +80,6 @@ class BatchBuffer:
         return self._take() if self._entries else None
 
     def _take(self) -> Batch:
-        batch = Batch(self._entries, self._bytes, self._cursors.copy())
+        batch = Batch(self._entries, self._bytes, self._cursors)
         self._start_batch()
         return batch

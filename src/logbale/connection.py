@@ -233,8 +233,8 @@ class Connection(asyncio.Protocol):
                 self._error = None
                 self._break(error)
         if self._error is not None and not self._frames and self._working is None:
-            error, self._error = self._error, None
-            self._break(error)
+            unsound, self._error = self._error, None
+            self._break(unsound)
         self._close_when_settled()
 
     def _worked(self) -> None:
@@ -411,7 +411,7 @@ class Connection(asyncio.Protocol):
             return
         log.error("%s: batch %d of stream %s is rejected: %s", self.peer, batch.sequence, stream.name, reason)
         self._receiver.metrics.errors["rejected"] += 1
-        self._submit(RejectedSequence(stream.name, batch.sequence, reason), batch.wire_bytes)
+        self._submit(RejectedSequence(stream.name, batch.sequence, reason, batch.crc), batch.wire_bytes)
 
     def _acknowledge_duplicate(self) -> None:
         """What is durable already is acknowledged at once; what is on its way will be when it is."""

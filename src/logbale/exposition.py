@@ -69,7 +69,7 @@ def _shipper(snapshot: ShipperSnapshot) -> Iterator[Metric]:
     yield _counter("logbale_shipper_read_entries", "Entries accepted from the sources", snapshot.read_entries)
     yield from _totals("logbale_shipper_sent", "sent", snapshot.sent)
     yield _counter("logbale_shipper_delivered_entries", "Entries acknowledged as stored", snapshot.delivered_entries)
-    yield _counter("logbale_shipper_dropped_entries", "Entries rejected or damaged", snapshot.dropped_entries)
+    yield _by_reason("logbale_shipper_dropped_entries", "Entries that are not delivered, by reason", snapshot.dropped)
     yield _gauge("logbale_shipper_waiting_batches", "Batches read, not delivered yet", snapshot.waiting_batches)
     yield _gauge("logbale_shipper_waiting_entries", "Entries read, not delivered yet", snapshot.waiting_entries)
     yield _counter("logbale_shipper_bypassed_batches", "Batches sent raw though compression is on", snapshot.bypassed)

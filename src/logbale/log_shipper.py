@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
-import socket
 from collections.abc import AsyncIterator
 from time import monotonic
 from typing import Any, Protocol
@@ -25,7 +23,9 @@ from logbale.metrics_server import MetricsServer
 from logbale.protocol import Algorithm
 from logbale.session_link import SessionLink
 from logbale.sources import Source
-from logbale.spool_queue import MemoryStore, SpoolQueue, Store
+from logbale.spool import MemoryStore
+from logbale.spool.identity import new_stream
+from logbale.spool_queue import SpoolQueue, Store
 from logbale.tcp_client import TCPClient
 
 log = logging.getLogger("logbale.shipper")
@@ -94,8 +94,9 @@ class LogShipper:
         self._buffer = BatchBuffer(
             size=settings.batch_size, interval=settings.batch_interval, max_bytes=settings.batch_max_bytes
         )
-        self._queue = SpoolQueue(store or MemoryStore(new_stream_name()), max_memory=settings.buffer_max_bytes)
-        self._metrics.read_entries = self._queue.waiting_entries
+        self._queue = SpoolQueue(
+            store or MemoryStore(new_stream()), max_memory=settings.buffer_max_bytes, policy=settings.spool_policy
+        )
         self._link = self._make_link()
         self._stop_requested = asyncio.Event()
         self._stop_now = asyncio.Event()
@@ -121,11 +122,12 @@ class LogShipper:
 
     def snapshot(self) -> ShipperSnapshot:
         """Everything counted, at this moment."""
-        metrics = self._metrics
+        metrics, counts = self._metrics, self._queue.counts
         metrics.waiting_batches = self._queue.waiting_batches + bool(self._buffer)
-        metrics.waiting_entries = self._queue.waiting_entries + len(self._buffer)
-        metrics.delivered_entries = self._queue.acknowledged_entries
-        metrics.dropped_entries = self._queue.dropped_entries
+        metrics.waiting_entries = counts.pop("spooled") + len(self._buffer)
+        metrics.delivered_entries = counts.pop("acknowledged")
+        metrics.read_entries = counts.pop("read") + len(self._buffer)
+        metrics.dropped = counts
         metrics.errors |= self._source.counts()
         return metrics.snapshot(monotonic())
 
@@ -135,7 +137,7 @@ class LogShipper:
         return {
             "read_entries": now.read_entries,
             "delivered_entries": now.delivered_entries,
-            "dropped_entries": now.dropped_entries,
+            "dropped": now.dropped,
             "waiting_entries": now.waiting_entries,
             "waiting_batches": now.waiting_batches,
             "reconnects": now.reconnects,
@@ -175,7 +177,6 @@ class LogShipper:
     async def _read(self) -> None:
         async with contextlib.aclosing(self._source.chunks()) as chunks:
             async for chunk in chunks:
-                self._metrics.read_entries += len(chunk.entries)
                 for batch in self._buffer.add(chunk, monotonic()):
                     self._queue.append(batch)
                 self._buffered.set()
@@ -248,12 +249,6 @@ class LogShipper:
             yield
         finally:
             await server.stop()
-
-
-def new_stream_name() -> str:
-    """A stream id that nobody else has: this host's name and 64 random bits."""
-    host = "".join(c for c in socket.gethostname() if c.isascii() and (c.isalnum() or c in "._-"))
-    return f"{host[:64] or 'host'}-{secrets.token_hex(8)}"
 
 
 async def _cancel(*tasks: asyncio.Task[Any]) -> None:

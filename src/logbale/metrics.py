@@ -83,7 +83,8 @@ class ShipperSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Since the start, and what the spool still held then."""
     delivered_entries: int
     """Acknowledged as durable; to a receiver without a session: sent."""
-    dropped_entries: int
+    dropped: dict[str, int]
+    """By reason: rejected (kept as dead letters), dropped_oldest, dropped_newest, damaged, …"""
     waiting_batches: int
     waiting_entries: int
     sent: Totals
@@ -114,7 +115,7 @@ class ShipperMetrics:
         self.waiting_batches = 0
         self.waiting_entries = 0
         self.delivered_entries = 0
-        self.dropped_entries = 0
+        self.dropped: dict[str, int] = {}
         self.compression = compression or CompressionStats()
         self.algorithm = algorithm
         self.level = level
@@ -137,7 +138,7 @@ class ShipperMetrics:
             read_entries=self.read_entries,
             waiting_batches=self.waiting_batches,
             delivered_entries=self.delivered_entries,
-            dropped_entries=self.dropped_entries,
+            dropped={reason: count for reason, count in self.dropped.items() if count},
             waiting_entries=self.waiting_entries,
             sent=msgspec.structs.replace(self.sent),
             ratio=self.sent.ratio,

@@ -106,7 +106,9 @@ class Chunk(msgspec.Struct, frozen=True):
     source: str = ""
     """What the cursor counts in; empty where nothing can be resumed."""
     start: int = 0
-    """The cursor before the first entry."""
+    """The cursor before the first entry; without entries, where reading begins or blank lines are."""
+    forgotten: tuple[str, ...] = ()
+    """Sources whose cursors are of no use from here on."""
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -115,8 +117,8 @@ class Batch(msgspec.Struct, frozen=True):
     entries: list[Any]
     size: int
     """Raw bytes, about."""
-    cursors: dict[str, int]
-    """How far each source is read when this batch is stored."""
+    cursors: dict[str, int | None]
+    """How far the sources that moved are read when this batch is stored; None takes a cursor away."""
 
     def encode(self) -> bytes:
         """The raw payload: a UTF-8 JSON array of objects."""

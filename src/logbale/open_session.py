@@ -10,11 +10,11 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from logbale import __version__
+from logbale import __version__, messages
 from logbale.compressing import Compressing, context_flags
 from logbale.config import Settings
 from logbale.context import ContextCompressor
-from logbale.errors import ProtocolError, StorageError
+from logbale.errors import ProtocolError
 from logbale.messages import (
     MAX_CONTROL_BYTES,
     MAX_HELLO_BYTES,
@@ -25,14 +25,14 @@ from logbale.messages import (
     Goaway,
     Message,
     Reject,
-    Skip,
     Status,
     encode_message,
 )
 from logbale.metrics import ShipperMetrics
 from logbale.protocol import Algorithm, FrameDecoder
 from logbale.session import WELCOME_TIMEOUT, Event, ShipperSession, Welcomed, encode_batch
-from logbale.spool_queue import Record, SpoolQueue
+from logbale.spool import DamagedError, Record, Skip
+from logbale.spool_queue import SpoolQueue
 
 log = logging.getLogger("logbale.client")
 
@@ -155,7 +155,7 @@ class OpenSession:
                 "stream %s; the %d entries that wait may be stored twice",
                 old,
                 self._queue.store.stream,
-                self._queue.waiting_entries,
+                self._queue.counts["spooled"],
             )
             raise SessionEnded("other_history", "a new stream begins")
         for reject in event.welcome.rejects:
@@ -171,22 +171,18 @@ class OpenSession:
     async def _send(self) -> None:
         await self._welcomed.wait()
         sequence = self._resume_at
-        while (record := await self._queue.next_record(sequence)) is not None:
-            if record.sequence > sequence:
-                await self._skip(sequence, record.sequence - 1, 0, "no longer in the spool")
-            await self._send_record(record)
-            sequence = record.sequence + 1
+        while (item := await self._queue.next_item(sequence)) is not None:
+            last = await self._send_record(item) if isinstance(item, Record) else await self._skip(item, sequence)
+            sequence = last + 1
         while not self._queue.is_drained:
             await self._queue.wait_for_change()
 
-    async def _send_record(self, record: Record) -> None:
+    async def _send_record(self, record: Record) -> int:
+        """Sends a batch, or what stands in its place; returns the last sequence that this covers."""
         try:
             raw = await self._queue.read(record)
-        except StorageError as error:
-            self._queue.count_as_dropped(record, "damaged")
-            log.error("%s", error)
-            await self._skip(record.sequence, record.sequence, record.count, "damaged in the spool")
-            return
+        except DamagedError as error:
+            return await self._skip(error.skip, record.sequence)
         frame = await self._frame(record, raw)
         welcome = self._session.welcome
         assert welcome is not None, "nothing is sent before the welcome"
@@ -196,11 +192,12 @@ class OpenSession:
                 f"the receiver takes {welcome.max_raw} and {welcome.max_frame}"
             )
             await self._queue.reject(record.sequence, reason)
-            self._context = None
-            await self._skip(record.sequence, record.sequence, record.count, "too large for the receiver")
-            return
+            self._context = None  # it holds what the receiver will never see
+            skip = Skip(record.sequence, record.sequence, record.count, "too large for the receiver")
+            return await self._skip(skip, record.sequence)
         await self._write(frame, record.sequence)
         self._metrics.batch_sent(entries=record.count, raw_bytes=len(raw), wire_bytes=len(frame))
+        return record.sequence
 
     async def _frame(self, record: Record, raw: bytes) -> bytes:
         algorithm = self._compressing.handler.algorithm
@@ -222,8 +219,11 @@ class OpenSession:
             context = self._context = ContextCompressor(algorithm, level, window_log=window_log)
         return context
 
-    async def _skip(self, first: int, last: int, entries: int, reason: str) -> None:
-        await self._write(encode_message(Skip(first, last, entries, reason)), last)
+    async def _skip(self, skip: Skip, sequence: int) -> int:
+        """Announces what will never come, from `sequence` on; returns where it ends."""
+        first = max(skip.first, sequence)
+        await self._write(encode_message(messages.Skip(first, skip.last, skip.entries, skip.reason)), skip.last)
+        return skip.last
 
     async def _write(self, frame: bytes, sequence: int) -> None:
         """Gives a frame to the connection once the window has room for it."""
@@ -231,6 +231,7 @@ class OpenSession:
             self._acked.clear()
             await self._acked.wait()
         self._session.sent(sequence, len(frame))
+        self._queue.sent_up_to = sequence
         self._writer.write(frame)
         await self._writer.drain()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections import deque
+from collections.abc import Mapping
 from enum import Enum
 
 import msgspec
@@ -222,7 +223,7 @@ class ShipperSession:
     """The shipper's end of one connection: what may be sent, and what the receiver has said of it."""
 
     def __init__(
-        self, *, stream: str, first: int, assigned: int, window_bytes: int, now: float, last_crc: dict[int, int]
+        self, *, stream: str, first: int, assigned: int, window_bytes: int, now: float, last_crc: Mapping[int, int]
     ) -> None:
         """`first` is the lowest sequence not consumed, `assigned` the highest ever assigned.
 

@@ -23,7 +23,7 @@ def summary(snapshot: Snapshot) -> str:
         done = f"delivered {count(snapshot.delivered_entries, 'entry', 'entries')}, sent {_totals(snapshot.sent)}"
         odd = [
             (snapshot.waiting_entries, "waiting"),
-            (snapshot.dropped_entries, "dropped"),
+            (sum(snapshot.dropped.values()), "dropped"),
             (snapshot.reconnects, "reconnects"),
         ]
     else:
@@ -71,7 +71,7 @@ def _shipper_rows(snapshot: ShipperSnapshot) -> list[tuple[str, str]]:
         ("entries read", f"{snapshot.read_entries:,}"),
         ("entries delivered", f"{snapshot.delivered_entries:,}"),
         *_where_any(
-            ("entries dropped", snapshot.dropped_entries),
+            *[(f"entries {reason.replace('_', ' ')}", n) for reason, n in snapshot.dropped.items()],
             ("entries waiting", snapshot.waiting_entries),
             ("batches waiting", snapshot.waiting_batches),
         ),

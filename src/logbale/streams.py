@@ -9,7 +9,6 @@ from typing import Protocol
 from logbale.errors import ProtocolError
 from logbale.sinks import Mark, Sink
 
-
 MAX_FAILED = 1000
 
 

@@ -24,7 +24,7 @@ from logbale.cli.options import (
 )
 from logbale.cli.output import start_log
 from logbale.cli.running import METRICS_FLAG, background, explained_addresses, run_loop, stopped_by_signals, summaries
-from logbale.config import Loaded, connect_host, format_address
+from logbale.config import Loaded, Settings, connect_host, format_address
 from logbale.config.load import wrong
 from logbale.errors import ConfigError, UnavailableError
 from logbale.metrics import ShipperSnapshot
@@ -34,6 +34,7 @@ from logbale.terminal import count
 if TYPE_CHECKING:
     from logbale.sources.stdin import StdinSource
     from logbale.sources.tail import TailSource
+    from logbale.spool import DiskSpool
 
 log = logging.getLogger("logbale")
 
@@ -71,6 +72,11 @@ logbale ship --demo --rate 1000 --run-time 60            generated entries
         click.Option(
             ["--field", "fields"], multiple=True, metavar="KEY=VALUE", help="An attribute for every entry; repeatable"
         ),
+        click.Option(
+            ["--name"],
+            metavar="NAME",
+            help="Name of the spool, which keeps how far was read and what is not delivered; by default from the PATHs",
+        ),
         click.Option(["--seed"], type=int, metavar="N", help="Makes --demo reproducible"),
         *setting_options("ship"),
         config_option(),
@@ -84,6 +90,7 @@ def ship(
     once: bool,
     from_start: bool | None,
     fields: tuple[str, ...],
+    name: str | None,
     seed: int | None,
     **given: Any,
 ) -> int:
@@ -99,6 +106,7 @@ def ship(
     if demo:
         return ship_generated(loaded, seed=seed)
     source: StdinSource | TailSource
+    spool = open_spool(loaded.settings, name, paths)
     if paths == ("-",):
         from logbale.sources.stdin import StdinSource
 
@@ -114,7 +122,41 @@ def ship(
             host=socket.gethostname(),
         )
     is_finite = once or paths == ("-",)
-    return _deliver(loaded, source, lambda _: (source.read_bytes, source.total_bytes()) if is_finite else None)
+    code = _deliver(
+        loaded, source, lambda _: (source.read_bytes, source.total_bytes()) if is_finite else None, spool=spool
+    )
+    if spool is not None and is_finite and name is None:
+        remove_if_finished(spool)
+    return code
+
+
+def open_spool(settings: Settings, name: str | None, sources: tuple[str, ...]) -> DiskSpool | None:
+    """The spool on disk; None where SPOOL_DIR=off keeps batches in memory. Raises LogbaleError."""
+    from logbale.spool import DiskSpool, spool_name, spool_root
+
+    if settings.spool_dir == "off":
+        return None
+    directory = spool_root(settings.spool_dir) / spool_name(name, sources)
+    spool = DiskSpool(directory, max_bytes=settings.spool_max_bytes)
+    spool.open()
+    counts = spool.counts
+    if counts["spooled"]:
+        log.info("%s: %s wait from an earlier run", directory, count(counts["spooled"], "entry", "entries"))
+    return spool
+
+
+def remove_if_finished(spool: DiskSpool) -> None:
+    """Forgets the spool of a finite run that delivered everything: the next run of the same command starts anew.
+
+    Otherwise a second `ship --once app.log` would ship nothing. With --name the spool stays, and a next run ships what
+    is new.
+    """
+    from shutil import rmtree
+
+    from logbale.spool.dead_letters import letter_paths
+
+    if not spool.counts["spooled"] and not letter_paths(spool.directory):
+        rmtree(spool.directory, ignore_errors=True)
 
 
 def _check_usage(
@@ -167,16 +209,16 @@ def ship_generated(loaded: Loaded, *, seed: int | None = None) -> int:
     return _deliver(loaded, source, lambda snapshot: (snapshot.delivered_entries, total) if total else None)
 
 
-def _deliver(loaded: Loaded, source: Source, progress: Progress) -> int:
-    return run_loop(_run(loaded, source, progress))
+def _deliver(loaded: Loaded, source: Source, progress: Progress, *, spool: DiskSpool | None = None) -> int:
+    return run_loop(_run(loaded, source, progress, spool))
 
 
-async def _run(loaded: Loaded, source: Source, progress: Progress) -> int:
+async def _run(loaded: Loaded, source: Source, progress: Progress, spool: DiskSpool | None) -> int:
     from logbale.log_shipper import LogShipper
     from logbale.status import print_table
 
     settings = loaded.settings
-    shipper = LogShipper(settings, source)
+    shipper = LogShipper(settings, source, store=spool)
     with stopped_by_signals(shipper.stop), explained_addresses({settings.metrics_port: METRICS_FLAG}):
         async with _display(shipper.snapshot, progress):
             report = await shipper.run()

@@ -127,6 +127,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Bytes, _BATCHES, Meta(description="Wire bytes that may be unacknowledged in a session; one batch always may")
     ] = 16 * MiB
 
+    spool_dir: Annotated[
+        str,
+        _BATCHES,
+        Meta(
+            description="Directory of the spools; empty is the platform's place for state, off keeps batches in memory",
+            extra={"allowed": "a path, empty or off", "metavar": "DIR"},
+        ),
+    ] = ""
+    spool_max_bytes: Annotated[
+        Annotated[int, Meta(ge=MiB, le=TiB, extra={"metavar": "BYTES"})],
+        _BATCHES,
+        Meta(description="Bytes that a spool may take on disk"),
+    ] = 1024 * MiB
+    spool_policy: Annotated[
+        Literal["block", "drop_oldest", "drop_newest"],
+        _BATCHES,
+        Meta(description="What a full spool does: pause reading, or drop the oldest or newest entries and count them"),
+    ] = "block"
+
     compression_context: Annotated[
         Literal["stream", "batch"],
         _COMPRESSION,

@@ -36,7 +36,7 @@ const SHIPPER = {
   moved: (s) => s.sent,
   sum: (s) => ({
     whole: ["read", s.read_entries],
-    parts: [["delivered", s.delivered_entries], ["dropped", s.dropped_entries], ["waiting", s.waiting_entries]],
+    parts: [["delivered", s.delivered_entries], ["dropped", Object.values(s.dropped).reduce((sum, count) => sum + count, 0)], ["waiting", s.waiting_entries]],
   }),
   idle: () => "everything that is read is sent",
   failing: (s) => [[s.connected ? 0 : s.waiting_entries, "entries wait for a receiver"]],

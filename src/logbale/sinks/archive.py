@@ -25,16 +25,16 @@ class ArchiveSink:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self.writer.commit, items)
 
     def mark(self, stream: str) -> Mark:
-        """How far the stream is durable."""
-        known = self.writer.marks.get(stream)
-        return Mark(known.sequence, known.crc) if known is not None else Mark()
+        """How far the stream is durable, as the archive itself tells."""
+        return self.writer.marks.get(stream)
 
     def can_admit(self, stream: str) -> bool:
-        """Always: nothing bounds the streams yet."""
-        return True
+        """Whether the stream is known here, or there is room for it among MAX_STREAMS."""
+        return self.writer.can_admit(stream)
 
     def forget_rejects(self, stream: str, *, before: int) -> None:
-        """There are none."""
+        """Those below `before` are known to the shipper. Only while nothing of the stream is on its way to the disk."""
+        self.writer.marks.forget_rejects(stream, before)
 
     async def tick(self) -> None:
         """Seals by age and goes on with what failed before. Call it every second or so."""

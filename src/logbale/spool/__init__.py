@@ -1,9 +1,27 @@
 """The shipper's queue between reading and sending: durable on disk (DiskSpool), or in memory where there is no disk.
 
-format: the bytes. segment: one file. state: what a snapshot holds. recovery: what a start makes of what a crash left.
-disk: the spool itself. dead_letters: rejected batches. places: where spools lie. inspect: looking without touching.
+format: the bytes. segment: one file. catalogue: which batch is where. state: what a snapshot holds. recovery: what a
+start makes of what a crash left. disk: the spool itself. dead_letters: rejected batches. identity: names, places and
+stream ids. inspect: looking at a spool without touching it.
 """
 
-from logbale.spool.memory import MemorySpool
+from logbale.spool.disk import DamagedError, DiskSpool, Record
+from logbale.spool.format import Skip
+from logbale.spool.identity import spool_name, spool_root
+from logbale.spool.inspect import Damaged, SpoolInfo, export, list_spools, verify
+from logbale.spool.memory import MemoryStore
 
-__all__ = ["MemorySpool"]
+__all__ = [
+    "Damaged",
+    "DamagedError",
+    "DiskSpool",
+    "MemoryStore",
+    "Record",
+    "Skip",
+    "SpoolInfo",
+    "export",
+    "list_spools",
+    "spool_name",
+    "spool_root",
+    "verify",
+]

@@ -1,4 +1,4 @@
-"""Which segment holds which positions, and how many entries lie between them; indexes are loaded when they are needed."""
+"""Which segment holds which positions, and how many entries lie between them; indexes are loaded when needed."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Catalogue:
         assert segment.index is not None
         previous, following = segment.index.neighbours(position)
         if previous is not None and previous[1].position == position - 1:
-            return previous[1].before + previous[1].count
+            return previous[1].before + previous[1].entries
         return following[1].before if following is not None else segment.end_before
 
     def offset(self, position: int) -> int:

@@ -66,11 +66,16 @@ def write_letter(spool: Path, raw: bytes, *, stream: str, sequence: int, count: 
 
 def letters(spool: Path) -> Iterator[tuple[Path, DeadLetter]]:
     """The dead letters of a spool, by sequence. Raises StorageError where one cannot be read."""
-    for path in _paths(spool, _NAME):
+    for path in letter_paths(spool):
         try:
             yield path, msgspec.json.decode(path.read_bytes(), type=DeadLetter)
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise StorageError(f"{path}: cannot read this dead letter: {error}; move it away to go on") from error
+
+
+def letter_paths(spool: Path) -> list[Path]:
+    """The files of the dead letters, by sequence. Raises OSError."""
+    return _paths(spool, _NAME)
 
 
 def begin_retry(path: Path, position: int) -> Path:

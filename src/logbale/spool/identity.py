@@ -19,9 +19,9 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@-]{0,63}")
 _STREAM_FILE = "stream"
 
 
-def spool_root(environ: Mapping[str, str] = os.environ, *, is_root: bool | None = None) -> Path:
-    """The directory of all spools: SPOOL_DIR, or where this platform keeps a program's state."""
-    if given := environ.get("SPOOL_DIR"):
+def spool_root(given: str = "", environ: Mapping[str, str] = os.environ, *, is_root: bool | None = None) -> Path:
+    """The directory of all spools: as given (SPOOL_DIR), or where this platform keeps a program's state."""
+    if given:
         return Path(given)
     if os.geteuid() == 0 if is_root is None else is_root:
         return Path("/var/lib/logbale/spool")

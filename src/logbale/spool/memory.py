@@ -1,58 +1,104 @@
-"""The shipper's queue between reading and sending: bounded in bytes, in memory.
-
-What waits here is lost with the process; docs/operating.md says what that means. A batch stays until it has left.
-"""
+"""MemoryStore: where batches wait without a spool directory. What is in it is lost with the process."""
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from logbale.models import Batch
+from logbale.session import batch_crc
+from logbale.spool.disk import Record
+from logbale.spool.format import Skip
+
+log = logging.getLogger("logbale.spool")
 
 
-class MemorySpool:
-    """Batches in order. The reader asks for room before it reads on, so the bound is passed by one chunk at most."""
+class MemoryStore:
+    """The same calls as DiskSpool. It has no bound of its own: who appends asks how much it holds."""
 
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._batches: deque[Batch] = deque()
-        self._bytes = 0
-        self._closed = False
-        self._filled = asyncio.Event()
-        self._room = asyncio.Event()
-        self._room.set()
+    def __init__(self, stream: str) -> None:
+        self.stream = stream
+        self.first = 1
+        self.next_sequence = 1
+        self.raw_bytes = 0
+        """Bytes held."""
+        self.is_full = False
+        self.counts = {"read": 0, "spooled": 0, "acknowledged": 0, "rejected": 0}
+        self._batches: dict[int, tuple[Record, bytes]] = {}
+        self._last_crc: dict[int, int] = {}
 
-    def __len__(self) -> int:
-        """Batches that wait."""
-        return len(self._batches)
+    def append(self, batches: Sequence[tuple[bytes, int, Mapping[str, Any]]]) -> list[Record]:
+        """Numbers and keeps them."""
+        records = []
+        for raw, count, _ in batches:
+            sequence = self.next_sequence
+            record = Record(sequence, count, len(raw), batch_crc(sequence, raw), len(raw))
+            self._batches[sequence] = record, raw
+            self._add(read=count, spooled=count)
+            self.raw_bytes += len(raw)
+            self.next_sequence += 1
+            records.append(record)
+        return records
 
-    def append(self, batch: Batch) -> None:
-        """Takes a batch, whether there is room or not."""
-        self._batches.append(batch)
-        self._bytes += batch.size
-        self._filled.set()
-        if self._bytes >= self._max_bytes:
-            self._room.clear()
+    def item(self, sequence: int) -> Record | Skip:
+        """The batch, or a Skip where it was rejected."""
+        if sequence in self._batches:
+            return self._batches[sequence][0]
+        return Skip(sequence, sequence, 0, "rejected")
 
-    async def wait_for_room(self) -> None:
-        """Returns once less than `max_bytes` wait."""
-        await self._room.wait()
+    def read(self, sequence: int) -> bytes:
+        """The raw batch."""
+        return self._batches[sequence][1]
 
-    async def first(self) -> Batch | None:
-        """The oldest batch, which stays; None once the spool is closed and empty."""
-        await self._filled.wait()
-        return self._batches[0] if self._batches else None
+    def acknowledge(self, last: int) -> None:
+        """Forgets every batch up to and including `last`."""
+        while self.first <= min(last, self.next_sequence - 1):
+            if (record := self._take(self.first)) is not None:
+                self._add(acknowledged=record.count, spooled=-record.count)
+                self._last_crc = {record.sequence: record.crc}
+            self.first += 1
 
-    def remove_first(self) -> None:
-        """The oldest batch has left."""
-        self._bytes -= self._batches.popleft().size
-        if self._bytes < self._max_bytes:
-            self._room.set()
-        if not self._batches and not self._closed:
-            self._filled.clear()
+    def reject(self, sequence: int, reason: str) -> None:
+        """Nothing can keep it: it is lost, counted and said."""
+        if (record := self._take(sequence)) is not None:
+            log.error(
+                "%d entries of batch %d are lost: without a spool there are no dead letters", record.count, sequence
+            )
+            self._add(rejected=record.count, spooled=-record.count)
+
+    def drop_oldest(self, bytes_needed: int, sent_up_to: int) -> Skip | None:
+        """Never asked for: it is never full."""
+        return None
+
+    def note_dropped(self, count: int, reason: str, cursors: Mapping[str, Any]) -> None:
+        """Counts entries that were dropped before they were numbered."""
+        self._add(read=count, **{f"dropped_{reason}": count})
+
+    def known_crcs(self) -> dict[int, int]:
+        """Of what it holds, and of the last batch consumed."""
+        return self._last_crc | {sequence: record.crc for sequence, (record, _) in self._batches.items()}
+
+    def new_stream(self) -> None:
+        """Another name, and what it holds numbered from 1. No copy of it can meet the name again."""
+        waiting: list[tuple[bytes, int, dict[str, Any]]] = [
+            (raw, record.count, {}) for record, raw in self._batches.values()
+        ]
+        counts = dict(self.counts)
+        self._batches.clear()
+        self._last_crc, self.raw_bytes = {}, 0
+        self.stream, self.first, self.next_sequence = f"{self.stream[:120]}.new", 1, 1
+        self.append(waiting)
+        self.counts = counts
 
     def close(self) -> None:
-        """No batch will be appended any more."""
-        self._closed = True
-        self._filled.set()
+        """Nothing is open."""
+
+    def _take(self, sequence: int) -> Record | None:
+        if (found := self._batches.pop(sequence, None)) is None:
+            return None
+        self.raw_bytes -= len(found[1])
+        return found[0]
+
+    def _add(self, **counts: int) -> None:
+        for name, count in counts.items():
+            self.counts[name] = self.counts.get(name, 0) + count

@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -18,7 +19,7 @@ import msgspec
 from logbale.durable import sync_directory
 from logbale.spool import format
 from logbale.spool.catalogue import DAMAGED, Catalogue
-from logbale.spool.format import BATCH, SNAPSHOT, Damage, Found, NotARecord, Skip, Snapshot
+from logbale.spool.format import SNAPSHOT, Damage, Found, NotARecord, Skip, Snapshot
 from logbale.spool.segment import Index, Segment, read_snapshot, segment_files, unfinished_files
 from logbale.spool.state import ACKNOWLEDGED, State
 
@@ -75,12 +76,17 @@ def recover(directory: Path, new_stream: Callable[[], str], *, repair: bool = Tr
     snapshot = parts[base].snapshot
     state = State(snapshot) if snapshot is not None else _fresh(parts, new_stream)
     segments = _older(parts[:base])
+    strays = {part.path for part in parts[:base]} - {segment.path for segment in segments}
+    if repair:
+        for path in strays:
+            logger.error("%s: no sound record in it, or a copy of an older file: it is moved to %s/", path, DAMAGED)
+            move_aside(directory, path)
     segments += [_replay(part, state) for part in parts[base:]]
     _settle_ends(segments, state)
     if snapshot is None:
         state.first = max(state.first, segments[0].start)
         state.counts = {ACKNOWLEDGED: Catalogue(segments).before(state.first)}
-    damaged = sum(map(_is_bad, (one for part in parts[base:] for one in part.read())))
+    damaged = len(strays) + sum(map(_is_bad, (one for part in parts[base:] for one in part.read())))
     damaged += _skip_what_is_missing(state, segments, replayed=len(parts) - base)
     state.settle()
     return Recovered(state, segments, next_serial, torn_bytes, damaged, history_lost=snapshot is None)
@@ -94,6 +100,13 @@ def set_aside(directory: Path, name: str, data: bytes) -> None:
         fd = os.open(place / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with open(fd, "wb") as file:
             file.write(data)
+
+
+def move_aside(directory: Path, path: Path) -> None:
+    """Moves a file that is of no use to where set_aside() writes. Raises OSError."""
+    place = directory / DAMAGED_DIRECTORY
+    place.mkdir(0o700, exist_ok=True)
+    path.rename(place / path.name)
 
 
 def _named(path: Path) -> int:
@@ -160,7 +173,7 @@ def _fresh(parts: list[_Part], new_stream: Callable[[], str]) -> State:
 
 def _older(parts: list[_Part]) -> list[Segment]:
     """The segments before the last snapshot, of which only the place in the order matters now."""
-    segments = []
+    segments: list[Segment] = []
     for part in parts:
         if part.snapshot is not None:
             start, before = part.snapshot.next, part.snapshot.before
@@ -195,7 +208,7 @@ def _replay(part: _Part, state: State) -> Segment:
 
 def _settle_ends(segments: list[Segment], state: State) -> None:
     """A segment's positions end where the next one's start."""
-    for segment, following in zip(segments, segments[1:], strict=False):
+    for segment, following in pairwise(segments):
         segment.end, segment.end_before = following.start, following.before
     if segments:
         segments[-1].end, segments[-1].end_before = state.next, state.before
@@ -207,9 +220,12 @@ def _skip_what_is_missing(state: State, segments: list[Segment], *, replayed: in
     catalogue = Catalogue(segments)
     if segments and state.first < segments[0].start:
         first, last = state.first, segments[0].start - 1
-        waiting = state.before - segments[0].before
-        if any(state.skip_at(position) is None for position in (first, last)):
-            state.skip(Skip(first, last, max(0, state.spooled - waiting), DAMAGED))
+        entries = segments[0].before - state.consumed - state.skipped(first, last)
+        while first <= last and (skip := state.skip_at(first)) is not None:
+            first = skip.last + 1
+        if first <= last:
+            last = min([last, *(skip.first - 1 for skip in state.skips if skip.first > first)])
+            state.skip(Skip(first, last, max(0, entries), DAMAGED))
             skipped += 1
     for segment in segments[len(segments) - replayed :]:
         assert segment.index is not None

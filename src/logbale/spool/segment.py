@@ -156,7 +156,7 @@ class SegmentWriter:
         self.synced = segment.size
         """Bytes durable: whole records."""
         self.is_usable = True
-        """Whether more may follow. Where not, what stands behind `synced` is overruled by the next segment's snapshot."""
+        """Whether more may follow. Where not, the next segment's snapshot overrules what stands behind `synced`."""
         self._fd = fd
 
     @classmethod

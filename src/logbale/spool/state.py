@@ -119,10 +119,10 @@ class State:
     def replay(self, header: Header, delta: Delta) -> None:
         """Goes on over a record that was read."""
         self.next = header.position + (header.kind == BATCH)
-        self.before = header.before + header.count
+        self.before = header.before + header.entries
         self.first = header.first
         self.move_cursors(delta.cursors, written=True)
-        self.counts |= delta.counts
+        self.counts = self.counts | delta.counts
         if delta.consumed_crc is not msgspec.UNSET:
             self.consumed_crc = delta.consumed_crc
         if delta.skips is not msgspec.UNSET:
@@ -131,9 +131,9 @@ class State:
             self.rejects = delta.rejects
 
     def count(self, name: str, entries: int) -> None:
-        """Adds to a count."""
+        """Adds to a count. The old dict stays as it was: other threads may be reading it."""
         if entries:
-            self.counts[name] = self.counts.get(name, 0) + entries
+            self.counts = {**self.counts, name: self.counts.get(name, 0) + entries}
 
     @property
     def spooled(self) -> int:
@@ -143,6 +143,12 @@ class State:
             + self.counts.get(UNNUMBERED, 0)
             - sum(number for name, number in self.counts.items() if name != UNNUMBERED)
         )
+
+    @property
+    def consumed(self) -> int:
+        """Entries of all batches before `first`."""
+        open_skips = sum(skip.entries for skip in self.skips)
+        return self.before - self.spooled - sum(self.rejects.values()) - open_skips
 
     def skip(self, skip: Skip) -> None:
         """These positions will not be sent; their entries are dropped, counted by the reason."""

@@ -1,0 +1,48 @@
+"""The content of a gzip file, member after member, a bounded piece at a time; no I/O."""
+
+from __future__ import annotations
+
+import zlib
+
+MAGIC = b"\x1f\x8b"
+_GZIP_WINDOW = 31
+
+
+class Gunzip:
+    """Feed it what the file has, take what that makes. What comes after the last member, such as padding, is no data."""
+
+    def __init__(self) -> None:
+        self._decoder = zlib.decompressobj(_GZIP_WINDOW)
+        self._waiting = b""
+        self._begun = False
+
+    @property
+    def is_hungry(self) -> bool:
+        """Nothing more comes out until something is fed."""
+        return not self._waiting
+
+    @property
+    def is_whole(self) -> bool:
+        """The last member has its end."""
+        return not self._begun and not self._waiting
+
+    def feed(self, data: bytes) -> None:
+        """The next bytes of the file."""
+        self._waiting += data
+
+    def take(self, limit: int) -> bytes:
+        """At most `limit` bytes of content. Raises zlib.error for what is no gzip."""
+        data, self._waiting = self._waiting, b""
+        if not self._begun:
+            data = data.lstrip(b"\0")
+        if not data:
+            return b""
+        self._begun = True
+        content = self._decoder.decompress(data, limit)
+        if self._decoder.eof:
+            self._waiting = self._decoder.unused_data
+            self._decoder, self._begun = zlib.decompressobj(_GZIP_WINDOW), False
+        else:
+            # Output that zlib still holds comes with the next call only if there is input: keep its last byte back.
+            self._waiting = self._decoder.unconsumed_tail
+        return content
