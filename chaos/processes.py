@@ -39,6 +39,8 @@ class Process:
                 [str(part) for part in command],
                 # A home of its own: no user's settings come in and no spool is left behind.
                 env={"PATH": os.environ["PATH"], "HOME": str(directory), "LANG": "C.UTF-8", "COLUMNS": "200"}
+                # Runs are compared call by call: no first run may write what a second one only reads.
+                | {"PYTHONDONTWRITEBYTECODE": "1"}
                 | {name: os.environ[name] for name in ("PYTHONPATH", "LD_LIBRARY_PATH") if name in os.environ}
                 | environ,
                 stdin=subprocess.DEVNULL,
@@ -192,8 +194,7 @@ class Shipper(End):
         self._paths = paths
         self._once = once
         self.environ = {"DRAIN_TIMEOUT": "60", "COMPRESSION_ALGORITHM": "zstd"} | environ
-        if spool is not None:
-            self.environ["SPOOL_DIR"] = str(spool)
+        self.environ["SPOOL_DIR"] = "off" if spool is None else str(spool)
 
     def command(self) -> list[str | Path]:
         reach = ["--once"] if self._once else ["--from-start"]

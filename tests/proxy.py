@@ -8,8 +8,9 @@ class Proxy:
     """Between a shipper and a receiver. `plans` gives each connection, in order, what happens to it; then all is well.
 
     A plan is a dict: `cut` (direction, byte) resets the connection once so many bytes have passed that way, `flip`
-    (direction, byte, bit) turns one bit, `slices` passes everything on byte by byte. Directions are "up" (to the
-    receiver) and "down".
+    (direction, byte, bit) turns one bit, `slices` passes everything on byte by byte, `drop` (direction, byte, seconds)
+    swallows all from that byte on and resets the connection after so long. Directions are "up" (to the receiver) and
+    "down". While `passing` is not set nothing goes anywhere, and nobody is told.
     """
 
     def __init__(self, receiver_port, plans=()):
@@ -18,6 +19,8 @@ class Proxy:
         self.connections = 0
         self.bites = 0
         self.passed = {"up": 0, "down": 0}
+        self.passing = asyncio.Event()
+        self.passing.set()
         self._writers = set()
 
     async def __aenter__(self):
@@ -53,9 +56,17 @@ class Proxy:
     async def _pass_on(self, reader, writer, direction, plan, ends):
         passed = 0
         cut = plan["cut"][1] if plan.get("cut", ("",))[0] == direction else None
+        drop = plan["drop"][1] if plan.get("drop", ("",))[0] == direction else None
         with contextlib.suppress(OSError, RuntimeError):
             while data := await reader.read(65536):
+                await self.passing.wait()
                 data = bytearray(data)
+                if drop is not None and passed + len(data) > drop:
+                    self.bites += 1
+                    await asyncio.sleep(plan["drop"][2])
+                    for end in ends:
+                        end.transport.abort()
+                    return
                 if plan.get("flip", ("",))[0] == direction:
                     _, position, bit = plan["flip"]
                     if passed <= position < passed + len(data):

@@ -323,6 +323,17 @@ def test_a_cursor_of_none_is_taken_away(tmp_path):
     spool.close()
 
 
+def test_a_cursor_may_go_back_within_a_group(tmp_path):
+    """A file that is truncated starts anew; a restart knows the last value, not the highest."""
+    spool = spool_of(tmp_path / "s")
+    spool.append([(raw(0), 1, {"f": 7})])
+    spool.append([(raw(1), 1, {"f": 9}), (raw(2), 1, {"f": 7})])
+    copy = spool_of(crashed(tmp_path / "s", tmp_path / "copy"))
+    assert copy.cursors == spool.cursors == {"f": 7}
+    copy.close()
+    spool.close()
+
+
 def test_a_reject_is_a_dead_letter_before_it_is_consumed(tmp_path):
     """It waits for the batches before it; a crash right after finds it again; a second one changes nothing."""
     spool = spool_of(tmp_path / "s")

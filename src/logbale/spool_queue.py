@@ -187,7 +187,10 @@ class SpoolQueue:
         if self._policy != "drop_oldest":
             return False
         needed = sum(len(raw) for raw, _, _ in batches)
-        return await self.call(self.store.drop_oldest, needed, self.sent_up_to) is not None
+        skip = await self.call(self.store.drop_oldest, needed, self.sent_up_to)
+        for sequence in range(skip.first, skip.last + 1) if skip is not None else ():
+            self._forget(sequence)
+        return skip is not None
 
     async def _drop(self, batches: list[NewBatch]) -> None:
         cursors: dict[str, Any] = {}
@@ -195,7 +198,10 @@ class SpoolQueue:
             cursors |= after
         count = sum(count for _, count, _ in batches)
         log.error("the spool is full: %d entries are dropped (SPOOL_POLICY=drop_newest)", count)
-        await self.call(self.store.note_dropped, count, "drop_newest", cursors)
+        try:
+            await self.call(self.store.note_dropped, count, "drop_newest", cursors)
+        except StorageError as error:  # counted all the same; the next write makes it durable
+            log.warning("the drop is not on disk yet: %s", error)
 
     def _look_for_room(self) -> None:
         held = self.store.raw_bytes if isinstance(self.store, MemoryStore) else 0

@@ -1,8 +1,8 @@
 """The shipper's queue between reading and sending: durable on disk (DiskSpool), or in memory where there is no disk.
 
-format: the bytes. segment: one file. catalogue: which batch is where. state: what a snapshot holds. recovery: what a
-start makes of what a crash left. disk: the spool itself. dead_letters: rejected batches. identity: names, places and
-stream ids. inspect: looking at a spool without touching it.
+format: the bytes. segment: one file. catalogue: which batch is where. state: what a snapshot holds. journal: writing.
+recovery: what a start makes of what a crash left. disk: the spool itself. dead_letters: rejected batches. identity:
+names, places and stream ids. inspect: looking at a spool without touching it.
 """
 
 from logbale.spool.disk import DamagedError, DiskSpool, Record

@@ -21,15 +21,13 @@ from logbale.errors import StorageError
 from logbale.session import batch_crc
 from logbale.spool import dead_letters, format, identity
 from logbale.spool.catalogue import Catalogue
-from logbale.spool.format import BATCH, NOTE, SNAPSHOT, Delta, Header, MiB, NotARecord, Skip
+from logbale.spool.format import MiB, NotARecord, Skip
+from logbale.spool.journal import SETTING, Journal
 from logbale.spool.recovery import recover, set_aside
-from logbale.spool.segment import Segment, SegmentWriter
+from logbale.spool.segment import Segment
 from logbale.spool.state import DROPPED, REJECTED, UNNUMBERED, State
 
-SETTING = "--spool-dir (SPOOL_DIR) or --name"
 SEGMENT_BYTES = 8 * MiB
-SEGMENT_BATCHES = 16_384
-"""Batches a segment: reading the newest one at a start costs 6 µs each."""
 DROPPED_OLDEST = "drop_oldest"
 """The reason of a skip that made room."""
 
@@ -77,11 +75,7 @@ class DiskSpool:
         # Room comes back a segment at a time.
         self._segment_bytes = min(segment_bytes, max(4 * format.KiB, max_bytes // 8))
         self._now = now
-        self._state = State.new("")
-        self._catalogue = Catalogue([])
-        self._next_serial = 1
-        self._note_bytes = 0
-        self._writer: SegmentWriter | None = None
+        self._adopt(State.new(""), [], 1)
         self._lock: DirectoryLock | None = None
 
     # What there is.
@@ -152,7 +146,7 @@ class DiskSpool:
         try:
             make_directory(self.directory)
             self._lock = DirectoryLock(self.directory, setting=SETTING)
-            self._adopt()
+            self._recover()
         except BaseException as error:
             self._release()
             if isinstance(error, OSError):
@@ -160,15 +154,25 @@ class DiskSpool:
                 raise storage_error(path, "open the spool", error, setting=SETTING) from error
             raise
 
-    def _adopt(self) -> None:
+    def _adopt(self, state: State, segments: list[Segment], next_serial: int) -> None:
+        self._state = state
+        self._catalogue = Catalogue(segments)
+        self._journal = Journal(
+            self.directory,
+            state,
+            self._catalogue,
+            next_serial=next_serial,
+            segment_bytes=self._segment_bytes,
+            note_bytes=self._reserve // 3,
+        )
+
+    def _recover(self) -> None:
         named = identity.read_stream(self.directory)
         found = recover(self.directory, identity.new_stream)
         if found is None:
-            self._state = State.new(named or identity.new_stream())
-            self._catalogue, self._next_serial = Catalogue([]), 1
+            self._adopt(State.new(named or identity.new_stream()), [], 1)
         else:
-            self._state, self._next_serial = found.state, found.next_serial
-            self._catalogue = Catalogue(found.segments)
+            self._adopt(found.state, found.segments, found.next_serial)
             self.torn_bytes += found.torn_bytes
             self.damaged += found.damaged
         if found is not None and found.history_lost:
@@ -184,7 +188,7 @@ class DiskSpool:
         for _, letter in dead_letters.letters(self.directory):
             self._adopt_letter(letter)
         self._consume_rejected()
-        self._delete_finished()
+        self._journal.delete_finished()
 
     def _adopt_letter(self, letter: dead_letters.DeadLetter) -> None:
         """A crash may have come between a dead letter and the note of it."""
@@ -199,14 +203,14 @@ class DiskSpool:
         if self._lock is not None:
             try:
                 if not self._state.is_settled:
-                    self._note()
-                self._delete_finished()
+                    self._journal.note()
+                self._journal.delete_finished()
             except StorageError as error:
                 logger.warning("%s; acknowledged batches may be sent once more, and be discarded there", error)
         self._release()
 
     def _release(self) -> None:
-        self._close_writer()
+        self._journal.close()
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -216,45 +220,14 @@ class DiskSpool:
     def append(self, batches: Sequence[tuple[bytes, int, Mapping[str, Any]]]) -> list[Record]:
         """Adds batches (raw JSON, entries, cursors after it): one write, one sync; all are durable on return.
 
-        A cursor of None is taken away. Raises StorageError where they cannot be stored now: then none of them is, and a
-        later call can succeed.
+        A cursor of None is taken away; a value is kept as it is, so give a new one instead of changing it. Raises
+        StorageError where they cannot be stored now: then none of them is, and a later call can succeed.
         """
-        if not batches:
-            return []
-        state = self._state
-        writer = self._ready_writer()
-        position, before, delta = state.next, state.before, state.pending()
-        headers: list[Header] = []
-        records: list[bytes] = []
-        for raw, count, cursors in batches:
-            delta.cursors |= state.changed(cursors)
-            header, record = format.encode_record(
-                BATCH,
-                delta,
-                position=position,
-                before=before,
-                first=state.first,
-                synced=writer.synced,
-                entries=count,
-                raw_bytes=len(raw),
-                crc=batch_crc(position - state.base, raw),
-                body=format.compress(raw),
-            )
-            headers.append(header)
-            records.append(record)
-            position, before, delta = position + 1, before + count, Delta()
-        offset = writer.synced
-        self._write(writer, b"".join(records))
-        segment = writer.segment
-        assert segment.index is not None
-        for header, (_, _, cursors) in zip(headers, batches, strict=True):
-            segment.index.add(offset, header)
-            offset += header.size
-            state.move_cursors(cursors, written=True)
-        state.next, state.before = segment.end, segment.end_before = position, before
-        state.settle()
+        self._check_lock()
+        headers = self._journal.append(batches)
+        base = self._state.base
         return [
-            Record(header.position - state.base, header.entries, header.raw_bytes, header.crc, header.size)
+            Record(header.position - base, header.entries, header.raw_bytes, header.crc, header.size)
             for header in headers
         ]
 
@@ -319,11 +292,11 @@ class DiskSpool:
             before = self._shorten(skip, position, before)
         state.consume(position, entries=before - state.consumed, crc=self._crc(position))
         self._consume_rejected()
-        self._delete_finished()
+        self._journal.delete_finished()
         if state.first == state.next and self.is_full:
             with suppress(StorageError):  # the next append() tells
-                self._rotate()
-                self._delete_finished()
+                self._journal.rotate()
+                self._journal.delete_finished()
 
     def _shorten(self, skip: Skip, position: int, before: int) -> int:
         """The receiver has batches of a skip, up to `position`: they were sent before they were lost here.
@@ -393,10 +366,11 @@ class DiskSpool:
         The skip is durable before anything is deleted. Raises StorageError; then nothing was dropped.
         """
         state = self._state
+        self._check_lock()
         unsent = max(state.first, sent_up_to + state.base + 1)
         newest = self._catalogue.segments[-1] if self._catalogue.segments else None
         if newest is not None and newest.start >= unsent and newest.end > newest.start and self._only_newest(unsent):
-            self._rotate()
+            self._journal.rotate()
         dropped = []
         for segment in self._catalogue.segments[:-1]:
             if segment.start < unsent or segment.start == segment.end:
@@ -415,11 +389,11 @@ class DiskSpool:
             [*(one for one in state.skips if not first <= one.first <= last), skip], key=lambda one: one.first
         )
         try:
-            self._note()
+            self._journal.note()
         except StorageError:
             state.skips, state.counts = saved
             raise
-        self._delete_finished()
+        self._journal.delete_finished()
         logger.error("%s: full: dropped the oldest %d entries that were not sent", self.directory, entries)
         return self._in_stream(skip)
 
@@ -431,10 +405,11 @@ class DiskSpool:
 
         Raises StorageError where that is not durable yet: it is counted all the same, and the next write tells it.
         """
+        self._check_lock()
         self._state.count(UNNUMBERED, count)
         self._state.count(DROPPED + reason, count)
         self._state.move_cursors(self._state.changed(cursors), written=False)
-        self._note()
+        self._journal.note()
 
     # A new identity.
 
@@ -445,112 +420,28 @@ class DiskSpool:
         It happens with the name of a segment that starts with the new state: no batch is written again.
         """
         state = self._state
+        self._check_lock()
         saved = state.stream, state.base, state.epoch, state.consumed_crc, state.rejects, state.skips
         # To the new stream, a rejected batch is a hole that has to be announced; it stays counted as rejected.
         holes = [Skip(position, position, count, REJECTED) for position, count in state.rejects.items()]
         state.renumber(identity.new_stream())
         state.skips, state.rejects = sorted([*state.skips, *holes], key=lambda skip: skip.first), {}
         try:
-            self._rotate()
+            self._journal.rotate()
         except StorageError:
             state.stream, state.base, state.epoch, state.consumed_crc, state.rejects, state.skips = saved
             raise
         with suppress(OSError):  # the snapshot decides; open() mends the file
             identity.write_stream(self.directory, state.stream)
-        self._delete_finished()
+        self._journal.delete_finished()
 
-    # The files.
-
-    def _ready_writer(self) -> SegmentWriter:
-        """A segment that takes records. Raises StorageError."""
+    def _check_lock(self) -> None:
         if self._lock is None:
             raise StorageError(f"{self.directory}: the spool is not open")
         if self._lock.is_lost:
             raise StorageError(
                 f"{self._lock.path}: deleted while in use, so another process could write here too; restart this one"
             )
-        if self._writer is not None and self._writer.is_lost:
-            logger.error("%s: somebody deleted this segment while it was in use", self._writer.segment.path)
-            self._close_writer()
-        writer = self._writer
-        if writer is None or not writer.is_usable or self._is_long_enough(writer.segment):
-            return self._rotate()
-        return writer
-
-    def _is_long_enough(self, segment: Segment) -> bool:
-        return segment.size >= self._segment_bytes or segment.end - segment.start >= SEGMENT_BATCHES
-
-    def _rotate(self) -> SegmentWriter:
-        """Begins a segment with a snapshot. Raises StorageError."""
-        # Should its name come back after a power cut though it could not be synced, the old one must have ended here.
-        self._close_writer()
-        state, serial = self._state, self._next_serial
-        self._next_serial += 1
-        header, record = format.encode_record(
-            SNAPSHOT, state.snapshot(serial), position=state.next, before=state.before, first=state.first, synced=0
-        )
-        try:
-            self._writer = SegmentWriter.create(self.directory, header, record, serial)
-        except OSError as error:
-            raise storage_error(self.directory, "begin a segment", error, setting=SETTING) from error
-        state.settle()
-        self._note_bytes = 0
-        self._catalogue.add(self._writer.segment)
-        return self._writer
-
-    def _close_writer(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-
-    def _note(self) -> None:
-        """Makes the state durable. Raises StorageError."""
-        writer = self._ready_writer()
-        state = self._state
-        if state.is_settled:
-            return  # a new segment's snapshot said it all
-        if self._note_bytes > self._reserve // 3:
-            self._rotate()
-            self._delete_finished()
-            return
-        header, record = format.encode_record(
-            NOTE, state.pending(), position=state.next, before=state.before, first=state.first, synced=writer.synced
-        )
-        self._write(writer, record)
-        self._note_bytes += header.size
-        state.settle()
-
-    def _write(self, writer: SegmentWriter, records: bytes) -> None:
-        try:
-            writer.append(records)
-        except OSError as error:
-            raise storage_error(writer.segment.path, "write", error, setting=SETTING) from error
-
-    def _delete_finished(self) -> None:
-        """Deletes the segments, but for the newest, in which nothing waits."""
-        finished = self._finished()
-        if finished and not self._state.is_settled:
-            # A restart must know that these were consumed, and not lost. On a full disk that cannot be said, and
-            # deleting is what makes room: the restart then counts them as damaged, though they have arrived.
-            with suppress(StorageError):
-                self._note()
-            finished = self._finished()  # the note may have begun a segment
-        for segment in finished:
-            with suppress(OSError):
-                segment.path.unlink(missing_ok=True)
-                self._catalogue.remove(segment)
-
-    def _finished(self) -> list[Segment]:
-        return [one for one in self._catalogue.segments[:-1] if self._is_finished(one.start, one.end)]
-
-    def _is_finished(self, start: int, end: int) -> bool:
-        position = max(start, self._state.first)
-        while position < end:
-            skip = self._state.skip_at(position)
-            if skip is None:
-                return False
-            position = skip.last + 1
-        return True
 
     # Positions and sequences.
 

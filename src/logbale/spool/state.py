@@ -102,9 +102,9 @@ class State:
             delta.rejects = dict(self.rejects)
         return delta
 
-    def changed(self, cursors: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of the cursors that are new or gone."""
-        return {name: value for name, value in cursors.items() if self.cursors.get(name) != value}
+    def changed(self, cursors: Mapping[str, Any], moved: Mapping[str, Any] = {}) -> dict[str, Any]:
+        """Those of the cursors that are new or gone, once the state is `moved`."""
+        return {name: value for name, value in cursors.items() if moved.get(name, self.cursors.get(name)) != value}
 
     def move_cursors(self, cursors: Mapping[str, Any], *, written: bool) -> None:
         """The sources are read so far; None takes a cursor away."""

@@ -15,11 +15,12 @@ class Gunzip:
         self._decoder = zlib.decompressobj(_GZIP_WINDOW)
         self._waiting = b""
         self._begun = False
+        self._cut_off = False
 
     @property
     def is_hungry(self) -> bool:
         """Nothing more comes out until something is fed."""
-        return not self._waiting
+        return not self._waiting and not self._cut_off
 
     @property
     def is_whole(self) -> bool:
@@ -35,14 +36,15 @@ class Gunzip:
         data, self._waiting = self._waiting, b""
         if not self._begun:
             data = data.lstrip(b"\0")
-        if not data:
+        if not data and not self._cut_off:
             return b""
         self._begun = True
         content = self._decoder.decompress(data, limit)
+        # Then zlib may hold more, even where it has taken all of the input.
+        self._cut_off = len(content) == limit and not self._decoder.eof
         if self._decoder.eof:
             self._waiting = self._decoder.unused_data
             self._decoder, self._begun = zlib.decompressobj(_GZIP_WINDOW), False
         else:
-            # Output that zlib still holds comes with the next call only if there is input: keep its last byte back.
             self._waiting = self._decoder.unconsumed_tail
         return content

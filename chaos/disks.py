@@ -1,0 +1,88 @@
+"""Disks that lose their power, and disks that fill up."""
+
+import fcntl
+import os
+import struct
+import subprocess
+import time
+from pathlib import Path
+
+from chaos.suite import HOW_TO_GET, Run, Skipped
+
+_EXT4_IOC_SHUTDOWN = 0x8004587D
+_NO_LOG_FLUSH = struct.pack("I", 2)
+"""Nothing that waits goes to the disk any more, not even the journal."""
+
+
+class PowerDisk:
+    """An ext4 file system on a loop device that can lose its power: what was not synced is gone then."""
+
+    def __init__(self, run: Run, directory: Path, *, megabytes: int = 64) -> None:
+        """Raises Skipped where this machine mounts no loop devices."""
+        self._image = directory / "disk.img"
+        self.path = directory / "disk"
+        self.path.mkdir()
+        with self._image.open("wb") as image:
+            image.truncate(megabytes << 20)
+        _command("mkfs.ext4", "-q", str(self._image))
+        self._mount()
+        run.finally_do(self._unmount)
+
+    def cut_power(self) -> None:
+        """From now on every call on the file system fails. Kill its users before restore()."""
+        fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.ioctl(fd, _EXT4_IOC_SHUTDOWN, _NO_LOG_FLUSH)
+        finally:
+            os.close(fd)
+
+    def restore(self) -> None:
+        """Power is back: the file system as its disk remembers it."""
+        self._unmount()
+        self._mount()
+
+    def _mount(self) -> None:
+        _command("mount", "-o", "loop", str(self._image), str(self.path))
+
+    def _unmount(self) -> None:
+        for _ in range(50):  # a killed process may hold it for a moment
+            if not os.path.ismount(self.path) or _run("umount", str(self.path)).returncode == 0:
+                return
+            time.sleep(0.05)
+        _command("umount", "--lazy", str(self.path))
+
+
+class SmallDisk:
+    """A tmpfs that can be filled and freed."""
+
+    def __init__(self, run: Run, directory: Path, *, megabytes: int = 16) -> None:
+        """Raises Skipped where this machine mounts none."""
+        self.path = directory / "small"
+        self.path.mkdir()
+        _command("mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", str(self.path))
+        run.finally_do(lambda: _run("umount", "--lazy", str(self.path)))
+        self._ballast = self.path / "ballast"
+
+    def fill(self) -> None:
+        """Takes all space that there is."""
+        with self._ballast.open("ab", buffering=0) as file:
+            block = 1 << 16
+            while block >= 512:
+                try:
+                    file.write(bytes(block))
+                except OSError:
+                    block //= 2
+
+    def free(self) -> None:
+        """Gives it back."""
+        self._ballast.unlink()
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def _command(*command: str) -> None:
+    done = _run(*command)
+    if done.returncode:
+        raise Skipped(f"{' '.join(command)}: {done.stderr.strip()}; {HOW_TO_GET['mount']}")

@@ -1,0 +1,352 @@
+"""FollowedFile: one file, how far it is read, and what shows that it is still the same one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+import zlib
+from collections import Counter
+from functools import partial
+
+from logbale.lines import LineCutter, LineParser
+from logbale.models import Chunk
+from logbale.multiline import LineJoiner
+from logbale.sources.tail.discovery import Found, by_inode, search
+from logbale.sources.tail.gunzip import MAGIC, Gunzip
+from logbale.sources.tail.identity import HEAD_BYTES, FileName, Identity
+
+log = logging.getLogger("logbale.tail")
+
+READ_BYTES = 128 * 1024
+"""More at a time is slower by a tenth to a fifth: the lines made of it no longer fit the processor's cache."""
+
+INLINE_BYTES = 64 * 1024
+"""Reads below this are done on the loop; a trip to a thread costs more than copying them from the page cache."""
+
+TAIL_BYTES = 64
+"""Bytes before the place where reading goes on that must be what they were: a truncated file may have grown again, and
+have the same beginning."""
+
+RENAMED_GRACE = 300.0
+"""Seconds without news after which a renamed file is let go: a server may finish its requests before it reopens."""
+
+DELETED_GRACE = 5.0
+"""The same for a deleted one, which takes up disk space for as long as it is open here."""
+
+DELETED_LIMIT = 3600.0
+"""Seconds after which a deleted file is let go whether there is news or not."""
+
+
+class FollowedFile:
+    """A file that is read. Its descriptor may be closed at any time; it is found again by its identity."""
+
+    def __init__(
+        self,
+        fd: int,
+        path: str,
+        identity: Identity,
+        parser: LineParser,
+        *,
+        joiner: LineJoiner | None = None,
+        predecessor: FollowedFile | None = None,
+    ) -> None:
+        """Takes over `fd`. `path` is what it was first known under; `predecessor` had that path before."""
+        self.path = path
+        self.location = path
+        """Where it is now, as far as known."""
+        self.identity = identity
+        self.offset = 0
+        """Bytes of content read."""
+        self.read_bytes = 0
+        """The same, of this run."""
+        self.active = time.monotonic()
+        """When there was news last."""
+        self.head = b""
+        self._fd: int | None = fd
+        self._parser = parser
+        self._cutter = LineCutter()
+        self._joiner = joiner
+        self._predecessor = predecessor
+        self._position = 0
+        self._tail = b""
+        self._skip = 0
+        self._seen: tuple[int, int] = (0, 0)
+        self._name: str | None = None
+        self._forgotten: list[str] = []
+        self._counts: Counter[str] = Counter()
+        self._gone_since: float | None = None
+        self._ended = False
+        is_gzip = path.endswith(".gz") and os.pread(fd, len(MAGIC), 0) == MAGIC
+        self._gunzip = Gunzip() if is_gzip else None
+
+    # where reading begins
+
+    def begin_at_end(self) -> Chunk | None:
+        """Leaves out what is there now; the cursor there, where there is anything."""
+        assert self._fd is not None
+        size = os.fstat(self._fd).st_size
+        self.head = os.pread(self._fd, HEAD_BYTES, 0)[:size]
+        self._position = self.offset = max(size, len(self.head))
+        self._remember_tail()
+        if self._gunzip is not None:
+            self.offset = 0
+            self._gunzip = Gunzip()
+        return self._cursor_only() if size else None
+
+    def resume(self, name: FileName, offset: int, head: bytes) -> None:
+        """Goes on where the cursor of this name is."""
+        self._name = str(name)
+        self.head = head[: name.head_bytes]
+        if self._gunzip is not None:
+            self._skip = offset  # gzip can only be read from its start
+            return
+        self._position = self.offset = offset
+        self._remember_tail()
+
+    def forget_name(self, name: FileName) -> None:
+        """The cursor of this name was for what this file held before."""
+        self._forgotten.append(str(name))
+
+    # its descriptor
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it holds a descriptor."""
+        return self._fd is not None
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is left to read as far as it was looked at, and a path leads to it."""
+        return self._gone_since is None and self._gunzip is None and self._seen[0] == self._position
+
+    def close(self) -> None:
+        """Gives the descriptor back."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def end(self) -> None:
+        """Nothing is read any more."""
+        self._ended = True
+        self.close()
+
+    def find(self) -> bool:
+        """Opens it where it is not; False where it is nowhere to be found. Raises OSError."""
+        if self._fd is not None or self._open(self.location):
+            return True
+        near = search([os.path.dirname(os.path.abspath(self.location))], by_inode({self.identity.inode}))
+        found = near.get(self.identity)
+        if found is None or not self._open(found.path):
+            return False
+        self.location = found.path
+        return True
+
+    def is_at(self, path: str) -> bool:
+        """Whether the file at `path`, which has its identity, also begins like it: an inode may be another's by now."""
+        if self._fd is not None:
+            return True
+        try:
+            return self._open(path) and os.pread(self._must_fd(), len(self.head), 0) == self.head
+        except OSError:
+            return False
+
+    def _open(self, path: str) -> bool:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return False
+        if Identity.of(os.fstat(fd)) != self.identity:
+            os.close(fd)
+            return False
+        self._fd = fd
+        return True
+
+    def _must_fd(self) -> int:
+        assert self._fd is not None
+        return self._fd
+
+    # what is known of it
+
+    def size(self) -> int:
+        """Its length now, or when it was looked at last."""
+        return os.fstat(self._fd).st_size if self._fd is not None else self._seen[0]
+
+    @property
+    def mtime_ns(self) -> int:
+        """When it was written to last, as far as known."""
+        return os.fstat(self._fd).st_mtime_ns if self._fd is not None else self._seen[1]
+
+    @property
+    def unread_bytes(self) -> int:
+        """What it has beyond where reading is."""
+        return max(0, self.size() - self._position)
+
+    def differs_from(self, found: Found) -> bool:
+        """Whether something was written since it was looked at."""
+        return (found.size, found.mtime_ns) != self._seen
+
+    def counts(self) -> Counter[str]:
+        """What had to be mended."""
+        splits = self._parser.split_lines + self._cutter.split_lines
+        if self._joiner is not None:
+            splits += self._joiner.split_entries
+        return self._counts + Counter({"invalid_utf8": self._parser.invalid_utf8, "split_line": splits})
+
+    def waits_for_predecessor(self) -> bool:
+        """Whether the file that had its path before is still being read; what is appended later does not count."""
+        if (before := self._predecessor) is not None and (
+            before._ended or not (before.unread_bytes or before.waits_for_predecessor())
+        ):
+            self._predecessor = None
+        return self._predecessor is not None
+
+    # reading
+
+    async def next_chunk(self) -> Chunk | None:
+        """What the next piece holds, perhaps no entry; None where there is nothing new.
+
+        Raises OSError, FileNotFoundError where it is gone, and zlib.error where its gzip is damaged.
+        """
+        if not self.find():
+            raise FileNotFoundError(2, "it is gone")
+        fd = self._must_fd()
+        if self._gunzip is not None and not self._gunzip.is_hungry:
+            return self._take_content()
+        status = os.fstat(fd)
+        size = status.st_size
+        if size == self._position and (size, status.st_mtime_ns) == self._seen:
+            return None
+        seen, self._seen = self._seen, (size, status.st_mtime_ns)
+        head = os.pread(fd, len(self.head), 0)
+        if size < self._position or head != self.head:
+            return self._begin_again(seen[0])
+        wanted = len(self._tail) + min(size - self._position, READ_BYTES)
+        read = partial(os.pread, fd, wanted, self._position - len(self._tail))
+        data = read() if wanted < INLINE_BYTES else await asyncio.get_running_loop().run_in_executor(None, read)
+        if not data.startswith(self._tail):
+            return self._begin_again(seen[0])
+        fresh = data[len(self._tail) :]
+        if not fresh:
+            return None
+        self._tail = data[-TAIL_BYTES:]
+        if self._position <= len(self.head) < HEAD_BYTES:
+            self.head += fresh[len(self.head) - self._position : HEAD_BYTES - self._position]
+        self._position += len(fresh)
+        self.active = time.monotonic()
+        if self._gunzip is None:
+            return self._take(fresh)
+        self._gunzip.feed(fresh)
+        return self._take_content()
+
+    def _take_content(self) -> Chunk:
+        assert self._gunzip is not None
+        content = self._gunzip.take(READ_BYTES)
+        skipped = min(self._skip, len(content))
+        self._skip -= skipped
+        self.offset += skipped
+        return self._take(content[skipped:])
+
+    def _take(self, data: bytes) -> Chunk:
+        self.offset += len(data)
+        self.read_bytes += len(data)
+        start = self.offset - len(data) - self._held_bytes()
+        lines = self._cutter.feed(data)
+        if self._joiner is None:
+            return self._parse(lines, start)
+        return self._parse_joined(self._joiner.feed(lines, time.monotonic()), start)
+
+    def _held_bytes(self) -> int:
+        return self._cutter.held_bytes + (self._joiner.held_bytes if self._joiner is not None else 0)
+
+    def _begin_again(self, seen_size: int) -> Chunk:
+        """It was truncated, or written anew: what is held of it comes out, and reading begins at its start."""
+        self._counts["truncated"] += 1
+        if (lost := seen_size - self._position) > 0:
+            self._counts["vanished_bytes"] += lost
+            log.error("%s was truncated before %d bytes of it were read: they are lost", self.location, lost)
+        else:
+            log.warning("%s was truncated: reading it again from its start", self.location)
+        rest = self.finish()
+        self._position = self.offset = self._skip = 0
+        self.head = self._tail = b""
+        self._seen = (-1, 0)
+        if self._gunzip is not None:
+            self._gunzip = Gunzip()
+        return rest if rest is not None else Chunk([], [])
+
+    def finish(self) -> Chunk | None:
+        """What is held: an entry that may have gone on, a last line without a newline."""
+        start = self.offset - self._held_bytes()
+        rest = self._cutter.finish()
+        if self._joiner is None:
+            return self._parse(rest, start) if rest else None
+        entries = self._joiner.feed(rest, 0.0)
+        if last := self._joiner.finish():
+            entries.append(last)
+        return self._parse_joined(entries, start) if entries else None
+
+    @property
+    def deadline(self) -> float | None:
+        """When (time.monotonic) the entry that is held must come out."""
+        return self._joiner.deadline if self._joiner is not None else None
+
+    def take_due(self, now: float) -> Chunk | None:
+        """The entry that no further line came for."""
+        if self._joiner is None:
+            return None
+        start = self.offset - self._held_bytes()
+        due = self._joiner.take_due(now)
+        return self._parse_joined([due], start) if due else None
+
+    def _parse(self, lines: bytes, start: int) -> Chunk:
+        forgotten, name = self._names()
+        return self._with(self._parser.parse(lines, now=time.time(), start=start, source=name), forgotten)
+
+    def _parse_joined(self, entries: list[bytes], start: int) -> Chunk:
+        forgotten, name = self._names()
+        return self._with(self._parser.parse_joined(entries, now=time.time(), start=start, source=name), forgotten)
+
+    def _with(self, chunk: Chunk, forgotten: tuple[str, ...]) -> Chunk:
+        return Chunk(chunk.entries, chunk.sizes, chunk.overhead, chunk.source, chunk.start, forgotten)
+
+    def _names(self) -> tuple[tuple[str, ...], str]:
+        """The names that are its no more, and the one that is."""
+        name = self._name or ""
+        if not name or len(self.head) != self._named_bytes or self._forgotten:
+            name = str(FileName.of(self.identity, self.head, self.path))
+        if self._name is not None and self._name != name:
+            self._forgotten.append(self._name)
+        forgotten = tuple(old for old in self._forgotten if old != name)
+        self._forgotten.clear()
+        self._name = name
+        return forgotten, name
+
+    # its end
+
+    def still_there(self, found: Found | None, now: float) -> None:
+        """Whether a path still leads to it, and which."""
+        if found is not None:
+            self._gone_since = None
+            self.location = found.path
+        elif self._gone_since is None:
+            log.info("%s was renamed or deleted: reading the rest of it", self.location)
+            self._gone_since = now
+
+    @property
+    def is_leaving(self) -> bool:
+        """No path of the patterns leads to it."""
+        return self._gone_since is not None
+
+    def is_gone(self, now: float) -> bool:
+        """It has left, and nothing new has come for a while; or it is deleted and has been open for too long."""
+        if self._gone_since is None:
+            return False
+        if self._fd is not None and os.fstat(self._fd).st_nlink:
+            return now - max(self._gone_since, self.active) >= RENAMED_GRACE
+        return now - max(self._gone_since, self.active) >= DELETED_GRACE or self._is_overdue(now)
+
+    def names(self) -> tuple[str, ...]:
+        """The cursors that are of no use once it has ended."""
+        return tuple(self._forgotten) + ((self._name,) if self._name is not None else ())
