@@ -15,10 +15,10 @@ READY_DEV := .venv/ready-dev
 $(if $(wildcard $(READY)),$(shell \
   { [ "$$(cat $(READY))" = "$(CURDIR)" ] && .venv/bin/python -c 1; } 2>/dev/null || rm -rf .venv))
 
-.PHONY: help demo test check build run client logs stop benchmark lock clean
+.PHONY: help demo test check chaos chaos-smoke chaos-full build run client logs stop benchmark lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(READY) ## set up, ship this machine's own logs through a receiver, print what it took (under 30 s)
 	@.venv/bin/python scripts/demo.py
@@ -31,6 +31,12 @@ check: $(READY_DEV) ## formatting, lint, types and the fast tests
 	.venv/bin/ruff check
 	.venv/bin/mypy
 	$(if $(filter test,$(MAKECMDGOALS)),@echo "the fast tests: among those of make test",.venv/bin/pytest -q -m "not slow")
+
+chaos: ## harm logbale in every way on the list, a tenth as often as chaos-full (10 min); ARGS="F1 F7" narrows
+chaos-smoke: ## a few of each fast fault (5 min)
+chaos-full: ## all of them, as often as docs/chaos.md says (an hour)
+chaos chaos-smoke chaos-full: $(READY_DEV)
+	.venv/bin/python -m chaos --length $(patsubst chaos-%,%,$(@:chaos=chaos-tenth)) $(ARGS)
 
 build: ## build the three Docker images (natively: make the .venv ready)
 run: ## start a receiver in the background; it stores entries and prints them

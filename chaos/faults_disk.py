@@ -77,7 +77,7 @@ def spool_quota(run: Run) -> None:
         for policy in ("block", "drop_oldest", "drop_newest"):
             place = run.place(policy)
             stream = f"{policy}-{turn}"
-            lines = 30_000
+            lines, quota = 60_000, 1 << 20
             load.write(place / "some.log", stream, lines, seed=run.seed + turn)
             receiver = run.receiver(place)
             shipper = run.shipper(
@@ -85,13 +85,13 @@ def spool_quota(run: Run) -> None:
                 receiver.port,
                 place / "some.log",
                 spool=place / "spool",
-                SPOOL_MAX_BYTES="400000",
+                SPOOL_MAX_BYTES=str(quota),
                 SPOOL_POLICY=policy,
             )
             shipper.spawn()
             _wait_for_quiet(shipper)
             disk_bytes = sum(path.stat().st_size for path in (place / "spool").rglob("*.spool"))
-            run.expect(disk_bytes <= 400_000, f"{policy}: the spool takes {disk_bytes} bytes of 400,000")
+            run.expect(disk_bytes <= quota, f"{policy}: the spool takes {disk_bytes:,} bytes of {quota:,}")
             receiver.start()
             began = time.monotonic()
             shipper.first_ack()

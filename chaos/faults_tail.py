@@ -217,7 +217,9 @@ def endless_line(run: Run) -> None:
     entries = list(oracle.read(receiver.archive))
     run.bite(sum(b"yyyyyyyy" in raw for raw in entries) > 1)
     letters = sum(raw.count(b"y" * 1024) for raw in entries) * 1024
-    run.expect(abs(letters - (megabytes << 20)) < (megabytes << 20) * 0.01, f"{letters} of {megabytes << 20} bytes came")
+    run.expect(
+        abs(letters - (megabytes << 20)) < (megabytes << 20) * 0.01, f"{letters} of {megabytes << 20} bytes came"
+    )
     run.expect(most < 400 << 20, f"the shipper took {most >> 20} MiB")
     run.note(f"the shipper took {most >> 20} MiB at most")
     verdict = oracle.judge([raw for raw in entries if b"yyyyyyyy" not in raw], {"huge": 2})

@@ -9,9 +9,9 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 
-from proxy import Proxy  # noqa: E402 - it lives with the tests, which use it too
+from proxy import Proxy
 
-from chaos.suite import Run  # noqa: E402
+from chaos.suite import Run
 
 
 class Link:

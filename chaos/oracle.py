@@ -1,6 +1,6 @@
-"""What became of numbered lines, read from the archive with zstd and json alone: nothing of logbale is trusted here.
+"""What became of numbered lines, read from the archive with zstd and json alone, and nothing of logbale.
 
-A line is "STREAM NUMBER PADDING CRC32", numbers rising by one from 0 in each stream, the CRC over what stands before it.
+A line is "STREAM NUMBER PADDING CRC32", numbers rising by one from 0 in each stream, the CRC over what is before it.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Both ends as their users start them: the `logbale` command, in processes of their own, with nothing of our environment.
+"""Both ends as their users start them: the `logbale` command, in processes and with an environment of their own.
 
 Ended by their pids; whatever still runs when a fault is over is killed.
 """

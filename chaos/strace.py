@@ -38,7 +38,17 @@ def sweep(run: Run, end: str, calls: Sequence[str], *, power: bool = False) -> N
 def _points(run: Run, end: str, calls: Sequence[str]) -> list[tuple[str, int]]:
     """Every call of the undisturbed scenario, by name and by number in the thread that makes the most of them."""
     place = run.place("count")
-    tracer = ("strace", "-D", "-ff", "--seccomp-bpf", "-qq", "-o", str(place / "trace"), "-e", f"trace={','.join(calls)}")
+    tracer = (
+        "strace",
+        "-D",
+        "-ff",
+        "--seccomp-bpf",
+        "-qq",
+        "-o",
+        str(place / "trace"),
+        "-e",
+        f"trace={','.join(calls)}",
+    )
     scenario = Scenario(run, place, end)
     scenario.play(under=tracer)
     time.sleep(0.2)

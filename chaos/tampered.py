@@ -1,6 +1,6 @@
 """`logbale` with system calls that lie, for controls and for what a real disk does too rarely: never used elsewhere.
 
-CHAOS_TAMPER=unsynced makes fsync and fdatasync do nothing: a run with power cuts must then lose entries, or the cuts cut
+CHAOS_TAMPER=unsynced makes fsync and fdatasync do nothing: a run with power cuts must then lose entries, or they cut
 nothing. CHAOS_TAMPER=short makes most writes to files write less than they were given, as the system may.
 """
 

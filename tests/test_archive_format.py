@@ -157,6 +157,13 @@ def test_a_header_that_could_not_be_read_again_is_not_written():
         block(streams=many)
 
 
+def test_a_footer_that_could_not_be_read_again_is_not_written(monkeypatch):
+    """The same for its limit."""
+    monkeypatch.setattr(format, "MAX_FOOTER", 100)
+    with pytest.raises(ValueError, match="the limit is 100; lower MAX_STREAMS or MARKS_DAYS"):
+        format.encode_footer(Footer(serial=1, blocks=[0] * 50, count=1, raw=1, first="", last=""))
+
+
 def test_version_1_stays_readable():
     """These bytes were written by the first release."""
     kept = bytes.fromhex(VERSION_1)

@@ -303,3 +303,39 @@ def test_lines_come_back_byte_for_byte(tmp_path):
     """The archive adds nothing and takes nothing."""
     archive_of(tmp_path, [batch(1, 2), batch(3)])
     assert list(reader.lines(tmp_path)) == lines_of([1, 2, 3])
+
+
+def test_headers_alone_tell_the_same_whatever_is_damaged(tmp_path):
+    """At every byte of blocks, small and large, torn, quarantined or sealed: the same blocks and damage as read()."""
+
+    def walked(path: Path) -> tuple[list, list]:
+        frames, headers = [], []
+        with reader.SegmentReader(path) as opened:
+            while (frame := opened.read()) is not None:
+                frames.append(frame.header if isinstance(frame, format.Block) else frame)
+            frames.append((opened.offset, opened.after_footer))
+        with reader.SegmentReader(path) as opened:
+            headers += [*opened.headers(), (opened.offset, opened.after_footer)]
+        return frames, headers
+
+    path = archive_of(tmp_path, [batch(1), large(2), batch(3)])[0]
+    data = bytearray(path.read_bytes() + format.encode_quarantine(b"junk") + b"torn")
+    _, second, third = [block.offset for block in reader.blocks(path)]
+    for at in range(len(data)):
+        if second + 200 < at < third - 50:
+            continue
+        data[at] ^= 1
+        path.write_bytes(data)
+        frames, headers = walked(path)
+        assert headers == frames, at
+        data[at] ^= 1
+
+
+def test_headers_alone_refuse_a_newer_format(tmp_path):
+    """It is not passed over, nor taken for damage."""
+    content = b'{"v":2,"size":0,"count":0,"raw":0,"first":"","last":""}'
+    words = (format.BLOCK_MAGIC, 4 + len(content), format.zlib.crc32(content))
+    path = tmp_path / "segment"
+    path.write_bytes(b"".join(word.to_bytes(4, "little") for word in words) + content)
+    with reader.SegmentReader(path) as opened, pytest.raises(StorageError, match="format 2"):
+        list(opened.headers())

@@ -218,7 +218,8 @@ def test_a_reject_names_a_batch_that_is_open():
 
 
 @pytest.mark.parametrize(
-    ("last", "last_crc", "other"), [(10, 77, False), (10, 78, True), (11, 0, True), (9, 5, False), (0, 0, False)]
+    ("last", "last_crc", "other"),
+    [(10, 77, False), (10, 78, True), (11, 0, True), (9, 5, False), (0, 0, False), (10, 0, False)],
 )
 def test_a_restored_or_cloned_spool_is_noticed(last, last_crc, other):
     """A mark above what was ever assigned, or another CRC for a known batch, is somebody else's history."""

@@ -277,7 +277,8 @@ class ShipperSession:
             raise ProtocolError(f"version {welcome.version}: this end speaks up to {VERSION}")
         self.welcome = welcome
         last = welcome.last or 0
-        known_crc = self._crcs.get(last)
+        # A mark that ends with a skip has no CRC: what was skipped may be known here, for example as too large to send.
+        known_crc = self._crcs.get(last) if welcome.last_crc else None
         other = last > self._assigned or (known_crc is not None and known_crc != welcome.last_crc)
         if not other:
             self._last_ack = self._last_sent = max(last, self._first - 1)
