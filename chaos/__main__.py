@@ -33,6 +33,8 @@ def main() -> int:
         result = perform(*item, seed, keep=options.keep)
         state = "skipped" if result.skipped else "ok" if result.passed else "FAILED"
         print(f"{time.strftime('%H:%M:%S')} {result.number} {state}, {result.seconds:.0f} s, seed {seed}", flush=True)
+        for failure in result.failures:
+            print(f"  {failure}", flush=True)
         return result
 
     with ThreadPoolExecutor(options.jobs) as pool:

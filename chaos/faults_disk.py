@@ -77,7 +77,7 @@ def spool_quota(run: Run) -> None:
         for policy in ("block", "drop_oldest", "drop_newest"):
             place = run.place(policy)
             stream = f"{policy}-{turn}"
-            lines, quota = 60_000, 1 << 20
+            lines, quota = 120_000, 1 << 20
             load.write(place / "some.log", stream, lines, seed=run.seed + turn)
             receiver = run.receiver(place)
             shipper = run.shipper(

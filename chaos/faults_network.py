@@ -99,8 +99,7 @@ def black_hole(run: Run) -> None:
 @fault("F17", "everything in slices of one byte", full=5, smoke=1)
 def slices(run: Run) -> None:
     transfers = Transfers(run, lines=200)
-    for _ in range(run.times):
-        transfers.harm(1, lambda _: {"slices": True}, group=1)
+    transfers.harm(run.times, lambda _: {"slices": True}, group=1)
     transfers.judge()
 
 

@@ -99,6 +99,8 @@ def same_inode(run: Run) -> None:
         if turn % 2:  # while nobody looks, so that the number is free again
             shipper.process.stop()
         path.unlink()
+        if turn % 2:
+            _take_inode(path, before)
         load.write(path, "inode", 25, start=written)
         written += 25
         same += path.stat().st_ino == before
@@ -108,8 +110,23 @@ def same_inode(run: Run) -> None:
         run.wait_until_stored(receiver.archive, written)
     shipper.process.stop()
     receiver.process.stop()
+    run.expect(same, "no new file had the inode of the old one")
     run.note(f"{same} of {run.times} new files had the inode of the old one")
     run.judge(receiver.archive, {"inode": written})
+
+
+def _take_inode(path: Path, inode: int) -> None:
+    """An empty file with the inode number that was just freed, where the file system hands it out again."""
+    others = []
+    for number in range(300):
+        candidate = path.with_name(f"aside-{number}")
+        candidate.touch()
+        if candidate.stat().st_ino == inode:
+            candidate.rename(path)
+            break
+        others.append(candidate)
+    for other in others:
+        other.unlink()
 
 
 @fault("F32-shapes", "short, alike, unfinished, byte by byte, endless", full=5, smoke=1)

@@ -5,6 +5,7 @@ Ended by their pids; whatever still runs when a fault is over is killed.
 
 import contextlib
 import os
+import random
 import re
 import signal
 import socket
@@ -19,6 +20,8 @@ from pathlib import Path
 LOGBALE = (str(Path(sys.executable).with_name("logbale")),)
 TAMPERED = (sys.executable, str(Path(__file__).with_name("tampered.py")))
 """The same command with system calls that lie; see there."""
+
+_PORTS = iter(random.sample(range(10_000, 30_000), 20_000))
 
 PATIENCE = 30.0
 """Seconds that anything may take before it counts as never."""
@@ -107,10 +110,15 @@ class Process:
 
 
 def free_port() -> int:
-    """A port that nobody had a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody had a moment ago, and that the system gives to nobody while its receiver is down.
+
+    So it lies below the range that outgoing connections take theirs from; each is handed out once.
+    """
+    for port in _PORTS:
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise Failed("no port is free between 10,000 and 30,000")
 
 
 def fetch(port: int, path: str) -> tuple[int, str]:

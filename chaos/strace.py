@@ -13,7 +13,8 @@ from chaos.processes import LOGBALE, End, Failed, Receiver, Shipper
 from chaos.suite import Run
 
 # -D: the traced process keeps the pid that we know and kill; the tracer hangs below it.
-_STRACE = ("strace", "-D", "-f", "--seccomp-bpf", "-qq")
+# No --seccomp-bpf, fast as it is: strace 6.1 then sends no signal at a second call or a later one.
+_STRACE = ("strace", "-D", "-f", "-qq")
 
 BATCHES = 3
 BATCH_LINES = 20
@@ -33,6 +34,8 @@ def sweep(run: Run, end: str, calls: Sequence[str], *, power: bool = False) -> N
     chosen = points if len(points) <= run.times else sorted(run.chance.sample(points, run.times))
     run.note(f"{len(points)} calls in the scenario, killed at {len(chosen)} of them")
     run.each(chosen, lambda point: _killed_at(run, end, *point, power=power), at_a_time=4)
+    # A few may be missed: group commits and log lines do not fall alike every time.
+    run.expect(run.result.times >= 0.8 * len(chosen), f"only {run.result.times} of {len(chosen)} kills happened")
 
 
 def _points(run: Run, end: str, calls: Sequence[str]) -> list[tuple[str, int]]:
@@ -87,6 +90,7 @@ class Scenario:
             once=True,
             spool=on_disk["shipper"] / "spool" if end == "shipper" else None,
             BATCH_SIZE=str(BATCH_LINES),
+            WINDOW_BYTES="1",  # each batch a commit of its own: the same calls every time
         )
         self._victim: End = self.receiver if end == "receiver" else self.shipper
 

@@ -120,6 +120,7 @@ def ship(
             from_start=once if from_start is None else from_start,
             fields=attributes,
             host=socket.gethostname(),
+            resume=spool.cursors if spool is not None else None,
         )
     is_finite = once or paths == ("-",)
     code = _deliver(

@@ -7,6 +7,7 @@ Refuses what is no regular file. How far a file was read is the Chunk's cursor; 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import glob
 import logging
 import os
@@ -20,6 +21,7 @@ from typing import Any
 from logbale.errors import StorageError
 from logbale.lines import LineCutter, LineParser
 from logbale.models import Chunk
+from logbale.sources.file_identity import HEAD_BYTES, Cursors, FileName, Identity
 
 log = logging.getLogger("logbale.tail")
 
@@ -35,9 +37,6 @@ RENAMED_GRACE = 300.0
 DELETED_GRACE = 5.0
 """The same for a deleted one, which takes up disk space for as long as it is open here."""
 
-Identity = tuple[int, int]
-"""Device and inode."""
-
 
 class TailSource:
     """A Source of the lines of files."""
@@ -51,8 +50,12 @@ class TailSource:
         fields: Mapping[str, Any],
         host: str,
         poll_interval: float = 0.25,
+        resume: Mapping[str, object] | None = None,
     ) -> None:
-        """Raises StorageError for a named path that is no regular file, and for one that cannot be read.
+        """Goes on where the cursors of an earlier run (`resume`: Chunk.source to offset) say.
+
+        Files that those do not know are then read from their start: they are newer. Raises StorageError for a named
+        path that is no regular file, and for one that cannot be read.
 
         With `follow` the latter is only a warning: it is read from its start once it can be. `from_start` is about the
         files that are there now.
@@ -65,8 +68,11 @@ class TailSource:
         self._poll_interval = poll_interval
         self._files: dict[Identity, _File] = {}
         self._left_out: set[str] = set()
+        self._cursors = Cursors((resume or {}).items())
+        self._is_resumed = bool(self._cursors)
         self._counts_of_gone: Counter[str] = Counter({"invalid_utf8": 0, "split_line": 0})
         self._read_bytes_of_gone = 0
+        self._find_renamed()
         self._discover(first=True)
 
     async def chunks(self) -> AsyncGenerator[Chunk, None]:
@@ -75,6 +81,8 @@ class TailSource:
         Raises StorageError where a file cannot be read to its end, unless it is followed: then it is tried again.
         """
         try:
+            for chunk in [file.cursor_only() for file in self._files.values() if file.offset]:
+                yield chunk
             looked = time.monotonic()
             while self._files or self._follow:
                 busy = False
@@ -83,7 +91,7 @@ class TailSource:
                         continue
                     if (chunk := await self._next_chunk(file)) is not None:
                         busy = True
-                        if chunk.entries:
+                        if chunk.entries or chunk.forgotten:
                             yield chunk
                             await asyncio.sleep(0)  # Small reads and a fast consumer would keep the loop to themselves.
                     elif not self._follow or file.is_gone(time.monotonic()):
@@ -144,6 +152,14 @@ class TailSource:
         if first and not self._follow and not self._files:
             raise StorageError(f"{', '.join(self._patterns)}: none of it can be read")
 
+    def _find_renamed(self) -> None:
+        """Opens the files of an earlier run that lie beside their old path under another name, to read the rest."""
+        for path in {path for pattern in self._patterns for path in _beside(pattern)}:
+            with contextlib.suppress(OSError):
+                status = os.stat(path)
+                if stat.S_ISREG(status.st_mode) and status.st_ino in self._cursors.inodes:
+                    self._open(path, at_end=False, predecessor=None, only_known=True)
+
     def _look_for_path(self, path: str, found: dict[Identity, str], *, first: bool) -> None:
         try:
             status = os.stat(path)
@@ -154,7 +170,7 @@ class TailSource:
                 log.warning("%s: %s; it is read from its start when it appears", path, _reason(error))
             return
         if (kind := _other_kind(status)) is None:
-            found.setdefault((status.st_dev, status.st_ino), path)
+            found.setdefault(Identity.of(status), path)
         elif first:
             raise StorageError(f"{path}: {kind}")
         else:
@@ -170,11 +186,11 @@ class TailSource:
             except OSError:  # deleted since, or a link that leads nowhere
                 continue
             if (kind := _other_kind(status)) is None:
-                found.setdefault((status.st_dev, status.st_ino), path)
+                found.setdefault(Identity.of(status), path)
             elif not stat.S_ISDIR(status.st_mode):
                 self._leave_out(path, kind)
 
-    def _open(self, path: str, *, at_end: bool, predecessor: _File | None) -> None:
+    def _open(self, path: str, *, at_end: bool, predecessor: _File | None, only_known: bool = False) -> None:
         try:
             # O_NONBLOCK: should the path lead to a FIFO by now, open() must not wait for its writer.
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -184,16 +200,29 @@ class TailSource:
             self._leave_out(path, f"it cannot be opened: {_reason(error)}")
             return
         status = os.fstat(fd)
-        identity = (status.st_dev, status.st_ino)
+        identity = Identity.of(status)
         if identity in self._files or not stat.S_ISREG(status.st_mode):  # another file than a moment ago
+            os.close(fd)
+            return
+        head = b""
+        with contextlib.suppress(OSError):  # a disk that cannot read it says so when it is read
+            head = os.pread(fd, HEAD_BYTES, 0)
+        known = self._cursors.claim(identity, head)
+        if known is None and only_known:
             os.close(fd)
             return
         self._left_out.discard(path)
         attributes = {"file": os.path.abspath(path), "host": self._host, **self._fields}
         service = str(attributes.pop("service", Path(path).stem))
-        offset = status.st_size if at_end else 0
-        self._files[identity] = _File(fd, path, identity, LineParser(service, attributes), offset, predecessor)
-        log.info("reading %s from %s", path, "its end" if at_end else "its start")
+        if known is not None:
+            name, offset = known
+            where = f"byte {offset}, where the last run ended"
+        else:
+            name = FileName.of(identity, head, path)
+            at_end = at_end and not self._is_resumed
+            offset, where = (status.st_size, "its end") if at_end else (0, "its start")
+        self._files[identity] = _File(fd, path, name, LineParser(service, attributes), offset, predecessor)
+        log.info("reading %s from %s", path, where)
 
     def _leave_out(self, path: str, reason: str) -> None:
         """Says so once, until it is opened."""
@@ -212,10 +241,11 @@ class _File:
     """One open file and how far it is read."""
 
     def __init__(
-        self, fd: int, path: str, identity: Identity, parser: LineParser, offset: int, predecessor: _File | None
+        self, fd: int, path: str, name: FileName, parser: LineParser, offset: int, predecessor: _File | None
     ) -> None:
         self.path = path
-        self.identity = identity
+        self.identity = Identity.of(os.fstat(fd))
+        self._name = name
         self.offset = offset
         self.read_bytes = 0
         self._fd = fd
@@ -291,8 +321,33 @@ class _File:
             return False
         return now - self._gone_since >= (RENAMED_GRACE if os.fstat(self._fd).st_nlink else DELETED_GRACE)
 
+    def cursor_only(self) -> Chunk:
+        """No entries, but where reading begins: a run that is killed before the first one goes on there."""
+        return Chunk([], [], source=str(self._name), start=self.offset)
+
     def _parse(self, lines: bytes, start: int) -> Chunk:
-        return self._parser.parse(lines, now=time.time(), start=start, source=self.path)
+        chunk = self._parser.parse(lines, now=time.time(), start=start, source=str(self._name))
+        forgotten = self._rename_grown()
+        return Chunk(chunk.entries, chunk.sizes, chunk.overhead, str(self._name), start, forgotten)
+
+    def _rename_grown(self) -> tuple[str, ...]:
+        """A file that was short when it was named gets a name by more of it; returns the name that is no more its own.
+
+        By few bytes it could be taken for another one that has its inode later. After a truncation other bytes count.
+        """
+        old = self._name
+        has_grown = old.head_bytes < HEAD_BYTES and self.offset > old.head_bytes
+        if has_grown or self.offset < old.head_bytes:
+            with contextlib.suppress(OSError):
+                head = os.pread(self._fd, min(HEAD_BYTES, self.offset), 0)
+                self._name = FileName.of(self.identity, head, self.path)
+        return (str(old),) if self._name != old else ()
+
+
+def _beside(pattern: str) -> list[str]:
+    """The paths in the directories of a pattern."""
+    parents = glob.glob(os.path.dirname(pattern) or os.curdir)
+    return [os.path.join(parent, name) for parent in parents if os.path.isdir(parent) for name in os.listdir(parent)]
 
 
 def _is_glob(pattern: str) -> bool:
