@@ -94,6 +94,7 @@ class Disk:
     def __init__(self, root: Path, random: Random, *, deaf_to: str = "") -> None:
         """`deaf_to` is a mutant: "fdatasync" or "directory" are called, and nothing becomes durable."""
         self.root = root
+        self._name = str(root)
         self.calls_left: int | None = None
         """Changing calls until the process dies in one; None while it lives on."""
         self.opened: dict[int, File | Directory] = {}
@@ -138,7 +139,7 @@ class Disk:
         self.load(self._top.after_power_cut(self._random, keep))
 
     def holds(self, path: object) -> bool:
-        return self._attached and str(path).startswith(f"{self.root}/") or str(path) == str(self.root)
+        return self._attached and (str(path) == self._name or str(path).startswith(self._name + "/"))
 
     def node(self, path: object) -> "File | Directory | None":
         node: File | Directory | None = self._top

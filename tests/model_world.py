@@ -640,7 +640,7 @@ class World:
             return
         demand(not doubled, "doubled", doubled)
         demand(archived == sorted(archived), "out of order", archived)
-        demand(not archived or archived[-1] < end, "archived and not read", archived[-1], end)
+        demand(not archived or archived[-1] < end, "archived and not read", archived, end)
         demand(not dead & stored.keys(), "dead and stored", dead & stored.keys())
         demand(end >= shipper.durable_up_to, "the cursor went back", end, shipper.durable_up_to)
         demand(counts["read"] == end, "read", counts, end)

@@ -44,7 +44,7 @@ class BatchBuffer:
         position, offset = 0, chunk.start
         self._cursors |= dict.fromkeys(chunk.forgotten)
         if chunk.source:
-            # At once, not with the first entry: a full batch may leave before it, and must not only say what is forgotten.
+            # At once, not with the first entry: a full batch may leave before it, and would only say what is forgotten.
             self._cursors[chunk.source] = offset
         while position < len(chunk.entries):
             sizes = self._fitting(chunk, position)

@@ -6,9 +6,10 @@ import asyncio
 import logging
 import os
 import time
-import zlib
 from collections import Counter
 from functools import partial
+
+import msgspec
 
 from logbale.lines import LineCutter, LineParser
 from logbale.models import Chunk
@@ -34,6 +35,9 @@ RENAMED_GRACE = 300.0
 
 DELETED_GRACE = 5.0
 """The same for a deleted one, which takes up disk space for as long as it is open here."""
+
+SKIP_ALL = 1 << 62
+"""The cursor of a gzip file that was there already and is not to be read."""
 
 DELETED_LIMIT = 3600.0
 """Seconds after which a deleted file is let go whether there is news or not."""
@@ -74,6 +78,7 @@ class FollowedFile:
         self._skip = 0
         self._seen: tuple[int, int] = (0, 0)
         self._name: str | None = None
+        self._named_bytes = -1
         self._forgotten: list[str] = []
         self._counts: Counter[str] = Counter()
         self._gone_since: float | None = None
@@ -85,25 +90,34 @@ class FollowedFile:
 
     def begin_at_end(self) -> Chunk | None:
         """Leaves out what is there now; the cursor there, where there is anything."""
-        assert self._fd is not None
-        size = os.fstat(self._fd).st_size
-        self.head = os.pread(self._fd, HEAD_BYTES, 0)[:size]
-        self._position = self.offset = max(size, len(self.head))
-        self._remember_tail()
+        fd = self._must_fd()
+        self.head = os.pread(fd, HEAD_BYTES, 0)
+        size = max(os.fstat(fd).st_size, len(self.head))
         if self._gunzip is not None:
-            self.offset = 0
-            self._gunzip = Gunzip()
-        return self._cursor_only() if size else None
+            self.offset = self._skip = SKIP_ALL
+        else:
+            self._position = self.offset = size
+            self._remember_tail()
+        if not size:
+            return None
+        forgotten, name = self._names()
+        return Chunk([], [], source=name, start=self.offset, forgotten=forgotten)
 
     def resume(self, name: FileName, offset: int, head: bytes) -> None:
         """Goes on where the cursor of this name is."""
         self._name = str(name)
         self.head = head[: name.head_bytes]
+        if name.identity == self.identity:
+            self._named_bytes = name.head_bytes
         if self._gunzip is not None:
             self._skip = offset  # gzip can only be read from its start
             return
         self._position = self.offset = offset
         self._remember_tail()
+
+    def _remember_tail(self) -> None:
+        start = max(0, self._position - TAIL_BYTES)
+        self._tail = os.pread(self._must_fd(), self._position - start, start)
 
     def forget_name(self, name: FileName) -> None:
         """The cursor of this name was for what this file held before."""
@@ -119,7 +133,8 @@ class FollowedFile:
     @property
     def is_idle(self) -> bool:
         """Nothing is left to read as far as it was looked at, and a path leads to it."""
-        return self._gone_since is None and self._gunzip is None and self._seen[0] == self._position
+        has_all = self._gunzip is None or self._gunzip.is_hungry
+        return self._gone_since is None and has_all and self._seen[0] == self._position
 
     def close(self) -> None:
         """Gives the descriptor back."""
@@ -164,7 +179,7 @@ class FollowedFile:
         return True
 
     def _must_fd(self) -> int:
-        assert self._fd is not None
+        assert self._fd is not None, self.location
         return self._fd
 
     # what is known of it
@@ -212,6 +227,8 @@ class FollowedFile:
         if not self.find():
             raise FileNotFoundError(2, "it is gone")
         fd = self._must_fd()
+        if self._skip >= SKIP_ALL:
+            return None
         if self._gunzip is not None and not self._gunzip.is_hungry:
             return self._take_content()
         status = os.fstat(fd)
@@ -270,6 +287,7 @@ class FollowedFile:
             log.warning("%s was truncated: reading it again from its start", self.location)
         rest = self.finish()
         self._position = self.offset = self._skip = 0
+        self._named_bytes = -1
         self.head = self._tail = b""
         self._seen = (-1, 0)
         if self._gunzip is not None:
@@ -301,27 +319,27 @@ class FollowedFile:
         return self._parse_joined([due], start) if due else None
 
     def _parse(self, lines: bytes, start: int) -> Chunk:
-        forgotten, name = self._names()
-        return self._with(self._parser.parse(lines, now=time.time(), start=start, source=name), forgotten)
+        return self._named(self._parser.parse(lines, now=time.time(), start=start, source=""))
 
     def _parse_joined(self, entries: list[bytes], start: int) -> Chunk:
-        forgotten, name = self._names()
-        return self._with(self._parser.parse_joined(entries, now=time.time(), start=start, source=name), forgotten)
+        return self._named(self._parser.parse_joined(entries, now=time.time(), start=start, source=""))
 
-    def _with(self, chunk: Chunk, forgotten: tuple[str, ...]) -> Chunk:
-        return Chunk(chunk.entries, chunk.sizes, chunk.overhead, chunk.source, chunk.start, forgotten)
+    def _named(self, chunk: Chunk) -> Chunk:
+        if not chunk.entries:
+            return Chunk([], [])
+        forgotten, name = self._names()
+        return msgspec.structs.replace(chunk, source=name, forgotten=forgotten)
 
     def _names(self) -> tuple[tuple[str, ...], str]:
-        """The names that are its no more, and the one that is."""
-        name = self._name or ""
-        if not name or len(self.head) != self._named_bytes or self._forgotten:
-            name = str(FileName.of(self.identity, self.head, self.path))
-        if self._name is not None and self._name != name:
-            self._forgotten.append(self._name)
-        forgotten = tuple(old for old in self._forgotten if old != name)
+        """The names that are not its own any more, and the one that is."""
+        if self._name is None or self._named_bytes != len(self.head):
+            if self._name is not None:
+                self._forgotten.append(self._name)
+            self._name = str(FileName.of(self.identity, self.head, self.path))
+            self._named_bytes = len(self.head)
+        forgotten = tuple(old for old in self._forgotten if old != self._name)
         self._forgotten.clear()
-        self._name = name
-        return forgotten, name
+        return forgotten, self._name
 
     # its end
 
@@ -343,9 +361,10 @@ class FollowedFile:
         """It has left, and nothing new has come for a while; or it is deleted and has been open for too long."""
         if self._gone_since is None:
             return False
+        quiet = now - max(self._gone_since, self.active)
         if self._fd is not None and os.fstat(self._fd).st_nlink:
-            return now - max(self._gone_since, self.active) >= RENAMED_GRACE
-        return now - max(self._gone_since, self.active) >= DELETED_GRACE or self._is_overdue(now)
+            return quiet >= RENAMED_GRACE
+        return quiet >= DELETED_GRACE or now - self._gone_since >= DELETED_LIMIT
 
     def names(self) -> tuple[str, ...]:
         """The cursors that are of no use once it has ended."""

@@ -1,0 +1,337 @@
+"""TailSource: files by path or glob, from their start, their end or a cursor, followed as they grow, rotate and shrink."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import stat
+import time
+import zlib
+from collections import Counter
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from logbale.errors import StorageError
+from logbale.lines import LineParser
+from logbale.models import Chunk
+from logbale.multiline import LineJoiner, start_pattern
+from logbale.sources.tail.discovery import Discovery, Found, by_inode, reason, rotations_between, search
+from logbale.sources.tail.file import FollowedFile
+from logbale.sources.tail.identity import HEAD_BYTES, Cursors, Identity, printable
+from logbale.sources.tail.watch import Changes, Watcher, is_about_names
+
+log = logging.getLogger("logbale.tail")
+
+MAX_OPEN = 256
+"""Descriptors of files that have nothing new; the others stay closed until they have."""
+
+LOOK_INTERVAL = 1.0
+"""Seconds between two looks at everything where events are to be had: network file systems tell of their own only."""
+
+LOOK_SHARE = 0.1
+"""Of the time may go into looking because names changed: a directory with 10,000 others must not cost a core."""
+
+
+class TailSource:
+    """A Source of the lines of files. Its cursors are named by FileName and count bytes of content."""
+
+    def __init__(
+        self,
+        patterns: Sequence[str],
+        *,
+        follow: bool,
+        from_start: bool,
+        fields: Mapping[str, Any],
+        host: str,
+        exclude: Sequence[str] = (),
+        multiline: str | None = None,
+        resume: Mapping[str, Any] | None = None,
+        polling: bool = False,
+        poll_interval: float = 0.25,
+    ) -> None:
+        """Raises StorageError for a named path that is no regular file, and for one that cannot be read.
+
+        With `follow` the latter is only a warning: it is read from its start once it can be. `from_start` is about the
+        files that are there now and that `resume`, the cursors of an earlier run, does not know; where it knows any,
+        the others are new and read from their start. `multiline` is a preset or a pattern: ConfigError. `polling` does
+        without file events.
+        """
+        self._discovery = Discovery(patterns, exclude, follow=follow)
+        self._follow = follow
+        self._fields = dict(fields)
+        self._host = host
+        self._start = start_pattern(multiline) if multiline is not None else None
+        self._poll_interval = poll_interval
+        self._cursors = Cursors((resume or {}).items())
+        self._watcher = Watcher(polling=polling or not follow)
+        self._files: dict[Identity, FollowedFile] = {}
+        self._by_path: dict[str, FollowedFile] = {}
+        self._unread: dict[FollowedFile, None] = {}
+        """Files that may have something new, in the order in which that was noticed."""
+        self._ready: list[Chunk] = []
+        self._counts_of_gone: Counter[str] = Counter({"invalid_utf8": 0, "split_line": 0})
+        self._read_bytes_of_gone = 0
+        self._next_look = 0.0
+        self._no_look_before = 0.0
+        self._look(first=True, at_end=not from_start and not self._cursors)
+
+    # what it gives
+
+    async def chunks(self) -> AsyncGenerator[Chunk, None]:
+        """The lines of all files in turn, so that a large one does not hold up the others.
+
+        A chunk without entries says where a file begins, or which cursors are of no use any more. Raises StorageError
+        where a file cannot be read to its end, unless it is followed: then it is tried again. Cancelled while
+        following, it leaves a last line that has no newline yet unread: the cursor is before it.
+        """
+        try:
+            while self._files or self._follow or self._ready:
+                progress = False
+                for file in list(self._unread):
+                    if file.waits_for_predecessor():
+                        continue
+                    chunk = await self._next_chunk(file)
+                    if chunk is None:
+                        self._unread.pop(file, None)
+                        if not self._follow:
+                            self._finish(file)
+                    else:
+                        progress = True
+                        self._ready.append(chunk)
+                    for ready in self._take_ready():
+                        yield ready
+                        await asyncio.sleep(0)  # Small reads and a fast consumer would keep the loop to themselves.
+                self._look_after_held(time.monotonic())
+                for ready in self._take_ready():
+                    yield ready
+                if self._follow:
+                    await self._wait(0.0 if progress else None)
+        finally:
+            self._watcher.close()
+            for file in list(self._files.values()):
+                self._forget(file)
+
+    def _take_ready(self) -> list[Chunk]:
+        ready = [chunk for chunk in self._ready if chunk.entries or chunk.source or chunk.forgotten]
+        self._ready.clear()
+        return ready
+
+    def counts(self) -> dict[str, int]:
+        """What had to be mended: invalid_utf8 and split_line; truncated, vanished_files and vanished_bytes if any."""
+        counts = self._counts_of_gone.copy()
+        for file in self._files.values():
+            counts.update(file.counts())
+        return dict(counts)
+
+    def total_bytes(self) -> int | None:
+        """What there is to read in all, of compressed files as they are; unknown while following."""
+        if self._follow:
+            return None
+        return self._read_bytes_of_gone + sum(max(file.size(), file.read_bytes) for file in self._files.values())
+
+    @property
+    def read_bytes(self) -> int:
+        """What has been read."""
+        return self._read_bytes_of_gone + sum(file.read_bytes for file in self._files.values())
+
+    # reading
+
+    async def _next_chunk(self, file: FollowedFile) -> Chunk | None:
+        try:
+            return await file.next_chunk()
+        except FileNotFoundError:
+            # Between closing its descriptor and now; what was read by then is all there is of it.
+            self._vanish(file)
+            return None
+        except (OSError, zlib.error) as error:
+            why = reason(error) if isinstance(error, OSError) else f"its gzip is damaged: {error}"
+            text = f"it cannot be read from byte {file.offset} on: {why}"
+            if not self._follow:
+                raise StorageError(f"{file.path}: {text}") from error
+            self._discovery.leave_out(file.path, text)
+            return None
+
+    def _look_after_held(self, now: float) -> None:
+        """Entries that no line came for, files that are gone, descriptors that nothing is read from."""
+        for file in list(self._files.values()):
+            if (chunk := file.take_due(now)) is not None:
+                self._ready.append(chunk)
+            if file.is_leaving and file.is_gone(now):
+                if (unread := file.unread_bytes) > 0:
+                    self._counts_of_gone["vanished_bytes"] += unread
+                    log.error("%s is deleted and let go with %d bytes unread: they are lost", file.path, unread)
+                self._finish(file)
+                self._ready.append(Chunk([], [], forgotten=file.names()))
+
+    def _finish(self, file: FollowedFile) -> None:
+        if not file.is_complete:
+            if not self._follow:
+                raise StorageError(f"{file.path}: its gzip has no end; the file was cut off, or is being written")
+            log.error("%s: its gzip has no end", file.path)
+        if (chunk := file.finish()) is not None:
+            self._ready.append(chunk)
+        self._forget(file)
+
+    def _vanish(self, file: FollowedFile) -> None:
+        """Its inode is nowhere to be found, and no descriptor holds it."""
+        unread = file.unread_bytes
+        self._counts_of_gone["vanished_files"] += 1
+        self._counts_of_gone["vanished_bytes"] += unread
+        if unread:
+            log.error("%s was deleted with %d bytes unread: they are lost", file.location, unread)
+        else:
+            log.info("%s was deleted; all that it was seen to hold is read", file.location)
+        if (chunk := file.finish()) is not None:
+            self._ready.append(chunk)
+        self._ready.append(Chunk([], [], forgotten=file.names()))
+        self._forget(file)
+
+    def _forget(self, file: FollowedFile) -> None:
+        self._counts_of_gone.update(file.counts())
+        self._read_bytes_of_gone += file.read_bytes
+        self._unread.pop(file, None)
+        self._files.pop(file.identity, None)
+        file.end()
+
+    # waiting
+
+    async def _wait(self, timeout: float | None) -> None:
+        """Until something may have happened, then notes what; with a timeout of 0 only looks at what is due."""
+        now = time.monotonic()
+        changes: Changes = set()
+        if timeout is None:
+            changes = await self._watcher.wait(max(0.0, self._wake_at(now) - now))
+            now = time.monotonic()
+            for file in self._files.values():
+                if file.is_leaving or not self._watcher.has_events:  # nobody tells of a deleted file
+                    self._unread[file] = None
+        for _, path in changes:
+            if (changed := self._by_path.get(path)) is not None:
+                self._unread[changed] = None
+        if changes and is_about_names(changes):
+            self._next_look = min(self._next_look, self._no_look_before)
+        if now >= self._next_look:
+            self._look(first=False, at_end=False)
+
+    def _wake_at(self, now: float) -> float:
+        soon = not self._watcher.has_events or any(file.is_leaving for file in self._files.values()) or self._unread
+        due = [self._next_look, now + self._poll_interval if soon else now + LOOK_INTERVAL]
+        due += [at for file in self._files.values() if (at := file.deadline) is not None]
+        return min(due)
+
+    # which files there are
+
+    def _look(self, *, first: bool, at_end: bool) -> None:
+        """Opens what is there and is not known yet; tells known files whether a path still leads to them."""
+        began = time.monotonic()
+        found = self._discovery.look(first=first)
+        if first:
+            self._resume_renamed(found)
+        moved = self._tell_files(found, began)
+        for identity, at in found.items():
+            if (file := self._files.get(identity)) is not None:
+                if file.differs_from(at):
+                    self._unread[file] = None
+                continue
+            predecessor = moved.get(_known_as(at.path))
+            if predecessor is not None:
+                predecessor = self._open_between(at.path, predecessor, identity, found)
+            self._open(at.path, at_end=at_end, predecessor=predecessor)
+        if first:
+            self._drop_unclaimed()
+            if not self._follow and not self._files:
+                raise StorageError(f"{', '.join(self._discovery.patterns)}: none of it can be read")
+        self._close_idle()
+        self._by_path = {
+            path: file
+            for file in self._files.values()
+            for path in (os.path.realpath(file.location), os.path.abspath(file.location))
+        }
+        now = time.monotonic()
+        self._no_look_before = now + (now - began) / LOOK_SHARE
+        self._next_look = now + (LOOK_INTERVAL if self._watcher.has_events else self._poll_interval)
+        if self._follow and self._watcher.watch(self._discovery.directories(file.location for file in self._by_path.values())):
+            self._next_look = self._no_look_before  # for what happened before it was watched
+
+    def _tell_files(self, found: Mapping[Identity, Found], now: float) -> dict[str, FollowedFile]:
+        """The files that had a path and have it no more, by that path; the one that had it last."""
+        moved: dict[str, FollowedFile] = {}
+        for identity, file in list(self._files.items()):
+            at = found.get(identity)
+            if at is not None and not file.is_open and at.path != file.location and not file.is_at(at.path):
+                self._vanish(file)  # another file has its inode
+                continue
+            if at is None and not file.is_leaving:
+                # A path that leads elsewhere or nowhere: only an open descriptor keeps what is left of it.
+                try:
+                    is_there = file.find()
+                except OSError:
+                    is_there = False
+                if not is_there:
+                    self._vanish(file)
+                    continue
+                self._unread[file] = None
+            file.still_there(at, now)
+            if at is None or _known_as(at.path) != _known_as(file.path):
+                moved[_known_as(file.path)] = file
+        return moved
+
+    def _open_between(
+        self, path: str, before: FollowedFile, newer: Identity, found: Mapping[Identity, Found]
+    ) -> FollowedFile:
+        """Opens the files that had this path between two looks; the one before the newest."""
+        known = self._files.keys() | found.keys()
+        for identity, at in rotations_between(path, before.mtime_ns, newer, known):
+            log.info("%s had the name %s between two looks: reading it, too", at.path, path)
+            between = self._open(at.path, at_end=False, predecessor=before, known_as=path, expected=identity)
+            if between is not None:
+                between.still_there(None, time.monotonic())
+                before = between
+        return before
+
+    def _open(
+        self,
+        path: str,
+        *,
+        at_end: bool,
+        predecessor: FollowedFile | None = None,
+        known_as: str | None = None,
+        expected: Identity | None = None,
+    ) -> FollowedFile | None:
+        """Opens a file and decides where its reading begins. `expected` refuses any other than this known one."""
+        try:
+            # O_NONBLOCK: should the path lead to a FIFO by now, open() must not wait for its writer.
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            status = os.fstat(fd)
+            head = os.pread(fd, HEAD_BYTES, 0) if stat.S_ISREG(status.st_mode) else b""
+        except OSError as error:
+            if not self._follow and self._discovery.is_named(path):
+                raise StorageError(f"{path}: cannot be opened: {reason(error)}") from error
+            self._discovery.leave_out(path, f"it cannot be opened: {reason(error)}")
+            return None
+        identity = Identity.of(status)
+        cursor = self._cursors.claim(identity, head)
+        if (
+            identity in self._files  # another file than a moment ago
+            or not stat.S_ISREG(status.st_mode)
+            or (expected is not None and expected != identity)
+        ):
+            os.close(fd)
+            return None
+        self._discovery.welcome(path)
+        shown = known_as or path
+        if cursor is not None and os.path.isabs(cursor[0].path):
+            shown = cursor[0].path
+        attributes = {"file": os.path.abspath(shown), "host": self._host, **self._fields}
+        service = str(attributes.pop("service", Path(shown).stem))
+        joiner = LineJoiner(self._start) if self._start is not None else None
+        file = FollowedFile(
+            fd, shown, identity, LineParser(service, attributes), joiner=joiner, predecessor=predecessor
+        )
+        file.location = path
+        self._files[identity] = file
+        self._unread[file] = None
+        self._begin(file, cursor, head, status.st_size, at_end=at_end)
+        return file
