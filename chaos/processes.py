@@ -224,5 +224,7 @@ class Shipper(End):
                 return time.monotonic() - began
             if before is None and now:
                 before = now
+            if self.process is not None and self.process.ended:
+                raise Failed(f"the shipper ended with {self.process.wait()}: {self.process.text[-800:]}")
             time.sleep(0.01)
         raise Failed(f"no ack within {timeout:g} s: {self.process.text[-800:] if self.process else ''}")

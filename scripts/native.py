@@ -112,6 +112,9 @@ def logs() -> int:
             sys.stdout.write(log.read())
     except FileNotFoundError:
         pass
+    except BrokenPipeError:  # make logs | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     print("no receiver runs: make run starts one")
     return 0
 

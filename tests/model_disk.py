@@ -7,7 +7,7 @@ renaming and unlinking of a name in a directory that was not synced. kill -9 kee
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from random import Random
 from unittest.mock import patch
@@ -97,7 +97,8 @@ class Disk:
         self._name = str(root)
         self.calls_left: int | None = None
         """Changing calls until the process dies in one; None while it lives on."""
-        self.opened: dict[int, File | Directory] = {}
+        self.opened: dict[int, tuple[File | Directory, int]] = {}
+        """What each descriptor is, here and as the system numbers it."""
         self._random = random
         self._deaf_to = deaf_to
         self.load({})
@@ -128,9 +129,11 @@ class Disk:
 
     def kill(self) -> None:
         """The process is gone, and with it what it had open."""
-        for fd in list(self.opened):
-            del self.opened[fd]
-            _REAL["close"](fd)
+        for fd, (_, inode) in self.opened.items():
+            with suppress(OSError):  # closed already, behind our back: then the number may be somebody else's
+                if os.fstat(fd).st_ino == inode:
+                    _REAL["close"](fd)
+        self.opened.clear()
         self.calls_left = None
 
     def cut_power(self) -> None:
@@ -170,7 +173,7 @@ class Disk:
             self.parent(path).change({Path(path).name: node})
         elif flags & os.O_TRUNC and isinstance(node, File):
             node.pending.append((0, None))
-        self.opened[fd] = node
+        self.opened[fd] = node, os.fstat(fd).st_ino
         return fd
 
     def close(self, fd):
@@ -182,23 +185,23 @@ class Disk:
         if self.calls_left == 0:
             data = data[: self._random.randint(0, len(data))]
         written = _REAL["pwrite"](fd, data, offset) if data else 0
-        self.opened[fd].pending.append((offset, data))
+        self.opened[fd][0].pending.append((offset, data))
         self._count()
         return written
 
     def ftruncate(self, fd, size):
         self._count()
         _REAL["ftruncate"](fd, size)
-        self.opened[fd].pending.append((size, None))
+        self.opened[fd][0].pending.append((size, None))
 
     def fdatasync(self, fd):
         self._count()
         if self._deaf_to != "fdatasync":
-            self.opened[fd].sync()
+            self.opened[fd][0].sync()
 
     def fsync(self, fd):
         self._count()
-        node = self.opened[fd]
+        node = self.opened[fd][0]
         if self._deaf_to != "directory" or isinstance(node, File):
             node.sync()
 

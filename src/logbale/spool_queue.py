@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from logbale.errors import StorageError
 from logbale.models import Batch
-from logbale.spool import MemoryStore, Record, Skip
+from logbale.spool import DamagedError, MemoryStore, Record, Skip
 
 log = logging.getLogger("logbale.spool")
 
@@ -110,7 +110,7 @@ class SpoolQueue:
         """Why nothing can be stored now; None while it can."""
         self.sent_up_to = 0
         """The highest sequence that was given to a connection: such a batch is never dropped to make room."""
-        self._opening = dict(store.counts)
+        self._opening = self._counts = dict(store.counts)
         self._max_memory = max_memory
         self._policy = policy
         self._incoming: list[tuple[NewBatch, int]] = []
@@ -242,8 +242,11 @@ class SpoolQueue:
 
     async def reject(self, sequence: int, reason: str) -> None:
         """The receiver can never store this batch: it is kept as a dead letter."""
-        log.error("batch %d is rejected and kept as a dead letter: %s", sequence, reason)
-        await self.call(self.store.reject, sequence, reason)
+        log.error("batch %d is rejected and becomes a dead letter: %s", sequence, reason)
+        try:
+            await self.call(self.store.reject, sequence, reason)
+        except DamagedError as error:  # it was sent, then dropped after a restart, or spoilt: counted so, and consumed
+            log.error("batch %d is rejected, and no dead letter can be made: %s", sequence, error)
         self._forget(sequence)
         self._step()
 
@@ -262,15 +265,23 @@ class SpoolQueue:
     async def call(self, function: Callable[..., _T], *arguments: Any) -> _T:
         """Runs one of the store's functions on its thread, after those before it."""
         if isinstance(self.store, MemoryStore):
-            return function(*arguments)
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+            result = function(*arguments)
+            self._counts = dict(self.store.counts)
+            return result
+
+        def counted() -> tuple[_T, dict[str, int]]:
+            return function(*arguments), dict(self.store.counts)
+
+        # The counts come back with the result, so that what they say and what still waits here always add up.
+        result, self._counts = await asyncio.get_running_loop().run_in_executor(self._thread, counted)
+        return result
 
     # both
 
     @property
     def counts(self) -> dict[str, int]:
         """Entries since this start and what was left then: read = acknowledged + rejected + dropped_* + spooled."""
-        now, then = self.store.counts, self._opening
+        now, then = self._counts, self._opening
         counts = {name: count - then.get(name, 0) for name, count in now.items()}
         counts["read"] += then["spooled"] + self._incoming_entries
         counts["spooled"] = now["spooled"] + self._incoming_entries

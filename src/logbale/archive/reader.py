@@ -14,7 +14,7 @@ from logbale.archive import layout
 from logbale.archive.format import Block, NotAFrame
 from logbale.archive.layout import SegmentPath
 from logbale.archive.walk import Damage, SegmentReader
-from logbale.errors import EntryError
+from logbale.errors import EntryError, StorageError
 from logbale.ndjson import to_ndjson
 
 logger = logging.getLogger(__name__)
@@ -216,3 +216,9 @@ def _time_of(line: bytes) -> str:
         return to_ndjson(b"[" + line + b"]", max_entries=1).first
     except EntryError:
         return ""
+
+
+def check_archive(path: Path) -> None:
+    """Raises StorageError for a directory that no receiver ever wrote to: a mistyped one must not look sound."""
+    if path.is_dir() and not (path / "lock").exists() and not segments(path):
+        raise StorageError(f"{path}: there is no archive here, no segment and no lock; check the path (ARCHIVE_DIR)")

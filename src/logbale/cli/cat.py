@@ -91,6 +91,7 @@ def cat(
 
     if path is None:
         path = Path(load_settings({}, config).settings.archive_dir)
+    reader.check_archive(path)
     damaged = 0
 
     def on_damage(damage: Damage) -> None:

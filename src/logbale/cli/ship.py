@@ -142,7 +142,7 @@ def open_spool(settings: Settings, name: str | None, sources: tuple[str, ...]) -
     spool.open()
     counts = spool.counts
     if counts["spooled"]:
-        log.info("%s: %s wait from an earlier run", directory, count(counts["spooled"], "entry", "entries"))
+        log.info("%s: left from an earlier run: %s", directory, count(counts["spooled"], "entry", "entries"))
     return spool
 
 
@@ -233,9 +233,10 @@ async def _run(loaded: Loaded, source: Source, progress: Progress, spool: DiskSp
     entries = count(report.left_entries, "entry", "entries")
     batches = count(report.left_batches, "batch", "batches")
     verb = "was" if report.left_entries == 1 else "were"
-    raise UnavailableError(
-        f"{entries} in {batches} {verb} not delivered to {receiver}; DRAIN_TIMEOUT is {settings.drain_timeout:g} s"
-    )
+    left = f"{entries} in {batches} {verb} not delivered to {receiver}; DRAIN_TIMEOUT is {settings.drain_timeout:g} s"
+    if spool is not None:
+        left += f". They wait in {spool.directory}, and the same command sends them"
+    raise UnavailableError(left)
 
 
 @contextlib.asynccontextmanager

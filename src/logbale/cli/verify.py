@@ -45,12 +45,14 @@ def verify(paths: tuple[Path, ...], as_json: bool, config: Path | None) -> int:
     and that each stream's sequences rise without a gap or a repetition. Works beside a running receiver. The exit code
     is 0 where all is sound, 1 where something is not, and 74 where something cannot be read.
     """
+    from logbale.archive.reader import check_archive
     from logbale.archive.verify import verify
 
     if not paths:
         paths = (Path(load_settings({}, config).settings.archive_dir),)
     found: list[Verified] = []
     for path in paths:
+        check_archive(path)
         for segment in verify(path):
             found.append(segment)
             if not as_json:

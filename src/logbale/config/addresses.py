@@ -22,8 +22,11 @@ def host_name(text: str) -> str:
 def split_address(text: str) -> tuple[str, str]:
     """Host and port of `HOST:PORT`, `[IPv6]:PORT`, `HOST` or `:PORT`; "" for what is left out.
 
-    Neither is checked: that is done where settings are loaded.
+    Neither is checked: that is done where settings are loaded. A number alone is taken for a port: as a host, 5012
+    would mean 0.0.19.148.
     """
+    if text.isdigit():
+        return "", text
     try:
         ip_address(text)
     except ValueError:

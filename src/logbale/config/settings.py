@@ -92,7 +92,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     drain_timeout: Annotated[
         Annotated[float, Meta(ge=0, extra={"metavar": "SECONDS"})],
         _BOTH,
-        Meta(description="Seconds that a stop may take to deliver what is in memory"),
+        Meta(description="Seconds that a stop may take to deliver what was read"),
     ] = 10.0
 
     batch_size: Annotated[Count, _BATCHES, Meta(description="Entries a batch")] = 50
@@ -131,7 +131,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         _BATCHES,
         Meta(
-            description="Directory of the spools; empty is the platform's place for state, off keeps batches in memory",
+            description="Directory of the spools; empty: /var/lib/logbale/spool, for users ~/.local/state; off: memory",
             extra={"allowed": "a path, empty or off", "metavar": "DIR"},
         ),
     ] = ""

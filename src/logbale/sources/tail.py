@@ -180,6 +180,8 @@ class TailSource:
         paths = sorted(glob.glob(pattern, recursive=True))
         if not paths and first and not self._follow:
             raise StorageError(f"{pattern}: no file matches; check the pattern, or leave out --once to wait")
+        if not paths and first:
+            log.warning("%s: no file matches yet; what appears is read from its start", pattern)
         for path in paths:
             try:
                 status = os.stat(path)

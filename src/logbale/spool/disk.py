@@ -305,7 +305,9 @@ class DiskSpool:
         """
         state = self._state
         start = state.consumed if skip.first <= state.first else self._catalogue.before(skip.first)
-        part = max(0, min(skip.entries, before - start))
+        # Where no record is left to tell how many they were, they stay counted as dropped: no loss must look delivered.
+        is_known = any(self._catalogue.find(one) is not None for one in (position, position + 1))
+        part = max(0, min(skip.entries, before - start)) if is_known else 0
         state.count(DROPPED + skip.reason, -part)
         rest = Skip(position + 1, skip.last, skip.entries - part, skip.reason)
         state.skips = [rest if one is skip else one for one in state.skips]
