@@ -582,7 +582,9 @@ class World:
             getattr(self, f"do_{rule}")(shipper)
 
     def do_backup(self, shipper: Shipper) -> None:
-        shipper.backup = shipper.disk.copy()
+        tree = shipper.disk.copy()
+        if "stream" in tree.get("spool", {}):  # without it, what is restored is no spool, and cannot know
+            shipper.backup = tree
 
     def do_restore(self, shipper: Shipper) -> None:
         if shipper.backup is not None and self.random.random() < 0.3:

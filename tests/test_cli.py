@@ -96,9 +96,53 @@ def test_what_cannot_be_delivered_is_counted(tmp_path):
         port = free.getsockname()[1]
     ended = logbale_run("ship", "--once", "--to", f":{port}", tmp_path / "app.log", DRAIN_TIMEOUT="0.2")
     assert ended.returncode == 69
-    assert ended.stderr.splitlines()[-1] == (
-        f"logbale: 2 entries in 1 batch were not delivered to 127.0.0.1:{port}; DRAIN_TIMEOUT is 0.2 s"
+    said = (
+        f"logbale: 2 entries in 1 batch were not delivered to 127.0.0.1:{port}; DRAIN_TIMEOUT is 0.2 s. They wait in "
     )
+    assert ended.stderr.splitlines()[-1].startswith(said)
+
+
+def test_what_was_not_delivered_is_sent_by_the_same_command(tmp_path):
+    """Nothing is read twice: after 69 the spool has it, and after 0 it is gone, so that the next run starts anew."""
+    log = tmp_path / "app.log"
+    log.write_text("one\ntwo\n")
+    with receiver(tmp_path) as receiving:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            nowhere = free.getsockname()[1]
+        assert logbale_run("ship", "--once", "--to", f":{nowhere}", log, DRAIN_TIMEOUT="0.1").returncode == 69
+        with log.open("a") as growing:
+            growing.write("three\n")
+        assert logbale_run("ship", "--once", "--to", receiving.address, log).returncode == 0
+        stored = entries(logbale_run("cat", tmp_path / "archive").stdout)
+        assert [entry["message"] for entry in stored] == ["one", "two", "three"]
+        assert logbale_run("ship", "--once", "--to", receiving.address, log).returncode == 0
+        assert len(entries(logbale_run("cat", tmp_path / "archive").stdout)) == 6
+
+
+def test_a_follower_that_was_stopped_goes_on_where_it_was(tmp_path):
+    """What was written meanwhile is shipped by its successor, whatever the file is called by then."""
+    log = tmp_path / "app.log"
+    log.write_text("old\n")
+    with receiver(tmp_path) as receiving:
+        for number in range(3):
+            with running(tmp_path, "ship", log, "--to", receiving.address, "--batch-linger", 0.01) as shipping:
+                shipping.says("in session")
+                with log.open("a") as growing:
+                    growing.write(f"while running {number}\n")
+                wait_for_entries(tmp_path / "archive", 2 * number + 1)
+                assert shipping.end() == 0
+            with log.open("a") as growing:
+                growing.write(f"while stopped {number}\n")
+        assert logbale_run("ship", "--once", log, "--to", receiving.address).returncode == 0
+        stored = [entry["message"] for entry in entries(logbale_run("cat", tmp_path / "archive").stdout)]
+    assert stored == [f"while {what} {number}" for number in range(3) for what in ("running", "stopped")]
+
+
+def wait_for_entries(archive, count):
+    """Returns once so many are stored."""
+    deadline = time.monotonic() + 30
+    while len(logbale_run("cat", archive).stdout.splitlines()) < count:
+        assert time.monotonic() < deadline
 
 
 def test_a_second_signal_does_not_wait(tmp_path):

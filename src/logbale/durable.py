@@ -59,6 +59,9 @@ def make_directory(path: Path) -> None:
     while not path.is_dir():
         missing.append(path)
         path = path.parent
+    # A crash may have come between the making of this one and its sync. Whose parent we cannot read, we did not make.
+    with suppress(PermissionError):
+        sync_directory(path.parent)
     for directory in reversed(missing):
         directory.mkdir(0o700, exist_ok=True)
         sync_directory(directory.parent)

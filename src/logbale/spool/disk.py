@@ -287,7 +287,7 @@ class DiskSpool:
         position = min(last + state.base, state.next - 1)
         if position < state.first:
             return
-        before = self._catalogue.before(position + 1)
+        before = self._before(position + 1)
         if (skip := state.skip_at(position)) is not None and skip.last > position:
             before = self._shorten(skip, position, before)
         state.consume(position, entries=before - state.consumed, crc=self._crc(position))
@@ -298,13 +298,21 @@ class DiskSpool:
                 self._journal.rotate()
                 self._journal.delete_finished()
 
+    def _before(self, position: int) -> int:
+        """Entries before a position not below `first`. Where segments are gone, the skips that stand for them tell."""
+        state, dropped = self._state, 0
+        while position > state.first and (skip := state.skip_at(position - 1)) is not None and skip.last < position:
+            dropped += skip.entries
+            position = skip.first
+        return dropped + (state.consumed if position <= state.first else self._catalogue.before(position))
+
     def _shorten(self, skip: Skip, position: int, before: int) -> int:
         """The receiver has batches of a skip, up to `position`: they were sent before they were lost here.
 
         `before` is the number of entries before the position after that; returned as far as the skip explains it.
         """
         state = self._state
-        start = state.consumed if skip.first <= state.first else self._catalogue.before(skip.first)
+        start = self._before(max(skip.first, state.first))
         # Where no record is left to tell how many they were, they stay counted as dropped: no loss must look delivered.
         is_known = any(self._catalogue.find(one) is not None for one in (position, position + 1))
         part = max(0, min(skip.entries, before - start)) if is_known else 0
