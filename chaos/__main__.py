@@ -51,7 +51,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--length", choices=("smoke", "tenth", "full"), default="tenth", help="how often each bites")
     parser.add_argument("--times", type=int, metavar="N", help="this often instead")
     parser.add_argument("--seed", type=int, metavar="N", help="that of an earlier run, to repeat its choices")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="faults at a time (default 1)")
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="faults at a time (default 2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the results for a machine")
     parser.add_argument("--keep", action="store_true", help="leave the directory of a fault that failed")
     return parser.parse_args()

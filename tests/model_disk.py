@@ -136,9 +136,10 @@ class Disk:
         self.opened.clear()
         self.calls_left = None
 
-    def cut_power(self) -> None:
-        """The page cache is gone too."""
-        keep = self._random.choice([0.0, 0.5, 0.9, 1.0])
+    def cut_power(self, keep: float | None = None) -> None:
+        """The page cache is gone too, but for what had a chance of `keep` to be written by itself."""
+        if keep is None:
+            keep = self._random.choice([0.0, 0.5, 0.9, 1.0])
         self.load(self._top.after_power_cut(self._random, keep))
 
     def holds(self, path: object) -> bool:

@@ -14,6 +14,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from random import Random
 from unittest.mock import patch
+from uuid import UUID
 
 from archive_batches import START, PowerOff
 from model_disk import Disk, attached
@@ -388,6 +389,8 @@ class World:
         self._stack.enter_context(attached(self.disk, *(shipper.disk for shipper in self.shippers)))
         self._stack.enter_context(patch("logbale.archive.sealer.ThreadPoolExecutor", LazyExecutor))
         self._stack.enter_context(patch("logbale.connection.monotonic", lambda: self.now))
+        names = Random(seed)
+        self._stack.enter_context(patch("logbale.spool.identity.uuid4", lambda: UUID(int=names.getrandbits(128))))
         LazyExecutor.random = random
 
     def __enter__(self) -> "World":

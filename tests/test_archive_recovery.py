@@ -64,7 +64,7 @@ def test_what_a_killed_process_left_in_memory_is_synced_before_anything_else(tmp
     path = left_open(archive, batch(1, stream="a"))
     calls = syncs_of(monkeypatch)
     writer = writer_of(archive)
-    assert [of for _, of in calls] == [str(path), str(path.parent), str(archive)]
+    assert [of for _, of in calls] == [str(tmp_path), str(path), str(path.parent), str(archive)]
     writer.close()
 
 

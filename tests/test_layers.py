@@ -19,6 +19,7 @@ CORE = {
     "session",
     "metrics",
     "lines",
+    "multiline",
     "ndjson",
 }
 FORBIDDEN = {"asyncio", "socket", "os", "time", "uuid", "psutil", "threading", "concurrent", "pathlib"}

@@ -10,10 +10,11 @@ import msgspec
 import pytest
 
 from logbale.errors import StorageError
-from logbale.sources import generator, tail
+from logbale.sources import generator
 from logbale.sources.generator import LogGenerator
 from logbale.sources.stdin import StdinSource
 from logbale.sources.tail import TailSource
+from logbale.sources.tail import file as tail_file
 
 # the generator
 
@@ -347,7 +348,7 @@ def test_a_rename_rotation_loses_nothing(run, tmp_path):
 
 def test_a_rotated_file_is_read_to_its_end_before_the_new_one_is_begun(run, tmp_path, monkeypatch):
     """However much of it is left: the order of the lines is the order of writing."""
-    monkeypatch.setattr(tail, "READ_BYTES", 2048)
+    monkeypatch.setattr(tail_file, "READ_BYTES", 2048)
     path = tmp_path / "a.log"
     lines = [f"{number:09d}" * 10 for number in range(20_000)]
 
@@ -386,7 +387,7 @@ def test_a_file_that_cannot_be_read_for_a_while_is_tried_again(run, tmp_path, mo
 
 def test_a_rotated_file_is_let_go_after_a_while(run, tmp_path, monkeypatch):
     """Its last line comes out even without a newline, and its descriptor is closed."""
-    monkeypatch.setattr(tail, "DELETED_GRACE", 0.02)
+    monkeypatch.setattr(tail_file, "DELETED_GRACE", 0.02)
     path = tmp_path / "a.log"
     path.write_bytes(b"1\nno newline")
 

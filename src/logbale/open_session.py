@@ -48,6 +48,16 @@ class SessionEnded(Exception):
         self.counter = counter
 
 
+class OtherHistory(SessionEnded):
+    """The welcome does not fit this spool. Once, it may be a flipped bit: messages carry no checksum of their own."""
+
+    def __init__(self, seen: tuple[int | None, int]) -> None:
+        super().__init__(
+            "other_history", "the receiver knows another history of this stream, or its welcome is damaged"
+        )
+        self.seen = seen
+
+
 class OpenSession:
     """Sends from the queue what the receiver lacks, and gives the queue the receiver's word on it."""
 
@@ -63,8 +73,12 @@ class OpenSession:
         status: Callable[[], dict[str, Any]],
         opened: Callable[[], None],
         first_alone: bool,
+        suspected: tuple[int | None, int] | None,
     ) -> None:
-        """`first_alone`: the first batch travels outside any context, because it did not decode inside one."""
+        """`first_alone`: the first batch travels outside any context, because it did not decode inside one.
+
+        `suspected`: the mark in the last welcome where that did not fit this spool; seen again, it is believed.
+        """
         self._queue = queue
         self._settings = settings
         self._compressing = compressing
@@ -74,6 +88,7 @@ class OpenSession:
         self._status = status
         self._opened = opened
         self._alone = first_alone
+        self._suspected = suspected
         store = queue.store
         self._session = ShipperSession(
             stream=store.stream,
@@ -148,6 +163,9 @@ class OpenSession:
 
     async def _welcome(self, event: Welcomed) -> None:
         if event.other_history:
+            seen = event.welcome.last, event.welcome.last_crc
+            if seen != self._suspected:
+                raise OtherHistory(seen)
             old = self._queue.store.stream
             await self._queue.new_stream()
             log.error(

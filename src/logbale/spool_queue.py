@@ -22,6 +22,9 @@ log = logging.getLogger("logbale.spool")
 STORAGE_RETRY = 1.0
 """Seconds between attempts while the store cannot take a batch."""
 
+GROUP_BYTES = 8 * 1024 * 1024
+"""Raw bytes that one write to the store takes at most."""
+
 Policy = Literal["block", "drop_oldest", "drop_newest"]
 """What happens when the store is full: reading waits, or entries are dropped and counted."""
 
@@ -55,8 +58,8 @@ class Store(Protocol):
         ...
 
     @property
-    def is_full(self) -> bool:
-        """Whether nothing more should be appended now."""
+    def free_bytes(self) -> int:
+        """What may still be appended, in bytes as they are stored: hardly ever more than raw."""
         ...
 
     def known_crcs(self) -> Mapping[int, int]:
@@ -151,8 +154,8 @@ class SpoolQueue:
         while self._incoming or not self._closed:
             await self._arrived.wait()
             self._arrived.clear()
-            if self._incoming:
-                group, self._incoming = self._incoming, []
+            while self._incoming:
+                group = self._take_group()
                 batches = [batch for batch, _ in group]
                 await self._store(batches)
                 self._incoming_bytes -= sum(size for _, size in group)
@@ -160,10 +163,27 @@ class SpoolQueue:
                 self._step()
         self._step()
 
+    def _take_group(self) -> list[tuple[NewBatch, int]]:
+        """The oldest that arrived: as many as one write should take and the store has room for, but at least one."""
+        limit, size, count = min(GROUP_BYTES, self.store.free_bytes), 0, 0
+        for (raw, _, _), _ in self._incoming:
+            size += len(raw)
+            if count and size > limit:
+                break
+            count += 1
+        group = self._incoming[:count]
+        del self._incoming[:count]
+        return group
+
+    def _fits(self, batches: list[NewBatch]) -> bool:
+        """Whether the store takes them; an empty one takes a batch of any size, or it would never leave."""
+        is_empty = self.store.first == self.store.next_sequence
+        return is_empty or sum(len(raw) for raw, _, _ in batches) <= self.store.free_bytes
+
     async def _store(self, batches: list[NewBatch]) -> None:
         while True:
             try:
-                if not self.store.is_full or await self._make_room(batches):
+                if self._fits(batches) or await self._make_room(batches):
                     records = await self.call(self.store.append, batches)
                     break
                 if self._policy == "drop_newest":

@@ -73,6 +73,20 @@ logbale ship --demo --rate 1000 --run-time 60            generated entries
             ["--field", "fields"], multiple=True, metavar="KEY=VALUE", help="An attribute for every entry; repeatable"
         ),
         click.Option(
+            ["--exclude"],
+            multiple=True,
+            metavar="GLOB",
+            help="Leaves out what matches, by whole path or by name, of the files that a GLOB finds; repeatable",
+        ),
+        click.Option(
+            ["--multiline"],
+            metavar="python|java|REGEX",
+            help="Joins lines to entries, such as stack traces; REGEX is what the first line of an entry begins with",
+        ),
+        click.Option(
+            ["--poll"], is_flag=True, help="Looks at the files every 0.25 s instead of waiting for file events"
+        ),
+        click.Option(
             ["--name"],
             metavar="NAME",
             help="Name of the spool, which keeps how far was read and what is not delivered; by default from the PATHs",
@@ -90,6 +104,9 @@ def ship(
     once: bool,
     from_start: bool | None,
     fields: tuple[str, ...],
+    exclude: tuple[str, ...],
+    multiline: str | None,
+    poll: bool,
     name: str | None,
     seed: int | None,
     **given: Any,
@@ -101,6 +118,8 @@ def ship(
     """
     start_log(log_level(given))
     _check_usage(paths, demo, once, from_start, fields, seed)
+    if (exclude or multiline is not None or poll) and (demo or paths == ("-",)):
+        raise click.UsageError("--exclude, --multiline and --poll are for files.")
     attributes = dict(_field(text) for text in fields)
     loaded = check_receiver(load_settings(given, config))
     if demo:
@@ -120,6 +139,9 @@ def ship(
             from_start=once if from_start is None else from_start,
             fields=attributes,
             host=socket.gethostname(),
+            exclude=exclude,
+            multiline=multiline,
+            polling=poll,
             resume=spool.cursors if spool is not None else None,
         )
     is_finite = once or paths == ("-",)

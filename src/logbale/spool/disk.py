@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from logbale.durable import DirectoryLock, make_directory, storage_error
+from logbale.durable import DirectoryLock, make_directory, storage_error, sync_directory
 from logbale.errors import StorageError
 from logbale.session import batch_crc
 from logbale.spool import dead_letters, format, identity
@@ -185,7 +185,11 @@ class DiskSpool:
         if self.stream != named:
             identity.write_stream(self.directory, self.stream)
         dead_letters.settle_retries(self.directory, self._state.next)
-        for _, letter in dead_letters.letters(self.directory):
+        kept = list(dead_letters.letters(self.directory))
+        if kept:
+            # What kill -9 left in the page cache is not durable yet, and its batch is about to be consumed.
+            sync_directory(self.directory / dead_letters.DIRECTORY)
+        for _, letter in kept:
             self._adopt_letter(letter)
         self._consume_rejected()
         self._journal.delete_finished()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ class MemoryStore:
         self.next_sequence = 1
         self.raw_bytes = 0
         """Bytes held."""
-        self.is_full = False
+        self.free_bytes = sys.maxsize
         self.counts = {"read": 0, "spooled": 0, "acknowledged": 0, "rejected": 0}
         self._batches: dict[int, tuple[Record, bytes]] = {}
         self._last_crc: dict[int, int] = {}

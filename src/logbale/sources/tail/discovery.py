@@ -102,9 +102,9 @@ class Discovery:
         """Whether it is one of the patterns itself."""
         return path in self.patterns
 
-    def directories(self, files: Iterable[str]) -> set[str]:
-        """Where something may happen that concerns the patterns, or the files at these paths."""
-        found = {os.path.dirname(path) for file in files for path in (os.path.abspath(file), os.path.realpath(file))}
+    def directories(self) -> set[str]:
+        """Where files of the patterns may appear; of a directory that is missing, the one where that may appear."""
+        found: set[str] = set()
         for pattern in self.patterns:
             parent = os.path.dirname(pattern) or os.curdir
             if _is_glob(pattern) and glob.has_magic(parent):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -19,6 +20,9 @@ from logbale.sources.tail.gunzip import MAGIC, Gunzip
 from logbale.sources.tail.identity import HEAD_BYTES, FileName, Identity
 
 log = logging.getLogger("logbale.tail")
+
+NEVER = (-1, 0)
+"""Size and time of change of a file that was not looked at."""
 
 READ_BYTES = 128 * 1024
 """More at a time is slower by a tenth to a fifth: the lines made of it no longer fit the processor's cache."""
@@ -58,8 +62,7 @@ class FollowedFile:
     ) -> None:
         """Takes over `fd`. `path` is what it was first known under; `predecessor` had that path before."""
         self.path = path
-        self.location = path
-        """Where it is now, as far as known."""
+        self.move_to(path)
         self.identity = identity
         self.offset = 0
         """Bytes of content read."""
@@ -72,19 +75,25 @@ class FollowedFile:
         self._parser = parser
         self._cutter = LineCutter()
         self._joiner = joiner
-        self._predecessor = predecessor
+        self.predecessor = predecessor
         self._position = 0
         self._tail = b""
         self._skip = 0
-        self._seen: tuple[int, int] = (0, 0)
+        self._seen = self._known = NEVER
         self._name: str | None = None
         self._named_bytes = -1
         self._forgotten: list[str] = []
         self._counts: Counter[str] = Counter()
         self._gone_since: float | None = None
         self._ended = False
-        is_gzip = path.endswith(".gz") and os.pread(fd, len(MAGIC), 0) == MAGIC
-        self._gunzip = Gunzip() if is_gzip else None
+        self.is_gzip = path.endswith(".gz") and os.pread(fd, len(MAGIC), 0) == MAGIC
+        self._gunzip = Gunzip() if self.is_gzip else None
+
+    def move_to(self, path: str) -> None:
+        """It is here now."""
+        self.location = path
+        self.paths = {os.path.abspath(path), os.path.realpath(path)}
+        """Where events about it come from."""
 
     # where reading begins
 
@@ -133,14 +142,21 @@ class FollowedFile:
     @property
     def is_idle(self) -> bool:
         """Nothing is left to read as far as it was looked at, and a path leads to it."""
-        has_all = self._gunzip is None or self._gunzip.is_hungry
-        return self._gone_since is None and has_all and self._seen[0] == self._position
+        return not self.is_leaving and not self.unread_bytes and (self._gunzip is None or self._gunzip.is_hungry)
 
     def close(self) -> None:
         """Gives the descriptor back."""
         if self._fd is not None:
+            status = os.fstat(self._fd)
+            self._known = status.st_size, status.st_mtime_ns
             os.close(self._fd)
             self._fd = None
+
+    def try_again(self) -> None:
+        """It could not be read: it counts as never looked at, and is opened anew."""
+        with contextlib.suppress(OSError):
+            self.close()
+        self._seen = NEVER
 
     def end(self) -> None:
         """Nothing is read any more."""
@@ -155,7 +171,7 @@ class FollowedFile:
         found = near.get(self.identity)
         if found is None or not self._open(found.path):
             return False
-        self.location = found.path
+        self.move_to(found.path)
         return True
 
     def is_at(self, path: str) -> bool:
@@ -186,17 +202,24 @@ class FollowedFile:
 
     def size(self) -> int:
         """Its length now, or when it was looked at last."""
-        return os.fstat(self._fd).st_size if self._fd is not None else self._seen[0]
+        return os.fstat(self._fd).st_size if self._fd is not None else self._known[0]
 
     @property
     def mtime_ns(self) -> int:
         """When it was written to last, as far as known."""
-        return os.fstat(self._fd).st_mtime_ns if self._fd is not None else self._seen[1]
+        return os.fstat(self._fd).st_mtime_ns if self._fd is not None else self._known[1]
 
     @property
     def unread_bytes(self) -> int:
         """What it has beyond where reading is."""
+        if self._skip >= SKIP_ALL:
+            return 0
         return max(0, self.size() - self._position)
+
+    @property
+    def is_complete(self) -> bool:
+        """Not a gzip that ends amid its content."""
+        return self._gunzip is None or self._gunzip.is_whole or self._skip >= SKIP_ALL
 
     def differs_from(self, found: Found) -> bool:
         """Whether something was written since it was looked at."""
@@ -211,11 +234,11 @@ class FollowedFile:
 
     def waits_for_predecessor(self) -> bool:
         """Whether the file that had its path before is still being read; what is appended later does not count."""
-        if (before := self._predecessor) is not None and (
+        if (before := self.predecessor) is not None and (
             before._ended or not (before.unread_bytes or before.waits_for_predecessor())
         ):
-            self._predecessor = None
-        return self._predecessor is not None
+            self.predecessor = None
+        return self.predecessor is not None
 
     # reading
 
@@ -289,7 +312,7 @@ class FollowedFile:
         self._position = self.offset = self._skip = 0
         self._named_bytes = -1
         self.head = self._tail = b""
-        self._seen = (-1, 0)
+        self._seen = NEVER
         if self._gunzip is not None:
             self._gunzip = Gunzip()
         return rest if rest is not None else Chunk([], [])
@@ -300,7 +323,7 @@ class FollowedFile:
         rest = self._cutter.finish()
         if self._joiner is None:
             return self._parse(rest, start) if rest else None
-        entries = self._joiner.feed(rest, 0.0)
+        entries = self._joiner.feed(rest, time.monotonic())
         if last := self._joiner.finish():
             entries.append(last)
         return self._parse_joined(entries, start) if entries else None
@@ -335,7 +358,7 @@ class FollowedFile:
         if self._name is None or self._named_bytes != len(self.head):
             if self._name is not None:
                 self._forgotten.append(self._name)
-            self._name = str(FileName.of(self.identity, self.head, self.path))
+            self._name = str(FileName.of(self.identity, self.head, os.path.abspath(self.path)))
             self._named_bytes = len(self.head)
         forgotten = tuple(old for old in self._forgotten if old != self._name)
         self._forgotten.clear()
@@ -347,7 +370,8 @@ class FollowedFile:
         """Whether a path still leads to it, and which."""
         if found is not None:
             self._gone_since = None
-            self.location = found.path
+            if found.path != self.location:
+                self.move_to(found.path)
         elif self._gone_since is None:
             log.info("%s was renamed or deleted: reading the rest of it", self.location)
             self._gone_since = now
@@ -362,7 +386,7 @@ class FollowedFile:
         if self._gone_since is None:
             return False
         quiet = now - max(self._gone_since, self.active)
-        if self._fd is not None and os.fstat(self._fd).st_nlink:
+        if self._fd is None or os.fstat(self._fd).st_nlink:
             return quiet >= RENAMED_GRACE
         return quiet >= DELETED_GRACE or now - self._gone_since >= DELETED_LIMIT
 

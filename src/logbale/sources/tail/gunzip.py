@@ -9,7 +9,7 @@ _GZIP_WINDOW = 31
 
 
 class Gunzip:
-    """Feed it what the file has, take what that makes. What comes after the last member, such as padding, is no data."""
+    """Feed it what the file has, take what that makes. Zeros after the last member are padding."""
 
     def __init__(self) -> None:
         self._decoder = zlib.decompressobj(_GZIP_WINDOW)

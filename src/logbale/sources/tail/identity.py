@@ -7,7 +7,7 @@ HEAD_BYTES is known by as many bytes as it has; its name grows with it, and is s
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -80,12 +80,12 @@ class Cursors:
             self._by_inode.setdefault(identity.inode, []).append(identity)
 
     def __bool__(self) -> bool:
-        return bool(self._known)
+        return any(self._known.values())
 
     @property
     def inodes(self) -> frozenset[int]:
         """Where files that are not claimed yet may be."""
-        return frozenset(identity.inode for identity in self._known)
+        return frozenset(identity.inode for identity, entries in self._known.items() if entries)
 
     def claim(self, identity: Identity, head: bytes) -> tuple[FileName, int] | None:
         """The cursor of the file with this identity and beginning, which is handed out once."""
@@ -99,11 +99,12 @@ class Cursors:
                     return entry
         return None
 
-    def take_rest(self) -> list[tuple[FileName, int]]:
-        """What nobody claimed, once."""
-        rest = [entry for entries in self._known.values() for entry in entries]
-        self._known.clear()
-        return rest
+    def drop(self, is_gone: Callable[[FileName], bool]) -> list[tuple[FileName, int]]:
+        """Forgets those whose files are gone; which they were."""
+        gone = [entry for entries in self._known.values() for entry in entries if is_gone(entry[0])]
+        for entry in gone:
+            self._known[entry[0].identity].remove(entry)
+        return gone
 
 
 def printable(path: str) -> str:

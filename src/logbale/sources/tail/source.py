@@ -1,8 +1,9 @@
-"""TailSource: files by path or glob, from their start, their end or a cursor, followed as they grow, rotate and shrink."""
+"""TailSource: files by path or glob, from start, end or cursor, followed as they grow, rotate and shrink."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import stat
@@ -19,7 +20,7 @@ from logbale.models import Chunk
 from logbale.multiline import LineJoiner, start_pattern
 from logbale.sources.tail.discovery import Discovery, Found, by_inode, reason, rotations_between, search
 from logbale.sources.tail.file import FollowedFile
-from logbale.sources.tail.identity import HEAD_BYTES, Cursors, Identity, printable
+from logbale.sources.tail.identity import HEAD_BYTES, Cursors, FileName, Identity, printable
 from logbale.sources.tail.watch import Changes, Watcher, is_about_names
 
 log = logging.getLogger("logbale.tail")
@@ -73,6 +74,9 @@ class TailSource:
         self._ready: list[Chunk] = []
         self._counts_of_gone: Counter[str] = Counter({"invalid_utf8": 0, "split_line": 0})
         self._read_bytes_of_gone = 0
+        self._open_files: dict[FollowedFile, None] = {}
+        """Those with a descriptor, the one used last at the end."""
+        self._looked = 0.0
         self._next_look = 0.0
         self._no_look_before = 0.0
         self._look(first=True, at_end=not from_start and not self._cursors)
@@ -95,7 +99,7 @@ class TailSource:
                     chunk = await self._next_chunk(file)
                     if chunk is None:
                         self._unread.pop(file, None)
-                        if not self._follow:
+                        if not self._follow and file.identity in self._files:
                             self._finish(file)
                     else:
                         progress = True
@@ -140,9 +144,8 @@ class TailSource:
 
     async def _next_chunk(self, file: FollowedFile) -> Chunk | None:
         try:
-            return await file.next_chunk()
+            chunk = await file.next_chunk()
         except FileNotFoundError:
-            # Between closing its descriptor and now; what was read by then is all there is of it.
             self._vanish(file)
             return None
         except (OSError, zlib.error) as error:
@@ -151,7 +154,23 @@ class TailSource:
             if not self._follow:
                 raise StorageError(f"{file.path}: {text}") from error
             self._discovery.leave_out(file.path, text)
+            file.try_again()
             return None
+        self._keep_open(file)
+        return chunk
+
+    def _keep_open(self, file: FollowedFile) -> None:
+        """Notes that its descriptor was used, and closes the one used longest ago if they are many."""
+        self._open_files.pop(file, None)
+        self._open_files[file] = None
+        if len(self._open_files) <= MAX_OPEN:
+            return
+        closable = [other for other in self._open_files if not other.is_leaving]
+        if len(closable) > MAX_OPEN:
+            # Rather one with bytes unread than none: it is found again, unless it is deleted.
+            other = next((other for other in closable if other.is_idle), closable[0])
+            del self._open_files[other]
+            other.close()
 
     def _look_after_held(self, now: float) -> None:
         """Entries that no line came for, files that are gone, descriptors that nothing is read from."""
@@ -177,6 +196,8 @@ class TailSource:
     def _vanish(self, file: FollowedFile) -> None:
         """Its inode is nowhere to be found, and no descriptor holds it."""
         unread = file.unread_bytes
+        if not self._follow:
+            raise StorageError(f"{file.location}: it was deleted with {unread} bytes unread")
         self._counts_of_gone["vanished_files"] += 1
         self._counts_of_gone["vanished_bytes"] += unread
         if unread:
@@ -192,6 +213,10 @@ class TailSource:
         self._counts_of_gone.update(file.counts())
         self._read_bytes_of_gone += file.read_bytes
         self._unread.pop(file, None)
+        self._open_files.pop(file, None)
+        for path in file.paths:
+            if self._by_path.get(path) is file:
+                del self._by_path[path]
         self._files.pop(file.identity, None)
         file.end()
 
@@ -212,7 +237,7 @@ class TailSource:
                 self._unread[changed] = None
         if changes and is_about_names(changes):
             self._next_look = min(self._next_look, self._no_look_before)
-        if now >= self._next_look:
+        if now >= self._next_look or (timeout is not None and now - self._looked >= self._poll_interval):
             self._look(first=False, at_end=False)
 
     def _wake_at(self, now: float) -> float:
@@ -227,33 +252,67 @@ class TailSource:
         """Opens what is there and is not known yet; tells known files whether a path still leads to them."""
         began = time.monotonic()
         found = self._discovery.look(first=first)
-        if first:
-            self._resume_renamed(found)
+        if self._cursors:
+            self._open_known(found)
         moved = self._tell_files(found, began)
+        missed = False
         for identity, at in found.items():
-            if (file := self._files.get(identity)) is not None:
-                if file.differs_from(at):
-                    self._unread[file] = None
+            if (file := self._files.get(identity)) is not None and file.differs_from(at):
+                self._unread[file] = None
+        unknown = [item for item in found.items() if item[0] not in self._files]
+        # A path that had another file goes first: it knows those that had it in between.
+        for identity, at in sorted(unknown, key=lambda item: (_known_as(item[1].path) not in moved, item[1].mtime_ns)):
+            if identity in self._files:
                 continue
-            predecessor = moved.get(_known_as(at.path))
+            predecessor = moved.get(_known_as(at.path)) if moved else None
             if predecessor is not None:
                 predecessor = self._open_between(at.path, predecessor, identity, found)
-            self._open(at.path, at_end=at_end, predecessor=predecessor)
+            if self._open(at.path, at_end=at_end, predecessor=predecessor, expected=identity) is None:
+                missed = True
         if first:
-            self._drop_unclaimed()
+            self._drop_cursors(found)
             if not self._follow and not self._files:
                 raise StorageError(f"{', '.join(self._discovery.patterns)}: none of it can be read")
-        self._close_idle()
-        self._by_path = {
-            path: file
-            for file in self._files.values()
-            for path in (os.path.realpath(file.location), os.path.abspath(file.location))
-        }
-        now = time.monotonic()
+        self._by_path = {path: file for file in self._files.values() for path in file.paths}
+        now = self._looked = time.monotonic()
         self._no_look_before = now + (now - began) / LOOK_SHARE
-        self._next_look = now + (LOOK_INTERVAL if self._watcher.has_events else self._poll_interval)
-        if self._follow and self._watcher.watch(self._discovery.directories(file.location for file in self._by_path.values())):
-            self._next_look = self._no_look_before  # for what happened before it was watched
+        # What was there and is not any more may have been renamed a moment ago.
+        is_late = self._watcher.has_events and not missed
+        self._next_look = now + (LOOK_INTERVAL if is_late else self._poll_interval)
+        if self._follow and not first:
+            directories = self._discovery.directories() | {os.path.dirname(path) for path in self._by_path}
+            if self._watcher.watch(directories):
+                self._next_look = self._no_look_before  # for what happened before it was watched
+
+    def _open_known(self, found: Mapping[Identity, Found]) -> None:
+        """Opens the files of an earlier run, also those that no pattern leads to any more, the oldest first."""
+        inodes = self._cursors.inodes
+        places = {identity: at for identity, at in found.items() if identity.inode in inodes}
+        if inodes - {identity.inode for identity in places}:
+            places = search(self._discovery.directories(), by_inode(inodes)) | places
+        last: dict[str, FollowedFile] = {}
+        for identity, at in sorted(places.items(), key=lambda item: item[1].mtime_ns):
+            if (file := self._open(at.path, at_end=False, only_known=True, expected=identity)) is not None:
+                file.predecessor = last.get(_known_as(file.path))
+                last[_known_as(file.path)] = file
+
+    def _drop_cursors(self, found: Mapping[Identity, Found]) -> None:
+        """Says which files of an earlier run are gone, and gives up their cursors."""
+
+        def is_gone(name: FileName) -> bool:
+            cannot_be_read_now = name.identity in found and name.identity not in self._files
+            return not cannot_be_read_now and os.path.isdir(os.path.dirname(name.path))
+
+        for name, offset in self._cursors.drop(is_gone):
+            self._ready.append(Chunk([], [], forgotten=(str(name),)))
+            if name.path.endswith(".gz"):
+                continue  # what is compressed does not grow
+            self._counts_of_gone["vanished_files"] += 1
+            log.warning(
+                "%s is gone or was written anew since the last run: what it held beyond byte %d is lost, if anything",
+                name.path,
+                offset,
+            )
 
     def _tell_files(self, found: Mapping[Identity, Found], now: float) -> dict[str, FollowedFile]:
         """The files that had a path and have it no more, by that path; the one that had it last."""
@@ -265,16 +324,15 @@ class TailSource:
                 continue
             if at is None and not file.is_leaving:
                 # A path that leads elsewhere or nowhere: only an open descriptor keeps what is left of it.
-                try:
+                is_there = True
+                with contextlib.suppress(OSError):  # then it is tried again
                     is_there = file.find()
-                except OSError:
-                    is_there = False
                 if not is_there:
                     self._vanish(file)
                     continue
                 self._unread[file] = None
             file.still_there(at, now)
-            if at is None or _known_as(at.path) != _known_as(file.path):
+            if at is None or (at.path != file.path and _known_as(at.path) != _known_as(file.path)):
                 moved[_known_as(file.path)] = file
         return moved
 
@@ -282,12 +340,11 @@ class TailSource:
         self, path: str, before: FollowedFile, newer: Identity, found: Mapping[Identity, Found]
     ) -> FollowedFile:
         """Opens the files that had this path between two looks; the one before the newest."""
-        known = self._files.keys() | found.keys()
-        for identity, at in rotations_between(path, before.mtime_ns, newer, known):
+        for identity, at in rotations_between(path, before.mtime_ns, newer, self._files.keys()):
             log.info("%s had the name %s between two looks: reading it, too", at.path, path)
             between = self._open(at.path, at_end=False, predecessor=before, known_as=path, expected=identity)
             if between is not None:
-                between.still_there(None, time.monotonic())
+                between.still_there(found.get(identity), time.monotonic())
                 before = between
         return before
 
@@ -299,30 +356,25 @@ class TailSource:
         predecessor: FollowedFile | None = None,
         known_as: str | None = None,
         expected: Identity | None = None,
+        only_known: bool = False,
     ) -> FollowedFile | None:
-        """Opens a file and decides where its reading begins. `expected` refuses any other than this known one."""
-        try:
-            # O_NONBLOCK: should the path lead to a FIFO by now, open() must not wait for its writer.
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            status = os.fstat(fd)
-            head = os.pread(fd, HEAD_BYTES, 0) if stat.S_ISREG(status.st_mode) else b""
-        except OSError as error:
-            if not self._follow and self._discovery.is_named(path):
-                raise StorageError(f"{path}: cannot be opened: {reason(error)}") from error
-            self._discovery.leave_out(path, f"it cannot be opened: {reason(error)}")
+        """Opens a file and decides where its reading begins.
+
+        `known_as` is the path that it had; `expected` refuses another file, `only_known` one without a cursor.
+        """
+        if (opened := self._open_descriptor(path)) is None:
             return None
-        identity = Identity.of(status)
+        fd, identity, size, head = opened
+        if identity in self._files or (expected is not None and expected != identity):
+            os.close(fd)
+            return None
         cursor = self._cursors.claim(identity, head)
-        if (
-            identity in self._files  # another file than a moment ago
-            or not stat.S_ISREG(status.st_mode)
-            or (expected is not None and expected != identity)
-        ):
+        if only_known and cursor is None:
             os.close(fd)
             return None
         self._discovery.welcome(path)
         shown = known_as or path
-        if cursor is not None and os.path.isabs(cursor[0].path):
+        if cursor is not None and cursor[0].path != _known_as(path) and os.path.isabs(cursor[0].path):
             shown = cursor[0].path
         attributes = {"file": os.path.abspath(shown), "host": self._host, **self._fields}
         service = str(attributes.pop("service", Path(shown).stem))
@@ -330,8 +382,54 @@ class TailSource:
         file = FollowedFile(
             fd, shown, identity, LineParser(service, attributes), joiner=joiner, predecessor=predecessor
         )
-        file.location = path
+        file.move_to(path)
+        self._begin(file, cursor, size, head, at_end=at_end)
         self._files[identity] = file
         self._unread[file] = None
-        self._begin(file, cursor, head, status.st_size, at_end=at_end)
+        self._keep_open(file)
         return file
+
+    def _open_descriptor(self, path: str) -> tuple[int, Identity, int, bytes] | None:
+        """A descriptor, what it leads to, the size of that and its first bytes; None where that is not to be had."""
+        done = "opened"
+        try:
+            # O_NONBLOCK: should the path lead to a FIFO by now, open() must not wait for its writer.
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            try:
+                status = os.fstat(fd)
+                if not stat.S_ISREG(status.st_mode):
+                    raise FileNotFoundError(2, "it is no regular file any more")
+                done = "read from byte 0 on"
+                return fd, Identity.of(status), status.st_size, os.pread(fd, HEAD_BYTES, 0)
+            except BaseException:
+                os.close(fd)
+                raise
+        except OSError as error:
+            why = f"it cannot be {done}: {reason(error)}"
+            if not self._follow and self._discovery.is_named(path):
+                raise StorageError(f"{path}: {why}") from error
+            self._discovery.leave_out(path, why)
+            return None
+
+    def _begin(
+        self, file: FollowedFile, cursor: tuple[FileName, int] | None, size: int, head: bytes, *, at_end: bool
+    ) -> None:
+        if cursor is not None:
+            name, offset = cursor
+            if size >= offset or file.is_gzip:
+                file.resume(name, offset, head)
+                log.info("reading %s on from byte %d", file.location, offset)
+                return
+            file.forget_name(name)
+            log.warning("%s was truncated since the last run: reading it again from its start", file.location)
+        elif at_end:
+            if (chunk := file.begin_at_end()) is not None:
+                self._ready.append(chunk)
+            log.info("reading %s from its end", file.location)
+        else:
+            log.info("reading %s from its start", file.location)
+
+
+def _known_as(path: str) -> str:
+    """A path as cursors name it."""
+    return printable(os.path.abspath(path))

@@ -1,0 +1,449 @@
+"""Attacks on the shells: each of these once lost, leaked, hung or killed something."""
+
+import asyncio
+import contextlib
+import json
+import socket
+import struct
+
+import pytest
+from proxy import Proxy
+from test_delivery import KeepingSink, Numbers, Scripted, at_once, eventually, next_message, receiver, shipper
+
+from logbale.config import Settings
+from logbale.errors import StorageError
+from logbale.log_shipper import LogShipper
+from logbale.messages import MAX_CONTROL_BYTES, Hello, Skip, Status, encode_message
+from logbale.models import Batch
+from logbale.protocol import Algorithm, Flag, encode_header
+from logbale.session import batch_crc, encode_batch
+from logbale.spool import DiskSpool, MemoryStore
+from logbale.spool_queue import SpoolQueue
+
+_ = at_once  # a fixture that every test here uses too
+
+LIMIT = 8.0
+"""Seconds that a scenario may take: most of these attacks ended in a hang."""
+
+
+@pytest.fixture
+def run(run):
+    """The same, with a limit."""
+
+    def within_limit(scenario):
+        async def limited():
+            async with asyncio.timeout(LIMIT):
+                await scenario()
+
+        run(limited)
+
+    return within_limit
+
+
+async def open_session(server, stream="web-1", first=1):
+    """A client in session: its reader and writer."""
+    reader, writer = await asyncio.open_connection(*server.address)
+    writer.write(encode_message(Hello(1, stream, first)))
+    assert (await next_message(reader))["type"] == "welcome"
+    return reader, writer
+
+
+def frame_of(sequence, raw):
+    return encode_batch(sequence, len(raw), batch_crc(sequence, raw), raw, Algorithm.NONE)
+
+
+def large(n):
+    """A batch that is decoded in the pool."""
+    return json.dumps([{"n": n, "message": "x" * 400_000}]).encode()
+
+
+def test_a_skip_behind_batches_that_were_never_stored_is_not_stored_either(run):
+    """A connection is reset while a batch is decoded: what waits behind that batch goes with it."""
+
+    async def scenario():
+        async with receiver() as server:
+            _, writer = await open_session(server)
+            writer.write(frame_of(1, b'[{"n":1}]'))
+            writer.write(frame_of(2, large(2)) + frame_of(3, b'[{"n":3}]') + encode_message(Skip(4, 6, 10, "damaged")))
+            decoding = []
+            while not decoding:
+                await asyncio.sleep(0)
+                decoding = [one for one in server._connections if one._working is not None and len(one._frames) == 2]
+            # As the transport calls it for a connection that was reset.
+            decoding[0]._transport.abort()
+            await eventually(lambda: not server._connections and server.metrics.in_flight_bytes == 0)
+            await asyncio.sleep(0.05)
+            mark = server.sink.mark("web-1").sequence
+            assert server.sink.numbers == [1, 2, 3][: len(server.sink.numbers)]
+            assert mark == len(server.sink.numbers)
+            assert server.metrics.skipped_entries == 0
+            writer.transport.abort()
+            await asyncio.sleep(0)
+
+    run(scenario)
+
+
+def test_a_batch_rejected_here_and_not_announced_before_a_cut_stops_nothing(run, tmp_path):
+    """The shipper consumed it as a dead letter; the receiver, which never heard of it, is told in the next session."""
+
+    async def scenario():
+        async with receiver(max_raw_bytes=2000) as server:
+            for cut in range(200, 500, 25):
+                source = Scripted([[{"n": 0}], [{"n": 1, "message": "x" * 5000}], [{"n": 2}]])
+                spool = DiskSpool(tmp_path / str(cut), max_bytes=2**20)
+                spool.open()
+                server.sink.items.clear()
+                async with Proxy(server.address[1], [{"cut": ("up", cut)}, {"cut": ("up", cut)}]) as proxy:
+                    settings = Settings(
+                        server_host="127.0.0.1", server_port=proxy.port, batch_size=1, compression_algorithm="none"
+                    )
+                    report = await LogShipper(settings, source, store=spool).run()
+                assert report.delivered
+                assert report.snapshot.dropped == {"rejected": 1}
+                assert server.sink.numbers == [0, 2]
+
+    run(scenario)
+
+
+class Failing(MemoryStore):
+    """A store whose disk is full for the first few calls of one kind."""
+
+    def __init__(self, call, times=2):
+        super().__init__("failing-disk")
+        self.call, self.times = call, times
+
+    def _fail(self, call):
+        if call == self.call and self.times:
+            self.times -= 1
+            raise StorageError("no space left on device")
+
+    def reject(self, sequence, reason):
+        self._fail("reject")
+        super().reject(sequence, reason)
+
+    def read(self, sequence):
+        self._fail("read")
+        return super().read(sequence)
+
+
+@pytest.mark.parametrize("call", ["reject", "read"])
+def test_a_full_disk_at_the_shipper_is_waited_out(run, call):
+    """A dead letter that cannot be written now, or a batch that cannot be read back now, does not end the shipper."""
+
+    async def scenario():
+        async with receiver(max_batch_entries=1) as server:
+            source = Scripted([[{"n": 0}], [{"n": 7}, {"n": 8}], [{"n": 1}]])
+            settings = Settings(
+                server_host="127.0.0.1", server_port=server.address[1], batch_max_bytes=200, buffer_max_bytes=1
+            )
+            running = LogShipper(settings, source, store=Failing(call))
+            report = await running.run()
+            assert running._queue.store.times == 0
+            assert report.snapshot.errors["storage"] == 2
+            assert report.delivered
+            assert report.snapshot.read_entries == 4
+            assert sum(report.snapshot.dropped.values()) + report.snapshot.delivered_entries == 4
+
+    run(scenario)
+
+
+class Quota:
+    """A store that is full until it is acknowledged, and has nothing that it could drop."""
+
+    def __init__(self, spool):
+        self._spool = spool
+
+    def __getattr__(self, name):
+        return getattr(self._spool, name)
+
+    @property
+    def is_full(self):
+        return self._spool.first < self._spool.next_sequence
+
+
+def test_an_acknowledgement_while_room_is_looked_for_is_not_missed(run, tmp_path):
+    """With drop_oldest: the last ack may arrive while the store finds nothing to drop; no other follows."""
+
+    async def scenario():
+        for n in range(10):
+            spool = DiskSpool(tmp_path / str(n), max_bytes=2**20)
+            spool.open()
+            queue = SpoolQueue(Quota(spool), max_memory=10_000, policy="drop_oldest")
+            running = asyncio.create_task(queue.run())
+            queue.append(Batch([{"n": 1}], 10, {}))
+            assert await queue.next_item(1) is not None
+            queue.sent_up_to = 1
+            acknowledged = asyncio.create_task(queue.acknowledge(1))
+            queue.append(Batch([{"n": 2}], 10, {}))
+            queue.close_input()
+            async with asyncio.timeout(2):
+                await acknowledged
+                await running
+            assert queue.counts["spooled"] == 1
+            await queue.close()
+
+    run(scenario)
+
+
+def test_what_was_sent_once_is_never_dropped_to_make_room(run):
+    """A reconnect sends from further back; that does not make the later batches unsent."""
+
+    async def scenario():
+        async with receiver() as server, Proxy(server.address[1]) as proxy:
+            running = shipper(proxy.port, Numbers(500, then="wait"))
+            server.sink.open.clear()
+            task = asyncio.create_task(running.run())
+            await eventually(lambda: running._queue.sent_up_to == 50)
+            proxy.passing.clear()
+            for writer in list(proxy._writers):
+                writer.transport.abort()
+            server.sink.open.set()
+            await eventually(lambda: proxy.connections == 2)
+            assert running._queue.sent_up_to == 50
+            proxy.passing.set()
+            lowest = 50
+            while running.snapshot().delivered_entries < 500:
+                lowest = min(lowest, running._queue.sent_up_to)
+                await asyncio.sleep(0)
+            assert lowest == 50
+            running.stop()
+            assert (await task).delivered
+
+    run(scenario)
+
+
+def test_a_hello_whose_connection_ends_before_the_welcome_leaves_nothing_behind(run):
+    """Neither a stream nor a task, also while the sink is stuck and the welcome has to wait."""
+
+    async def scenario():
+        async with receiver() as server:
+            for n in range(5):
+                _, writer = await asyncio.open_connection(*server.address)
+                writer.write(encode_message(Hello(1, f"gone-{n}", 1)))
+                writer.write_eof()
+            await eventually(lambda: server.metrics.connections == 5 and not server._connections)
+            assert server.streams._streams == {}
+
+            _, first = await open_session(server)
+            server.sink.open.clear()
+            first.write(frame_of(1, b'[{"n":1}]'))
+            await eventually(lambda: server.metrics.received.entries == 1)
+            tasks = len(asyncio.all_tasks())
+            for _ in range(5):
+                _, writer = await asyncio.open_connection(*server.address)
+                writer.write(encode_message(Hello(1, "web-1", 1)) + encode_message(Status({})))
+                await asyncio.sleep(0.01)
+                writer.transport.abort()
+            first.transport.abort()
+            await eventually(lambda: not server._connections)
+            await eventually(lambda: len(asyncio.all_tasks()) <= tasks)
+            server.sink.open.set()
+            await eventually(lambda: server.metrics.in_flight_bytes == 0)
+            assert server.streams._streams == {}
+            assert not server.metrics.errors
+            assert server.sink.numbers == [1]
+
+    run(scenario)
+
+
+def test_the_status_of_a_shipper_goes_with_its_connection(run):
+    """Else a client that takes a new name each time fills the memory."""
+
+    async def scenario():
+        async with receiver() as server:
+            for n in range(3):
+                _, writer = await open_session(server, f"web-{n}")
+                writer.write(encode_message(Status({"n": n})))
+                await eventually(lambda n=n: server.statuses == {f"web-{n}": {"n": n}})
+                writer.transport.abort()
+                await eventually(lambda: not server._connections)
+                assert server.statuses == {}
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("beginning", [encode_message(Hello(1, "web-1", 1))[:-3], encode_header(100, Flag.CONTROL)])
+def test_a_hello_that_is_never_finished_ends_the_connection(run, monkeypatch, beginning):
+    """Once the first header has K there are WELCOME_TIMEOUT seconds; a base client may be silent for days."""
+    monkeypatch.setattr("logbale.connection.WELCOME_TIMEOUT", 0.2, raising=False)
+    monkeypatch.setattr("logbale.tcp_server.LIVENESS_INTERVAL", 0.02)
+
+    async def scenario():
+        async with receiver() as server:
+            reader, writer = await asyncio.open_connection(*server.address)
+            base = await asyncio.open_connection(*server.address)
+            base[1].write(encode_header(100, 0))
+            writer.write(beginning)
+            async with asyncio.timeout(3):
+                with contextlib.suppress(ConnectionError):
+                    assert await reader.read() == b""
+            await eventually(lambda: len(server._connections) == 1)
+            for end in (writer, base[1]):
+                end.transport.abort()
+            await asyncio.sleep(0)
+
+    run(scenario)
+
+
+def test_a_control_frame_that_is_too_long_is_refused_before_it_is_kept(run):
+    """A hello has 4 KiB: eight megabytes of one are not waited for."""
+
+    async def scenario():
+        async with receiver() as server:
+            reader, writer = await asyncio.open_connection(*server.address)
+            writer.write(encode_header(MAX_CONTROL_BYTES + 1, Flag.CONTROL) + b"x" * 100)
+            async with asyncio.timeout(3):
+                with contextlib.suppress(ConnectionError):
+                    await reader.read()
+            assert server.metrics.errors["protocol"] == 1
+            writer.transport.abort()
+            await asyncio.sleep(0)
+
+    run(scenario)
+
+
+def test_rejects_and_skips_that_wait_for_the_sink_weigh_something(run):
+    """While the sink is stuck, a client cannot fill the memory with notes that hold no entries."""
+
+    async def scenario():
+        async with receiver(max_in_flight_bytes=100_000) as server:
+            _, writer = await open_session(server)
+            server.sink.open.clear()
+            for sequence in range(1, 20_000, 2):
+                writer.write(frame_of(sequence, b"[]") + encode_message(Skip(sequence + 1, sequence + 1, 0, "damaged")))
+            await asyncio.sleep(0.3)
+            assert server._paused
+            assert len(server.committer._waiting) < 15_000
+            server.sink.open.set()
+            await eventually(lambda: server.sink.mark("web-1").sequence == 20_000)
+            await eventually(lambda: server.metrics.in_flight_bytes == 0)
+            writer.transport.abort()
+            await asyncio.sleep(0)
+
+    run(scenario)
+
+
+def test_no_linger_is_no_busy_loop(run):
+    """BATCH_LINGER=0 with a receiver that is away: the shipper waits, it does not spin."""
+
+    async def scenario():
+        running = shipper(1, Numbers(15, then="wait"), batch_linger=0.0, batch_interval=60.0, drain_timeout=0.0)
+        looks = 0
+        buffer = running._buffer
+        take_deadline = type(buffer).deadline.fget
+
+        class Watched(type(buffer)):
+            @property
+            def deadline(self):
+                nonlocal looks
+                looks += 1
+                return take_deadline(self)
+
+        buffer.__class__ = Watched
+        task = asyncio.create_task(running.run())
+        await asyncio.sleep(0.3)
+        assert looks < 300
+        running.stop()
+        assert (await task).left_entries == 15
+
+    run(scenario)
+
+
+def test_a_client_hears_something_while_a_long_frame_arrives_slowly(run, monkeypatch):
+    """Else a batch that takes a slow link longer than DEAD_AFTER is sent, given up, and sent again for ever."""
+    for module in ("session", "connection"):
+        monkeypatch.setattr(f"logbale.{module}.PING_AFTER", 0.2, raising=False)
+    monkeypatch.setattr("logbale.tcp_server.LIVENESS_INTERVAL", 0.02)
+
+    async def scenario():
+        async with receiver() as server:
+            reader, writer = await open_session(server)
+            heard = asyncio.create_task(next_message(reader))
+            for byte in frame_of(1, b'[{"n":1}]' + b" " * 30):
+                writer.write(bytes([byte]))
+                await asyncio.sleep(0.02)
+                if heard.done():
+                    break
+            assert heard.done()
+            assert (await heard)["type"] == "ping"
+            writer.transport.abort()
+            await asyncio.sleep(0)
+
+    run(scenario)
+
+
+def test_a_client_that_is_gone_before_it_is_accepted_harms_nobody(run):
+    """Health checks connect and reset at once."""
+
+    async def scenario():
+        unforeseen = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: unforeseen.append(context))
+        async with receiver() as server:
+            for _ in range(20):
+                client = socket.create_connection(server.address)
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                client.close()
+            await asyncio.sleep(0.1)
+            assert not server._connections
+        assert unforeseen == []
+
+    run(scenario)
+
+
+def test_a_closed_connection_whose_answers_nobody_reads_is_given_up(run, monkeypatch):
+    """It would count against MAX_CONNECTIONS for ever."""
+    monkeypatch.setattr("logbale.session.DEAD_AFTER", 0.2)
+    monkeypatch.setattr("logbale.connection.DEAD_AFTER", 0.2, raising=False)
+    monkeypatch.setattr("logbale.tcp_server.LIVENESS_INTERVAL", 0.02)
+    monkeypatch.setattr("logbale.connection.MAX_UNREAD_ANSWERS", 2**30)
+
+    async def scenario():
+        async with receiver() as server:
+            reader, writer = await open_session(server)
+            (connection,) = server._connections
+            reader._transport.pause_reading()
+            while connection._transport.get_write_buffer_size() < 100_000:
+                connection.goaway("x" * 60_000)
+                await asyncio.sleep(0)
+            writer.write(encode_message(Hello(1, "web-1", 1)))
+            await eventually(lambda: not server._connections)
+            writer.transport.abort()
+            await asyncio.sleep(0)
+
+    run(scenario)
+
+
+def test_a_receiver_that_asks_for_an_impossible_window_ends_the_session_and_not_the_shipper(run):
+    """Whatever a peer says is an event or a protocol error."""
+
+    async def scenario():
+        async def serve(reader, writer):
+            await reader.read(1000)
+            text = b'{"type":"welcome","version":1,"last":0,"max_frame":1000000,"max_raw":1000000,"window_log":99}'
+            writer.write(encode_header(len(text), Flag.CONTROL) + text)
+            await reader.read()
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        report = await shipper(server.sockets[0].getsockname()[1], Numbers(20), drain_timeout=0.2).run()
+        assert not report.delivered
+        assert report.left_entries == 20
+        server.close()
+
+    run(scenario)
+
+
+def test_a_task_of_the_shipper_that_dies_is_heard_of(run, monkeypatch):
+    """Also the one that only looks at the CPU."""
+
+    async def scenario():
+        async with receiver() as server:
+            running = shipper(server.address[1], Numbers(20, then="wait"), adaptive_enabled=True)
+            monkeypatch.setattr(running._adaptive, "decide", lambda: 1 / 0)
+            monkeypatch.setattr("logbale.cpu.CpuMeter.read", lambda _: 50.0)
+            with pytest.raises(ZeroDivisionError):
+                async with asyncio.timeout(3):
+                    await running.run()
+            assert server.sink.numbers == list(range(20))
+
+    run(scenario)
