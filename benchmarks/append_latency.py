@@ -1,12 +1,12 @@
 """How long after write() a line appended to an idle, followed file is durable in the archive; real processes.
 
-    .venv/bin/python benchmarks/append_latency.py [--appends 500] [--pause 0.05] [--dir DIR] [--ship "FLAGS"]... [--json OUT]
+    .venv/bin/python benchmarks/append_latency.py [--appends 500] [--dir DIR] [--ship "FLAGS"]... [--json OUT]
 
 From just before write() of the line to the return of the fdatasync of the archive segment that holds its block. The
-receiver runs as ever but for a wrapper of os.fdatasync, which notes the end of each call (CLOCK_MONOTONIC, one clock for
-all processes) and the length of the file; the first that ends after the write with more bytes than before it is the
-line's. Appends do not overlap. The bare figure is fdatasync alone after an append of as many bytes to a file in the same
-directory, done between the lines, so both meet the same disk. With the spool, a line takes two such syncs on its way.
+receiver runs as ever but for a wrapper of os.fdatasync, which notes the end of each call (CLOCK_MONOTONIC, one clock
+for all processes) and the length of the file; the first that ends after the write with more bytes than before it is
+the line's. Appends do not overlap. The bare figure is fdatasync alone after an append of 300 bytes to a file in the
+same directory, done between the lines, so both meet the same disk. With the spool, a line takes two such syncs.
 """
 
 from __future__ import annotations

@@ -126,7 +126,8 @@ def main() -> None:
     for flags, of in results.items():
         print(
             f"{flags:<52} {of['entries_per_second']:>9,.0f} {of['wire_bytes'] / 1e6:>8.2f}"
-            f"  {of['ship_cpu']:>8.2f} + {of['receive_cpu']:<7.2f}  {of['ship_memory']:>8.0f} / {of['receive_memory']:.0f}"
+            f"  {of['ship_cpu']:>8.2f} + {of['receive_cpu']:<7.2f}"
+            f"  {of['ship_memory']:>8.0f} / {of['receive_memory']:.0f}"
         )
     if options.json:
         options.json.write_text(

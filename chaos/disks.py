@@ -7,6 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from chaos.processes import End
 from chaos.suite import HOW_TO_GET, Run, Skipped
 
 _EXT4_IOC_SHUTDOWN = 0x8004587D
@@ -28,8 +29,14 @@ class PowerDisk:
         self._mount()
         run.finally_do(self._unmount)
 
-    def cut_power(self) -> None:
-        """From now on every call on the file system fails. Kill its users before restore()."""
+    def cut_power(self, user: End | None = None) -> None:
+        """From now on every call on the file system fails; its `user` is frozen just before. Kill it before restore().
+
+        Frozen, because a sync that is under way at this moment may return 0 though its bytes are gone (Linux 6.18: 40
+        of 500 cuts under a bare loop of writes and syncs). No real power cut lets a process hear that and act on it.
+        """
+        if user is not None and user.process is not None:
+            user.process.freeze()
         fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.ioctl(fd, _EXT4_IOC_SHUTDOWN, _NO_LOG_FLUSH)

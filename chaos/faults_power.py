@@ -58,7 +58,7 @@ def _archive_loses_power(run: Run, *, control: bool) -> None:
         time.sleep(run.chance.uniform(0.05, 0.5))
         match run.chance.randrange(3):
             case 0:  # at work
-                disk.cut_power()
+                disk.cut_power(receiver)
                 receiver.kill()
             case 1:  # dead already, with unsynced bytes in the page cache
                 receiver.kill()
@@ -66,7 +66,7 @@ def _archive_loses_power(run: Run, *, control: bool) -> None:
             case 2:  # just after a start that has read such bytes
                 receiver.kill()
                 receiver.start(program=program)
-                disk.cut_power()
+                disk.cut_power(receiver)
                 receiver.kill()
         run.bite()
         disk.restore()
@@ -94,7 +94,7 @@ def _spool_loses_power(run: Run, *, control: bool) -> None:
     shipper.first_ack(above=0)
     for _ in range(run.times):
         time.sleep(run.chance.uniform(0.05, 0.5))
-        steps = [disk.cut_power, shipper.kill]
+        steps = [lambda: disk.cut_power(shipper), shipper.kill]
         run.chance.shuffle(steps)
         for step in steps:
             step()

@@ -86,6 +86,22 @@ class Process:
         except subprocess.TimeoutExpired:
             raise Failed(f"did not end within {timeout:g} s: {self.text[-500:]}") from None
 
+    def freeze(self) -> None:
+        """SIGSTOP, and waits until every thread stands still, none of them in the middle of a call. Raises Failed."""
+        self.signal(signal.SIGSTOP)
+        deadline = time.monotonic() + PATIENCE
+        while not self.ended and any(state not in "Tt" for state in self._thread_states()):
+            if time.monotonic() > deadline:
+                raise Failed(f"does not stop: {self._thread_states()}")
+            time.sleep(0.001)
+
+    def _thread_states(self) -> list[str]:
+        states = []
+        for status in Path(f"/proc/{self.pid}/task").glob("*/stat"):
+            with contextlib.suppress(OSError):  # a thread may end
+                states.append(status.read_text().rpartition(")")[2].split()[0])
+        return states
+
     def kill(self) -> bool:
         """kill -9; False where it had ended before."""
         had_ended = self.ended

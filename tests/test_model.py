@@ -1,6 +1,6 @@
 """Session, spool and archive together against everything that may happen to them: model_world has the promises.
 
-A seed is a whole world. MODEL_SEEDS says how many the slow test lives through (`make test`: 2,400, about 40 s). A seed
+A seed is a whole world. MODEL_SEEDS says how many the slow test lives through (`make test`: 1,000, about 20 s). A seed
 that fails goes into FAILED, and what it found gets a test of its own below: a seed means something else once RULES has
 changed.
 """
@@ -24,7 +24,7 @@ from logbale.archive.segment import OpenSegment
 from logbale.durable import make_directory
 from logbale.spool_queue import SpoolQueue
 
-SEEDS = int(os.environ.get("MODEL_SEEDS", "2400"))
+SEEDS = int(os.environ.get("MODEL_SEEDS", "1000"))
 PARTS = 8
 FAILED = [895, 1650, 1771, 1974, 2961, 3160, 3823]
 """Seeds that broke a promise once: names of a directory and of a dead letter, sums over drops, rejects of drops."""

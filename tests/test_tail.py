@@ -10,6 +10,8 @@ import pytest
 
 from logbale.errors import StorageError
 from logbale.sources.tail import TailSource
+from logbale.sources.tail import file as tail_file
+from logbale.sources.tail import files as tail_files
 from logbale.sources.tail import source as tail_source
 from logbale.sources.tail.identity import HEAD_BYTES, FileName, Identity
 
@@ -67,7 +69,7 @@ def append(path, *lines):
 @pytest.fixture(autouse=True)
 def _tight(monkeypatch):
     """Few descriptors, and a look at everything more often than events should need."""
-    monkeypatch.setattr(tail_source, "MAX_OPEN", 20)
+    monkeypatch.setattr(tail_files, "MAX_OPEN", 20)
     monkeypatch.setattr(tail_source, "LOOK_INTERVAL", 0.1)
 
 
@@ -318,6 +320,36 @@ async def test_deleted_and_made_anew_at_once(tmp_path, polling):
             expected += [f"{turn} b", f"{turn} c"]
             await run.expect(*expected)
             path.unlink()
+
+
+@scenario
+async def test_a_deleted_file_is_kept_while_the_receiver_makes_everything_wait(tmp_path, polling):
+    """However long its chunks are not taken, its bytes are read before it is let go; and not for ever."""
+    lines = [f"{number:099d}" for number in range(20_000)]
+    for limit, complete in ((3600, True), (0.02, False)):
+        path = tmp_path / "a.log"
+        append(path, *lines)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            monkeypatch.setattr(tail_file, "DELETED_GRACE", 0.01)
+            monkeypatch.setattr(tail_file, "DELETED_LIMIT", limit)
+            source = TailSource(
+                [str(path)], follow=True, from_start=True, fields={}, host="h", polling=polling, poll_interval=0.01
+            )
+            got = []
+
+            async def read(source=source, got=got, path=path):
+                async with contextlib.aclosing(source.chunks()) as chunks:
+                    async for chunk in chunks:
+                        got += [entry.message for entry in chunk.entries]
+                        path.unlink(missing_ok=True)
+                        await asyncio.sleep(0.03)
+                        if not chunk.entries and chunk.forgotten:
+                            return
+
+            await asyncio.wait_for(read(), 10)
+            assert (got == lines) == complete
+            lost = source.counts().get("vanished_bytes", 0)
+            assert sum(len(line) + 1 for line in got) + lost == pytest.approx(100 * len(lines), abs=100)
 
 
 @scenario

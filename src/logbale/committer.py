@@ -21,6 +21,9 @@ log = logging.getLogger("logbale.receiver")
 COMMIT_BYTES = 8 * 1024 * 1024
 """Raw bytes that one group commit takes at most, so that no acknowledgement waits for a whole backlog."""
 
+ITEM_BYTES = 512
+"""What an item weighs beside its entries: a million rejects that wait for the sink are not nothing."""
+
 STORAGE_RETRY = 1.0
 """Seconds between attempts while the sink cannot store."""
 
@@ -113,5 +116,5 @@ class Committer:
 
 
 def weight(item: Item) -> int:
-    """Bytes that an item keeps in memory until it is settled; rejects and skips weigh next to nothing."""
-    return len(item.ndjson) if isinstance(item, ReceivedBatch) else 0
+    """Bytes that an item keeps in memory until it is settled."""
+    return ITEM_BYTES + (len(item.ndjson) if isinstance(item, ReceivedBatch) else 0)

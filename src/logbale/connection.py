@@ -14,14 +14,29 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
+from logbale.committer import weight
 from logbale.compression import decompress
 from logbale.config import Settings, format_address
 from logbale.context import ContextDecompressor
 from logbale.errors import DecompressionError, EntryError, ProtocolError
-from logbale.messages import Ack, Busy, Error, Goaway, Hello, Message, Ping, Pong, Reject, Skip, Status, encode_message
+from logbale.messages import (
+    MAX_HELLO_BYTES,
+    Ack,
+    Busy,
+    Error,
+    Goaway,
+    Hello,
+    Message,
+    Ping,
+    Pong,
+    Reject,
+    Skip,
+    Status,
+    encode_message,
+)
 from logbale.ndjson import Lines, to_ndjson
 from logbale.protocol import Algorithm, Flag, Frame, FrameDecoder
-from logbale.session import Liveness, ReceiverSession, SequencedBatch, batch_crc
+from logbale.session import PING_AFTER, WELCOME_TIMEOUT, Liveness, ReceiverSession, SequencedBatch, batch_crc
 from logbale.sinks import Item, Outcome, ReceivedBatch, Rejected, RejectedSequence, SkippedRange
 
 if TYPE_CHECKING:
@@ -47,7 +62,7 @@ class Connection(asyncio.Protocol):
         self.peer = "?"
         self.session: ReceiverSession | None = None
         self._receiver = receiver
-        self._decoder = FrameDecoder(receiver.settings.max_frame_bytes, session=None)
+        self._decoder = FrameDecoder(receiver.settings.max_frame_bytes, session=None, max_control=MAX_HELLO_BYTES)
         self._transport: asyncio.Transport | None = None
         self._frames: deque[Frame] = deque()
         self._working: asyncio.Task[None] | None = None
@@ -57,7 +72,12 @@ class Connection(asyncio.Protocol):
         self._error: ProtocolError | None = None
         """The stream is unsound behind the frames that wait."""
         self._live = Liveness(0.0)
+        self._said = 0.0
+        self._hello_due: float | None = None
+        self._claimed: Stream | None = None
+        """From the hello on."""
         self._stream: Stream | None = None
+        """From the welcome on."""
         self._contexts: dict[Algorithm, ContextDecompressor] = {}
         self._acked = 0
 
@@ -65,7 +85,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by its methods only
-        self.peer = format_address(*transport.get_extra_info("peername")[:2])
+        if (peer := transport.get_extra_info("peername")) is not None:  # a health check may be gone already
+            self.peer = format_address(*peer[:2])
         # A base client may be silent for days; only the kernel can tell it from one whose cable was cut.
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._live.heard(monotonic())
@@ -94,8 +115,14 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._at_end = True
-        if self._stream is not None:
-            self._receiver.streams.release(self._stream, self)
+        if (stream := self._claimed) is not None:
+            if self._stream is None and self._working is not None:
+                self._working.cancel()  # nobody is left to be welcomed
+            # Taken up now, a skip would stand in for the batches before it that are dropped as nobody's.
+            self._drop_frames()
+            if stream.writer is self:
+                self._receiver.statuses.pop(stream.name, None)
+            self._receiver.streams.release(stream, self)
         self._receiver.closed(self, error)
 
     # what the receiver calls
@@ -128,14 +155,29 @@ class Connection(asyncio.Protocol):
 
     def check_liveness(self, now: float) -> None:
         """Pings a silent session, ends a dead one, and one that does not say hello."""
-        if self.session is None or self._at_end:
+        assert self._transport is not None
+        is_closing = self._transport.is_closing()  # while answers are left that the client does not read
+        if self._at_end and not is_closing:
             return
         try:
-            if (ping := self._live.tick(now)) is not None:
+            if self.session is None:
+                self._check_hello(now)
+            elif (ping := self._live.tick(now)) is not None:
                 self._send(ping)
+            elif now - self._said >= PING_AFTER:
+                # A client that takes half a minute to send one frame over a slow link has to know that we are there.
+                self._send(Ping(0))
         except ProtocolError as error:
-            self._break(error)
+            if not is_closing:
+                self._break(error)
             self._abort()
+
+    def _check_hello(self, now: float) -> None:
+        if not self._decoder.session:  # a base client, or not known yet
+            return
+        self._hello_due = self._hello_due or now + WELCOME_TIMEOUT
+        if now >= self._hello_due:
+            raise ProtocolError(f"no whole hello within {WELCOME_TIMEOUT:g} s")
 
     def superseded(self) -> None:
         """Another connection has taken the stream over: what waits here undecoded will be sent there again."""
@@ -144,8 +186,7 @@ class Connection(asyncio.Protocol):
     def settled(self, item: Item, outcome: Outcome) -> None:
         """The sink has said its word on one item of this connection."""
         self._unsettled -= 1
-        if isinstance(item, ReceivedBatch):
-            self._receiver.release(len(item.ndjson))
+        self._receiver.release(weight(item))
         if self._stream is None:
             return
         last = item.last_sequence
@@ -168,6 +209,7 @@ class Connection(asyncio.Protocol):
         if transport is None or transport.is_closing():
             return
         transport.write(encode_message(message))
+        self._said = monotonic()
         if transport.get_write_buffer_size() > MAX_UNREAD_ANSWERS:
             log.warning("%s does not read the answers; its connection is closed", self.peer)
             self._abort()
@@ -270,8 +312,7 @@ class Connection(asyncio.Protocol):
 
     def _submit(self, item: Item, wire_bytes: int) -> None:
         """Hands an item to the committer; its own weight takes the place of the frame's."""
-        if isinstance(item, ReceivedBatch):
-            self._receiver.reserve(len(item.ndjson))
+        self._receiver.reserve(weight(item))
         self._receiver.release(wire_bytes)
         self._unsettled += 1
         if self._stream is not None:
@@ -288,7 +329,7 @@ class Connection(asyncio.Protocol):
             self._take_batch(message)
             return
         if isinstance(message, Hello):
-            stream = self._receiver.streams.claim(message.stream, self)
+            stream = self._claimed = self._receiver.streams.claim(message.stream, self)
             self._working = asyncio.create_task(self._welcome(message, stream))
         elif isinstance(message, Ping):
             self._send(Pong(message.id))
@@ -308,6 +349,7 @@ class Connection(asyncio.Protocol):
             stream.accepted = stream.durable = mark.sequence
             self._stream = stream
             assert self._transport is not None
+            self._said = monotonic()
             self._transport.write(
                 self.session.welcome(
                     last=mark.sequence,

@@ -30,6 +30,9 @@ from logbale.tcp_client import TCPClient
 
 log = logging.getLogger("logbale.shipper")
 
+LOOK_INTERVAL = 0.005
+"""Seconds at least between looks at whether the ack has come that lets a partial batch leave."""
+
 
 class Link(Protocol):
     """The way to a receiver."""
@@ -152,9 +155,9 @@ class LogShipper:
         ticker = asyncio.create_task(self._pass_on_due_batches())
         spooler = asyncio.create_task(self._queue.run())
         sender = asyncio.create_task(self._link.run())
-        tasks = [reader, ticker, spooler, sender]
-        stop = asyncio.create_task(self._stop_requested.wait())
         adapter = asyncio.create_task(self._adapt())
+        tasks = [reader, ticker, spooler, sender, adapter]
+        stop = asyncio.create_task(self._stop_requested.wait())
         try:
             async with self._metrics_server():
                 await asyncio.wait({*tasks, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -164,7 +167,7 @@ class LogShipper:
                 self._queue.close_input()
                 delivered = await self._drain(spooler, sender)
         finally:
-            await _cancel(*tasks, stop, adapter)
+            await _cancel(*tasks, stop)
             await self._link.close()
             self._compressing.close()
             await self._queue.close()
@@ -199,7 +202,7 @@ class LogShipper:
             wait = self._buffer.deadline - monotonic()
             if wait > 0:
                 # While something is unacknowledged, its ack may shorten the wait: look again soon.
-                await asyncio.sleep(wait if is_idle else min(wait, linger, self.settings.batch_interval))
+                await asyncio.sleep(wait if is_idle else min(wait, max(linger, LOOK_INTERVAL)))
             elif (batch := self._buffer.take_due(monotonic())) is not None:
                 self._queue.append(batch)
 

@@ -26,6 +26,8 @@ Sequence = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 FirstSequence = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 StreamName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:@-]{1,128}\Z")]
 Text = Annotated[str, Meta(max_length=1024)]
+WindowLog = Annotated[int, Meta(ge=10, le=27)]
+"""What every zstd takes: 1 KiB to 128 MiB."""
 
 
 class _Message(msgspec.Struct, frozen=True, tag_field="type", tag=str.lower, omit_defaults=True):
@@ -61,7 +63,7 @@ class Welcome(_Message, frozen=True):
     max_frame: Annotated[int, Meta(ge=1)]
     max_raw: Annotated[int, Meta(ge=1)]
     last_crc: int = 0
-    window_log: int = 17
+    window_log: WindowLog = 17
     algorithms: list[str] = []
     rejects: list[RejectedBatch] = []
 
@@ -104,7 +106,7 @@ class Busy(_Message, frozen=True):
 class Context(_Message, frozen=True):
     """receiver → client: no larger window from the next context on."""
 
-    window_log: int
+    window_log: WindowLog
 
 
 class Error(_Message, frozen=True):

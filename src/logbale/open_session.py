@@ -14,7 +14,7 @@ from logbale import __version__, messages
 from logbale.compressing import Compressing, context_flags
 from logbale.config import Settings
 from logbale.context import ContextCompressor
-from logbale.errors import ProtocolError
+from logbale.errors import ProtocolError, StorageError
 from logbale.messages import (
     MAX_CONTROL_BYTES,
     MAX_HELLO_BYTES,
@@ -120,6 +120,8 @@ class OpenSession:
             RuntimeError,
         ) as error:  # RuntimeError: uvloop's, for a transport that has ended
             raise SessionEnded("connection_lost", str(error) or type(error).__name__) from error
+        except StorageError as error:  # no room for a dead letter, say: tried again in the next session
+            raise SessionEnded("storage", str(error)) from error
         finally:
             for task in tasks:
                 task.cancel()
@@ -249,7 +251,7 @@ class OpenSession:
             self._acked.clear()
             await self._acked.wait()
         self._session.sent(sequence, len(frame))
-        self._queue.sent_up_to = sequence
+        self._queue.sent_up_to = max(self._queue.sent_up_to, sequence)
         self._writer.write(frame)
         await self._writer.drain()
 

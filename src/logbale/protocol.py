@@ -116,10 +116,14 @@ class FrameDecoder:
     from then on the decoder raises that error again and keeps nothing.
     """
 
-    def __init__(self, max_frame: int, *, session: bool | None = False) -> None:
-        """`session`: whether these are a session's frames; None lets the first header say so."""
+    def __init__(self, max_frame: int, *, session: bool | None = False, max_control: int | None = None) -> None:
+        """`session`: whether these are a session's frames; None lets the first header say so.
+
+        `max_control` is the limit of control frames, where it is another one.
+        """
         self.session = session
         self._max_frame = max_frame
+        self._max_control = max_frame if max_control is None else max_control
         self._buffer = bytearray()
         self._error: ProtocolError | None = None
 
@@ -160,6 +164,8 @@ class FrameDecoder:
             self.session = flags == Flag.CONTROL
         try:
             check_flags(flags, session=self.session)
+            if flags == Flag.CONTROL and length > self._max_control:
+                raise ProtocolError(f"a control message of {length} bytes: the limit is {self._max_control}")
             if length > self._max_frame:
                 raise ProtocolError(f"a frame of {length} bytes: the limit is {self._max_frame} (MAX_FRAME_BYTES)")
         except ProtocolError as error:

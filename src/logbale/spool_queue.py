@@ -189,7 +189,8 @@ class SpoolQueue:
                 if self._policy == "drop_newest":
                     await self._drop(batches)
                     return
-                await self.wait_for_change()
+                if not self._fits(batches):  # still: an ack may have come while room was looked for
+                    await self.wait_for_change()
             except StorageError as error:
                 if self.storage_error is None:
                     log.error("cannot spool now, reading pauses: %s", error)
@@ -238,6 +239,8 @@ class SpoolQueue:
             if self._closed and not self._incoming_entries:
                 return None
             await self.wait_for_change()
+        if sequence < self.store.first:  # rejected here, and the receiver never heard of it
+            return Skip(sequence, self.store.first - 1, 0, "rejected")
         if sequence in self._fresh:
             return self._fresh[sequence][0]
         return await self.call(self.store.item, sequence)
@@ -263,11 +266,11 @@ class SpoolQueue:
     async def reject(self, sequence: int, reason: str) -> None:
         """The receiver can never store this batch: it is kept as a dead letter."""
         log.error("batch %d is rejected and becomes a dead letter: %s", sequence, reason)
+        self._forget(sequence)
         try:
             await self.call(self.store.reject, sequence, reason)
         except DamagedError as error:  # it was sent, then dropped after a restart, or spoilt: counted so, and consumed
             log.error("batch %d is rejected, and no dead letter can be made: %s", sequence, error)
-        self._forget(sequence)
         self._step()
 
     def _forget(self, sequence: int) -> None:

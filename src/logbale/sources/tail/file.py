@@ -15,14 +15,12 @@ import msgspec
 from logbale.lines import LineCutter, LineParser
 from logbale.models import Chunk
 from logbale.multiline import LineJoiner
-from logbale.sources.tail.discovery import Found, by_inode, search
+from logbale.sources.tail.discovery import Found
 from logbale.sources.tail.gunzip import MAGIC, Gunzip
 from logbale.sources.tail.identity import HEAD_BYTES, FileName, Identity
+from logbale.sources.tail.open_file import NEVER, OpenFile
 
 log = logging.getLogger("logbale.tail")
-
-NEVER = (-1, 0)
-"""Size and time of change of a file that was not looked at."""
 
 READ_BYTES = 128 * 1024
 """More at a time is slower by a tenth to a fifth: the lines made of it no longer fit the processor's cache."""
@@ -47,8 +45,8 @@ DELETED_LIMIT = 3600.0
 """Seconds after which a deleted file is let go whether there is news or not."""
 
 
-class FollowedFile:
-    """A file that is read. Its descriptor may be closed at any time; it is found again by its identity."""
+class FollowedFile(OpenFile):
+    """A file that is read."""
 
     def __init__(
         self,
@@ -61,9 +59,8 @@ class FollowedFile:
         predecessor: FollowedFile | None = None,
     ) -> None:
         """Takes over `fd`. `path` is what it was first known under; `predecessor` had that path before."""
+        super().__init__(fd, path, identity)
         self.path = path
-        self.move_to(path)
-        self.identity = identity
         self.offset = 0
         """Bytes of content read."""
         self.read_bytes = 0
@@ -71,7 +68,6 @@ class FollowedFile:
         self.active = time.monotonic()
         """When there was news last."""
         self.head = b""
-        self._fd: int | None = fd
         self._parser = parser
         self._cutter = LineCutter()
         self._joiner = joiner
@@ -79,7 +75,7 @@ class FollowedFile:
         self._position = 0
         self._tail = b""
         self._skip = 0
-        self._seen = self._known = NEVER
+        self._seen = NEVER
         self._name: str | None = None
         self._named_bytes = -1
         self._forgotten: list[str] = []
@@ -88,12 +84,6 @@ class FollowedFile:
         self._ended = False
         self.is_gzip = path.endswith(".gz") and os.pread(fd, len(MAGIC), 0) == MAGIC
         self._gunzip = Gunzip() if self.is_gzip else None
-
-    def move_to(self, path: str) -> None:
-        """It is here now."""
-        self.location = path
-        self.paths = {os.path.abspath(path), os.path.realpath(path)}
-        """Where events about it come from."""
 
     # where reading begins
 
@@ -132,82 +122,17 @@ class FollowedFile:
         """The cursor of this name was for what this file held before."""
         self._forgotten.append(str(name))
 
-    # its descriptor
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it holds a descriptor."""
-        return self._fd is not None
+    # what is known of it
 
     @property
     def is_idle(self) -> bool:
         """Nothing is left to read as far as it was looked at, and a path leads to it."""
-        return not self.is_leaving and not self.unread_bytes and (self._gunzip is None or self._gunzip.is_hungry)
-
-    def close(self) -> None:
-        """Gives the descriptor back."""
-        if self._fd is not None:
-            status = os.fstat(self._fd)
-            self._known = status.st_size, status.st_mtime_ns
-            os.close(self._fd)
-            self._fd = None
-
-    def try_again(self) -> None:
-        """It could not be read: it counts as never looked at, and is opened anew."""
-        with contextlib.suppress(OSError):
-            self.close()
-        self._seen = NEVER
-
-    def end(self) -> None:
-        """Nothing is read any more."""
-        self._ended = True
-        self.close()
-
-    def find(self) -> bool:
-        """Opens it where it is not; False where it is nowhere to be found. Raises OSError."""
-        if self._fd is not None or self._open(self.location):
-            return True
-        near = search([os.path.dirname(os.path.abspath(self.location))], by_inode({self.identity.inode}))
-        found = near.get(self.identity)
-        if found is None or not self._open(found.path):
-            return False
-        self.move_to(found.path)
-        return True
-
-    def is_at(self, path: str) -> bool:
-        """Whether the file at `path`, which has its identity, also begins like it: an inode may be another's by now."""
-        if self._fd is not None:
-            return True
-        try:
-            return self._open(path) and os.pread(self._must_fd(), len(self.head), 0) == self.head
-        except OSError:
-            return False
-
-    def _open(self, path: str) -> bool:
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except FileNotFoundError:
-            return False
-        if Identity.of(os.fstat(fd)) != self.identity:
-            os.close(fd)
-            return False
-        self._fd = fd
-        return True
-
-    def _must_fd(self) -> int:
-        assert self._fd is not None, self.location
-        return self._fd
-
-    # what is known of it
-
-    def size(self) -> int:
-        """Its length now, or when it was looked at last."""
-        return os.fstat(self._fd).st_size if self._fd is not None else self._known[0]
+        return not self.is_leaving and self.has_all
 
     @property
-    def mtime_ns(self) -> int:
-        """When it was written to last, as far as known."""
-        return os.fstat(self._fd).st_mtime_ns if self._fd is not None else self._known[1]
+    def has_all(self) -> bool:
+        """Nothing is left to read as far as it was looked at."""
+        return not self.unread_bytes and (self._gunzip is None or self._gunzip.is_hungry)
 
     @property
     def unread_bytes(self) -> int:
@@ -366,6 +291,17 @@ class FollowedFile:
 
     # its end
 
+    def try_again(self) -> None:
+        """It could not be read: it counts as never looked at, and is opened anew."""
+        with contextlib.suppress(OSError):
+            self.close()
+        self._seen = NEVER
+
+    def end(self) -> None:
+        """Nothing is read any more."""
+        self._ended = True
+        self.close()
+
     def still_there(self, found: Found | None, now: float) -> None:
         """Whether a path still leads to it, and which."""
         if found is not None:
@@ -385,10 +321,12 @@ class FollowedFile:
         """It has left, and nothing new has come for a while; or it is deleted and has been open for too long."""
         if self._gone_since is None:
             return False
+        if not self.has_all:  # it waits for its turn, or the receiver makes everything wait
+            return self.is_deleted and now - self._gone_since >= DELETED_LIMIT
         quiet = now - max(self._gone_since, self.active)
-        if self._fd is None or os.fstat(self._fd).st_nlink:
-            return quiet >= RENAMED_GRACE
-        return quiet >= DELETED_GRACE or now - self._gone_since >= DELETED_LIMIT
+        if self.is_deleted:
+            return quiet >= DELETED_GRACE or now - self._gone_since >= DELETED_LIMIT
+        return quiet >= RENAMED_GRACE
 
     def names(self) -> tuple[str, ...]:
         """The cursors that are of no use once it has ended."""

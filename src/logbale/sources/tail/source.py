@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
-import stat
 import time
 import zlib
-from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from logbale.errors import StorageError
-from logbale.lines import LineParser
 from logbale.models import Chunk
-from logbale.multiline import LineJoiner, start_pattern
-from logbale.sources.tail.discovery import Discovery, Found, by_inode, reason, rotations_between, search
+from logbale.sources.tail.discovery import Discovery, reason
 from logbale.sources.tail.file import FollowedFile
-from logbale.sources.tail.identity import HEAD_BYTES, Cursors, FileName, Identity, printable
+from logbale.sources.tail.files import FollowedFiles
+from logbale.sources.tail.identity import Cursors
 from logbale.sources.tail.watch import Changes, Watcher, is_about_names
 
 log = logging.getLogger("logbale.tail")
-
-MAX_OPEN = 256
-"""Descriptors of files that have nothing new; the others stay closed until they have."""
 
 LOOK_INTERVAL = 1.0
 """Seconds between two looks at everything where events are to be had: network file systems tell of their own only."""
@@ -59,27 +51,18 @@ class TailSource:
         the others are new and read from their start. `multiline` is a preset or a pattern: ConfigError. `polling` does
         without file events.
         """
+        cursors = Cursors((resume or {}).items())
         self._discovery = Discovery(patterns, exclude, follow=follow)
+        self._files = FollowedFiles(
+            self._discovery, cursors, follow=follow, fields=fields, host=host, multiline=multiline
+        )
         self._follow = follow
-        self._fields = dict(fields)
-        self._host = host
-        self._start = start_pattern(multiline) if multiline is not None else None
         self._poll_interval = poll_interval
-        self._cursors = Cursors((resume or {}).items())
         self._watcher = Watcher(polling=polling or not follow)
-        self._files: dict[Identity, FollowedFile] = {}
-        self._by_path: dict[str, FollowedFile] = {}
-        self._unread: dict[FollowedFile, None] = {}
-        """Files that may have something new, in the order in which that was noticed."""
-        self._ready: list[Chunk] = []
-        self._counts_of_gone: Counter[str] = Counter({"invalid_utf8": 0, "split_line": 0})
-        self._read_bytes_of_gone = 0
-        self._open_files: dict[FollowedFile, None] = {}
-        """Those with a descriptor, the one used last at the end."""
         self._looked = 0.0
         self._next_look = 0.0
         self._no_look_before = 0.0
-        self._look(first=True, at_end=not from_start and not self._cursors)
+        self._files.look(first=True, at_end=not from_start and not cursors)
 
     # what it gives
 
@@ -91,54 +74,49 @@ class TailSource:
         following, it leaves a last line that has no newline yet unread: the cursor is before it.
         """
         try:
-            while self._files or self._follow or self._ready:
+            while self._files or self._follow or self._files.ready:
                 progress = False
-                for file in list(self._unread):
+                for file in list(self._files.unread):
                     if file.waits_for_predecessor():
                         continue
                     chunk = await self._next_chunk(file)
                     if chunk is None:
-                        self._unread.pop(file, None)
-                        if not self._follow and file.identity in self._files:
-                            self._finish(file)
+                        self._files.unread.pop(file, None)
+                        if not self._follow and file in self._files:
+                            self._files.finish(file)
                     else:
                         progress = True
-                        self._ready.append(chunk)
+                        self._files.ready.append(chunk)
                     for ready in self._take_ready():
                         yield ready
                         await asyncio.sleep(0)  # Small reads and a fast consumer would keep the loop to themselves.
-                self._look_after_held(time.monotonic())
+                self._files.let_go(time.monotonic())
                 for ready in self._take_ready():
                     yield ready
                 if self._follow:
-                    await self._wait(0.0 if progress else None)
+                    await self._wait(busy=progress)
         finally:
             self._watcher.close()
-            for file in list(self._files.values()):
-                self._forget(file)
+            for file in self._files:
+                self._files.forget(file)
 
     def _take_ready(self) -> list[Chunk]:
-        ready = [chunk for chunk in self._ready if chunk.entries or chunk.source or chunk.forgotten]
-        self._ready.clear()
+        ready = [chunk for chunk in self._files.ready if chunk.entries or chunk.source or chunk.forgotten]
+        self._files.ready.clear()
         return ready
 
     def counts(self) -> dict[str, int]:
         """What had to be mended: invalid_utf8 and split_line; truncated, vanished_files and vanished_bytes if any."""
-        counts = self._counts_of_gone.copy()
-        for file in self._files.values():
-            counts.update(file.counts())
-        return dict(counts)
+        return self._files.counts()
 
     def total_bytes(self) -> int | None:
         """What there is to read in all, of compressed files as they are; unknown while following."""
-        if self._follow:
-            return None
-        return self._read_bytes_of_gone + sum(max(file.size(), file.read_bytes) for file in self._files.values())
+        return None if self._follow else self._files.total_bytes
 
     @property
     def read_bytes(self) -> int:
         """What has been read."""
-        return self._read_bytes_of_gone + sum(file.read_bytes for file in self._files.values())
+        return self._files.read_bytes
 
     # reading
 
@@ -146,7 +124,7 @@ class TailSource:
         try:
             chunk = await file.next_chunk()
         except FileNotFoundError:
-            self._vanish(file)
+            self._files.vanish(file)
             return None
         except (OSError, zlib.error) as error:
             why = reason(error) if isinstance(error, OSError) else f"its gzip is damaged: {error}"
@@ -156,280 +134,42 @@ class TailSource:
             self._discovery.leave_out(file.path, text)
             file.try_again()
             return None
-        self._keep_open(file)
+        self._files.keep_open(file)
         return chunk
-
-    def _keep_open(self, file: FollowedFile) -> None:
-        """Notes that its descriptor was used, and closes the one used longest ago if they are many."""
-        self._open_files.pop(file, None)
-        self._open_files[file] = None
-        if len(self._open_files) <= MAX_OPEN:
-            return
-        closable = [other for other in self._open_files if not other.is_leaving]
-        if len(closable) > MAX_OPEN:
-            # Rather one with bytes unread than none: it is found again, unless it is deleted.
-            other = next((other for other in closable if other.is_idle), closable[0])
-            del self._open_files[other]
-            other.close()
-
-    def _look_after_held(self, now: float) -> None:
-        """Entries that no line came for, files that are gone, descriptors that nothing is read from."""
-        for file in list(self._files.values()):
-            if (chunk := file.take_due(now)) is not None:
-                self._ready.append(chunk)
-            if file.is_leaving and file.is_gone(now):
-                if (unread := file.unread_bytes) > 0:
-                    self._counts_of_gone["vanished_bytes"] += unread
-                    log.error("%s is deleted and let go with %d bytes unread: they are lost", file.path, unread)
-                self._finish(file)
-                self._ready.append(Chunk([], [], forgotten=file.names()))
-
-    def _finish(self, file: FollowedFile) -> None:
-        if not file.is_complete:
-            if not self._follow:
-                raise StorageError(f"{file.path}: its gzip has no end; the file was cut off, or is being written")
-            log.error("%s: its gzip has no end", file.path)
-        if (chunk := file.finish()) is not None:
-            self._ready.append(chunk)
-        self._forget(file)
-
-    def _vanish(self, file: FollowedFile) -> None:
-        """Its inode is nowhere to be found, and no descriptor holds it."""
-        unread = file.unread_bytes
-        if not self._follow:
-            raise StorageError(f"{file.location}: it was deleted with {unread} bytes unread")
-        self._counts_of_gone["vanished_files"] += 1
-        self._counts_of_gone["vanished_bytes"] += unread
-        if unread:
-            log.error("%s was deleted with %d bytes unread: they are lost", file.location, unread)
-        else:
-            log.info("%s was deleted; all that it was seen to hold is read", file.location)
-        if (chunk := file.finish()) is not None:
-            self._ready.append(chunk)
-        self._ready.append(Chunk([], [], forgotten=file.names()))
-        self._forget(file)
-
-    def _forget(self, file: FollowedFile) -> None:
-        self._counts_of_gone.update(file.counts())
-        self._read_bytes_of_gone += file.read_bytes
-        self._unread.pop(file, None)
-        self._open_files.pop(file, None)
-        for path in file.paths:
-            if self._by_path.get(path) is file:
-                del self._by_path[path]
-        self._files.pop(file.identity, None)
-        file.end()
 
     # waiting
 
-    async def _wait(self, timeout: float | None) -> None:
-        """Until something may have happened, then notes what; with a timeout of 0 only looks at what is due."""
+    async def _wait(self, *, busy: bool) -> None:
+        """Until something may have happened, then notes what; while `busy` only looks around when that is due."""
         now = time.monotonic()
         changes: Changes = set()
-        if timeout is None:
+        if not busy:
             changes = await self._watcher.wait(max(0.0, self._wake_at(now) - now))
             now = time.monotonic()
-            for file in self._files.values():
+            for file in self._files:
                 if file.is_leaving or not self._watcher.has_events:  # nobody tells of a deleted file
-                    self._unread[file] = None
+                    self._files.unread[file] = None
         for _, path in changes:
-            if (changed := self._by_path.get(path)) is not None:
-                self._unread[changed] = None
+            if (changed := self._files.by_path.get(path)) is not None:
+                self._files.unread[changed] = None
         if changes and is_about_names(changes):
             self._next_look = min(self._next_look, self._no_look_before)
-        if now >= self._next_look or (timeout is not None and now - self._looked >= self._poll_interval):
-            self._look(first=False, at_end=False)
+        if now >= self._next_look or (busy and now - self._looked >= self._poll_interval):
+            self._look()
 
     def _wake_at(self, now: float) -> float:
-        soon = not self._watcher.has_events or any(file.is_leaving for file in self._files.values()) or self._unread
+        soon = not self._watcher.has_events or any(file.is_leaving for file in self._files) or self._files.unread
         due = [self._next_look, now + self._poll_interval if soon else now + LOOK_INTERVAL]
-        due += [at for file in self._files.values() if (at := file.deadline) is not None]
+        due += [at for file in self._files if (at := file.deadline) is not None]
         return min(due)
 
-    # which files there are
-
-    def _look(self, *, first: bool, at_end: bool) -> None:
-        """Opens what is there and is not known yet; tells known files whether a path still leads to them."""
+    def _look(self) -> None:
+        """Finds out which files there are, and what the next look is due by."""
         began = time.monotonic()
-        found = self._discovery.look(first=first)
-        if self._cursors:
-            self._open_known(found)
-        moved = self._tell_files(found, began)
-        missed = False
-        for identity, at in found.items():
-            if (file := self._files.get(identity)) is not None and file.differs_from(at):
-                self._unread[file] = None
-        unknown = [item for item in found.items() if item[0] not in self._files]
-        # A path that had another file goes first: it knows those that had it in between.
-        for identity, at in sorted(unknown, key=lambda item: (_known_as(item[1].path) not in moved, item[1].mtime_ns)):
-            if identity in self._files:
-                continue
-            predecessor = moved.get(_known_as(at.path)) if moved else None
-            if predecessor is not None:
-                predecessor = self._open_between(at.path, predecessor, identity, found)
-            if self._open(at.path, at_end=at_end, predecessor=predecessor, expected=identity) is None:
-                missed = True
-        if first:
-            self._drop_cursors(found)
-            if not self._follow and not self._files:
-                raise StorageError(f"{', '.join(self._discovery.patterns)}: none of it can be read")
-        self._by_path = {path: file for file in self._files.values() for path in file.paths}
+        is_sure = self._files.look(first=False, at_end=False)
         now = self._looked = time.monotonic()
         self._no_look_before = now + (now - began) / LOOK_SHARE
-        # What was there and is not any more may have been renamed a moment ago.
-        is_late = self._watcher.has_events and not missed
-        self._next_look = now + (LOOK_INTERVAL if is_late else self._poll_interval)
-        if self._follow and not first:
-            directories = self._discovery.directories() | {os.path.dirname(path) for path in self._by_path}
-            if self._watcher.watch(directories):
-                self._next_look = self._no_look_before  # for what happened before it was watched
-
-    def _open_known(self, found: Mapping[Identity, Found]) -> None:
-        """Opens the files of an earlier run, also those that no pattern leads to any more, the oldest first."""
-        inodes = self._cursors.inodes
-        places = {identity: at for identity, at in found.items() if identity.inode in inodes}
-        if inodes - {identity.inode for identity in places}:
-            places = search(self._discovery.directories(), by_inode(inodes)) | places
-        last: dict[str, FollowedFile] = {}
-        for identity, at in sorted(places.items(), key=lambda item: item[1].mtime_ns):
-            if (file := self._open(at.path, at_end=False, only_known=True, expected=identity)) is not None:
-                file.predecessor = last.get(_known_as(file.path))
-                last[_known_as(file.path)] = file
-
-    def _drop_cursors(self, found: Mapping[Identity, Found]) -> None:
-        """Says which files of an earlier run are gone, and gives up their cursors."""
-
-        def is_gone(name: FileName) -> bool:
-            cannot_be_read_now = name.identity in found and name.identity not in self._files
-            return not cannot_be_read_now and os.path.isdir(os.path.dirname(name.path))
-
-        for name, offset in self._cursors.drop(is_gone):
-            self._ready.append(Chunk([], [], forgotten=(str(name),)))
-            if name.path.endswith(".gz"):
-                continue  # what is compressed does not grow
-            self._counts_of_gone["vanished_files"] += 1
-            log.warning(
-                "%s is gone or was written anew since the last run: what it held beyond byte %d is lost, if anything",
-                name.path,
-                offset,
-            )
-
-    def _tell_files(self, found: Mapping[Identity, Found], now: float) -> dict[str, FollowedFile]:
-        """The files that had a path and have it no more, by that path; the one that had it last."""
-        moved: dict[str, FollowedFile] = {}
-        for identity, file in list(self._files.items()):
-            at = found.get(identity)
-            if at is not None and not file.is_open and at.path != file.location and not file.is_at(at.path):
-                self._vanish(file)  # another file has its inode
-                continue
-            if at is None and not file.is_leaving:
-                # A path that leads elsewhere or nowhere: only an open descriptor keeps what is left of it.
-                is_there = True
-                with contextlib.suppress(OSError):  # then it is tried again
-                    is_there = file.find()
-                if not is_there:
-                    self._vanish(file)
-                    continue
-                self._unread[file] = None
-            file.still_there(at, now)
-            if at is None or (at.path != file.path and _known_as(at.path) != _known_as(file.path)):
-                moved[_known_as(file.path)] = file
-        return moved
-
-    def _open_between(
-        self, path: str, before: FollowedFile, newer: Identity, found: Mapping[Identity, Found]
-    ) -> FollowedFile:
-        """Opens the files that had this path between two looks; the one before the newest."""
-        for identity, at in rotations_between(path, before.mtime_ns, newer, self._files.keys()):
-            log.info("%s had the name %s between two looks: reading it, too", at.path, path)
-            between = self._open(at.path, at_end=False, predecessor=before, known_as=path, expected=identity)
-            if between is not None:
-                between.still_there(found.get(identity), time.monotonic())
-                before = between
-        return before
-
-    def _open(
-        self,
-        path: str,
-        *,
-        at_end: bool,
-        predecessor: FollowedFile | None = None,
-        known_as: str | None = None,
-        expected: Identity | None = None,
-        only_known: bool = False,
-    ) -> FollowedFile | None:
-        """Opens a file and decides where its reading begins.
-
-        `known_as` is the path that it had; `expected` refuses another file, `only_known` one without a cursor.
-        """
-        if (opened := self._open_descriptor(path)) is None:
-            return None
-        fd, identity, size, head = opened
-        if identity in self._files or (expected is not None and expected != identity):
-            os.close(fd)
-            return None
-        cursor = self._cursors.claim(identity, head)
-        if only_known and cursor is None:
-            os.close(fd)
-            return None
-        self._discovery.welcome(path)
-        shown = known_as or path
-        if cursor is not None and cursor[0].path != _known_as(path) and os.path.isabs(cursor[0].path):
-            shown = cursor[0].path
-        attributes = {"file": os.path.abspath(shown), "host": self._host, **self._fields}
-        service = str(attributes.pop("service", Path(shown).stem))
-        joiner = LineJoiner(self._start) if self._start is not None else None
-        file = FollowedFile(
-            fd, shown, identity, LineParser(service, attributes), joiner=joiner, predecessor=predecessor
-        )
-        file.move_to(path)
-        self._begin(file, cursor, size, head, at_end=at_end)
-        self._files[identity] = file
-        self._unread[file] = None
-        self._keep_open(file)
-        return file
-
-    def _open_descriptor(self, path: str) -> tuple[int, Identity, int, bytes] | None:
-        """A descriptor, what it leads to, the size of that and its first bytes; None where that is not to be had."""
-        done = "opened"
-        try:
-            # O_NONBLOCK: should the path lead to a FIFO by now, open() must not wait for its writer.
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            try:
-                status = os.fstat(fd)
-                if not stat.S_ISREG(status.st_mode):
-                    raise FileNotFoundError(2, "it is no regular file any more")
-                done = "read from byte 0 on"
-                return fd, Identity.of(status), status.st_size, os.pread(fd, HEAD_BYTES, 0)
-            except BaseException:
-                os.close(fd)
-                raise
-        except OSError as error:
-            why = f"it cannot be {done}: {reason(error)}"
-            if not self._follow and self._discovery.is_named(path):
-                raise StorageError(f"{path}: {why}") from error
-            self._discovery.leave_out(path, why)
-            return None
-
-    def _begin(
-        self, file: FollowedFile, cursor: tuple[FileName, int] | None, size: int, head: bytes, *, at_end: bool
-    ) -> None:
-        if cursor is not None:
-            name, offset = cursor
-            if size >= offset or file.is_gzip:
-                file.resume(name, offset, head)
-                log.info("reading %s on from byte %d", file.location, offset)
-                return
-            file.forget_name(name)
-            log.warning("%s was truncated since the last run: reading it again from its start", file.location)
-        elif at_end:
-            if (chunk := file.begin_at_end()) is not None:
-                self._ready.append(chunk)
-            log.info("reading %s from its end", file.location)
-        else:
-            log.info("reading %s from its start", file.location)
-
-
-def _known_as(path: str) -> str:
-    """A path as cursors name it."""
-    return printable(os.path.abspath(path))
+        self._next_look = now + (LOOK_INTERVAL if self._watcher.has_events and is_sure else self._poll_interval)
+        directories = self._discovery.directories() | {os.path.dirname(path) for path in self._files.by_path}
+        if self._watcher.watch(directories):
+            self._next_look = self._no_look_before  # for what happened before it was watched
