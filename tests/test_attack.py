@@ -444,6 +444,7 @@ def test_a_receiver_that_asks_for_an_impossible_window_ends_the_session_and_not_
         assert not report.delivered
         assert report.left_entries == 20
         server.close()
+        await asyncio.sleep(0.05)  # for the ends of the connections to be seen, and closed, by their handlers
 
     run(scenario)
 
