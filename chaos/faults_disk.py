@@ -94,7 +94,7 @@ def spool_quota(run: Run) -> None:
             run.expect(disk_bytes <= quota, f"{policy}: the spool takes {disk_bytes:,} bytes of {quota:,}")
             receiver.start()
             began = time.monotonic()
-            shipper.first_ack()
+            shipper.first_ack(above=0)
             run.recovered(time.monotonic() - began)
             dropped = _dropped(shipper)
             _wait_for_all(run, receiver, shipper, lines)
