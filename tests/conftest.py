@@ -1,6 +1,8 @@
 """What several test files share."""
 
 import asyncio
+import errno
+import os
 
 import pytest
 
@@ -21,3 +23,22 @@ def run(request):
             runner.run(scenario())
 
     return run_scenario
+
+
+@pytest.fixture
+def fail(monkeypatch):
+    """fail(name, error, when=…) lets a system call raise OSError from now on; fail() ends that."""
+
+    def set_failure(name=None, error=errno.EIO, when=lambda *_: True):
+        monkeypatch.undo()
+        if name is not None:
+            real = getattr(os, name)
+
+            def failing(*arguments, **options):
+                if when(*arguments):
+                    raise OSError(error, os.strerror(error))
+                return real(*arguments, **options)
+
+            monkeypatch.setattr(os, name, failing)
+
+    return set_failure

@@ -32,25 +32,6 @@ def read(directory) -> list[bytes]:
     return lines
 
 
-@pytest.fixture
-def fail(monkeypatch):
-    """fail(name, error, when=…) lets a system call raise OSError from now on; fail() ends that."""
-
-    def set_failure(name=None, error=errno.EIO, when=lambda *_: True):
-        monkeypatch.undo()
-        if name is not None:
-            real = getattr(os, name)
-
-            def failing(*arguments, **options):
-                if when(*arguments):
-                    raise OSError(error, os.strerror(error))
-                return real(*arguments, **options)
-
-            monkeypatch.setattr(os, name, failing)
-
-    return set_failure
-
-
 @given(st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=4), max_size=6), st.integers(1, 3000))
 def test_what_was_committed_is_read_again_in_order(tmp_path_factory, commits, segment_bytes):
     """Any grouping of batches, any size of segments: the same lines, while it is open and after it is closed."""

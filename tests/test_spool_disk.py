@@ -15,25 +15,6 @@ from logbale.session import batch_crc
 from logbale.spool import Skip
 
 
-@pytest.fixture
-def fail(monkeypatch):
-    """fail(name, error) lets a system call raise OSError from now on; fail() ends that."""
-
-    def set_failure(name=None, error=errno.EIO, when=lambda *_: True):
-        monkeypatch.undo()
-        if name is not None:
-            real = getattr(os, name)
-
-            def failing(*arguments, **options):
-                if when(*arguments):
-                    raise OSError(error, os.strerror(error))
-                return real(*arguments, **options)
-
-            monkeypatch.setattr(os, name, failing)
-
-    return set_failure
-
-
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(

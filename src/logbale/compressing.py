@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from logbale.compression import Compressed, CompressionHandler
 from logbale.context import ContextCompressor
-from logbale.protocol import Algorithm, Flag
+from logbale.protocol import Flag
 
 INLINE_BYTES = 64 * 1024
 """Batches below this are compressed on the loop: a trip to the pool costs about 40 µs, more than it saves."""
@@ -51,11 +51,6 @@ class Compressing:
 def context_flags(context: ContextCompressor) -> Flag:
     """The flags of the next body of a context; ask before it is made."""
     return Flag.CONTINUED | Flag.NEW_CONTEXT if context.is_new else Flag.CONTINUED
-
-
-def wants_context(algorithm: Algorithm) -> bool:
-    """Whether there is anything to continue."""
-    return algorithm is not Algorithm.NONE
 
 
 def _timed(function: Callable[[bytes], _T], raw: bytes) -> tuple[_T, float]:

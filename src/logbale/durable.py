@@ -13,6 +13,9 @@ from pathlib import Path
 
 from logbale.errors import LockedError, StorageError
 
+LOCK_NAME = "lock"
+"""The file in a directory whose lock says that somebody uses it."""
+
 _WAYS_OUT = {
     errno.ENOSPC: "free some space; it goes on by itself once there is room",
     errno.EDQUOT: "raise the quota or free some space; it goes on by itself once there is room",
@@ -75,7 +78,7 @@ class DirectoryLock:
 
         `setting` is what gives another process a directory of its own.
         """
-        self.path = directory / "lock"
+        self.path = directory / LOCK_NAME
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             self._take(directory, setting)

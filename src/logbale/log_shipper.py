@@ -19,7 +19,6 @@ from logbale.compression import CompressionHandler
 from logbale.config import Settings, connect_host
 from logbale.cpu import CpuMeter
 from logbale.metrics import ShipperMetrics, ShipperSnapshot
-from logbale.metrics_server import MetricsServer
 from logbale.protocol import Algorithm
 from logbale.session_link import SessionLink
 from logbale.sources import Source
@@ -244,6 +243,9 @@ class LogShipper:
         if not self.settings.metrics_port:
             yield
             return
+        # Here, not above: the web server's modules would cost every shipper its memory and a tenth of its start-up.
+        from logbale.metrics_server import MetricsServer
+
         server = MetricsServer(
             self.snapshot, self._link.status, host=self.settings.dashboard_host, port=self.settings.metrics_port
         )

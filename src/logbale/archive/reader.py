@@ -14,6 +14,7 @@ from logbale.archive import layout
 from logbale.archive.format import Block, NotAFrame
 from logbale.archive.layout import SegmentPath
 from logbale.archive.walk import Damage, SegmentReader
+from logbale.durable import LOCK_NAME
 from logbale.errors import EntryError, StorageError
 from logbale.ndjson import to_ndjson
 
@@ -220,5 +221,5 @@ def _time_of(line: bytes) -> str:
 
 def check_archive(path: Path) -> None:
     """Raises StorageError for a directory that no receiver ever wrote to: a mistyped one must not look sound."""
-    if path.is_dir() and not (path / "lock").exists() and not segments(path):
+    if path.is_dir() and not (path / LOCK_NAME).exists() and not segments(path):
         raise StorageError(f"{path}: there is no archive here, no segment and no lock; check the path (ARCHIVE_DIR)")
