@@ -2,7 +2,6 @@
 
 from itertools import pairwise
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,9 +9,16 @@ from logbale.batch_buffer import BatchBuffer
 from logbale.models import Chunk
 
 
-def chunk(*sizes, start=0, source="log", overhead=0):
+def entry(size):
+    """A line of so many bytes."""
+    return b"x" * (size - 1) + b"\n"
+
+
+def chunk(*sizes, start=0, source="log"):
+    """Entries of these sizes, each of which took twice as much of its source."""
+    taken = [2 * size for size in sizes]
     return Chunk(
-        entries=[{"size": size} for size in sizes], sizes=list(sizes), overhead=overhead, source=source, start=start
+        [entry(size) for size in sizes], source=source, start=start, end=start + sum(taken), measure=lambda: taken
     )
 
 
@@ -21,7 +27,7 @@ def buffer(size=50, interval=5.0, max_bytes=1000):
 
 
 def counts(batches):
-    return [len(batch.entries) for batch in batches]
+    return [batch.count for batch in batches]
 
 
 def test_a_batch_leaves_when_it_holds_the_count():
@@ -33,9 +39,9 @@ def test_a_batch_leaves_when_it_holds_the_count():
 
 
 def test_a_batch_leaves_before_an_entry_would_take_it_over_its_bytes():
-    """Source bytes and the JSON around them count."""
+    """Raw bytes, newlines included."""
     held = buffer(max_bytes=100)
-    assert counts(held.add(chunk(30, 30, 30, 30, overhead=10), now=0)) == [2]
+    assert counts(held.add(chunk(40, 40, 40, 40), now=0)) == [2]
     assert len(held) == 2
 
 
@@ -52,7 +58,7 @@ def test_a_batch_leaves_at_the_age_of_its_first_entry():
     held.add(chunk(1), now=14.0)
     assert held.deadline == 15.0
     assert held.take_due(now=14.9) is None
-    assert len(held.take_due(now=15.0).entries) == 2
+    assert held.take_due(now=15.0).count == 2
     assert held.deadline is None
     assert held.take_due(now=99.0) is None
 
@@ -77,16 +83,16 @@ def test_cursors_are_where_the_batch_ends():
     """Each source's offset after its last entry in this batch; a source that did not move is not named."""
     held = buffer(size=3)
     (first,) = held.add(chunk(10, 20, start=100, source="a"), now=0) + held.add(chunk(5, 5, start=7, source="b"), now=0)
-    assert first.cursors == {"a": 130, "b": 12}
-    assert held.flush().cursors == {"b": 17}
+    assert first.cursors == {"a": 160, "b": 17}
+    assert held.flush().cursors == {"b": 27}
 
 
 def test_a_chunk_without_entries_moves_cursors_only():
     """Where a source begins and what is forgotten travels with the next batch, and is no reason for one."""
     held = buffer(size=3)
-    assert held.add(Chunk([], [], source="new", start=70, forgotten=("old",)), now=0) == []
+    assert held.add(Chunk([], source="new", start=70, forgotten=("old",)), now=0) == []
     assert (held.deadline, held.flush()) == (None, None)
-    assert held.add(chunk(1, 1, 1, source="a"), now=0)[0].cursors == {"old": None, "new": 70, "a": 3}
+    assert held.add(chunk(1, 1, 1, source="a"), now=0)[0].cursors == {"old": None, "new": 70, "a": 6}
 
 
 def test_a_source_without_a_cursor_leaves_none():
@@ -95,36 +101,46 @@ def test_a_source_without_a_cursor_leaves_none():
     assert held.add(chunk(3, source=""), now=0)[0].cursors == {}
 
 
+def test_under_backlog_a_batch_takes_more_than_its_count():
+    """All of a chunk in one batch, with what was held; without a backlog the count holds."""
+    held = buffer(size=3)
+    held.add(chunk(1, 1), now=0)
+    assert counts(held.add(chunk(*[1] * 30, start=4), now=0, grown_bytes=100)) == [32]
+    assert counts(held.add(chunk(*[1] * 4, start=64), now=0)) == [3]
+
+
+def test_a_grown_batch_keeps_to_its_bytes():
+    """The limit is the link's, and never over that of every batch; the count holds where the limit is less."""
+    assert counts(buffer(size=2).add(chunk(*[10] * 9), now=0, grown_bytes=45)) == [4, 4]
+    assert counts(buffer(size=2, max_bytes=30).add(chunk(*[10] * 9), now=0, grown_bytes=45)) == [3, 3, 3]
+    assert counts(buffer(size=4).add(chunk(*[10] * 9), now=0, grown_bytes=15)) == [4, 4]
+
+
 chunks = st.lists(st.lists(st.integers(1, 400), max_size=30), max_size=10)
 
 
-@given(chunks, st.integers(1, 20), st.integers(1, 1000), st.integers(0, 20))
-def test_entries_leave_once_in_order_and_within_the_limits(sizes_of_chunks, size, max_bytes, overhead):
+@given(chunks, st.integers(1, 20), st.integers(1, 1000), st.integers(0, 2000))
+def test_entries_leave_once_in_order_and_within_the_limits(sizes_of_chunks, size, max_bytes, grown):
     """Whatever comes in: the same entries, in the same order, in batches that are full or as full as could be."""
     held = BatchBuffer(size=size, interval=5, max_bytes=max_bytes)
     batches, offset = [], 0
     for sizes in sizes_of_chunks:
-        batches += held.add(chunk(*sizes, start=offset, overhead=overhead), now=0)
-        offset += sum(sizes)
+        made = chunk(*sizes, start=offset)
+        batches += held.add(made, now=0, grown_bytes=grown)
+        offset += 2 * sum(sizes)
     last = held.flush()
     batches += [last] if last else []
-    entries = [entry["size"] for batch in batches for entry in batch.entries]
-    assert entries == [size for sizes in sizes_of_chunks for size in sizes]
+    assert b"".join(batch.raw for batch in batches) == b"".join(
+        entry(one) for sizes in sizes_of_chunks for one in sizes
+    )
     for batch in batches:
-        weight = sum(entry["size"] + overhead for entry in batch.entries)
-        assert batch.size == weight
-        assert 1 <= len(batch.entries) <= size
-        assert weight <= max_bytes or len(batch.entries) == 1
+        sizes = [len(line) for line in batch.raw.splitlines(keepends=True)]
+        assert batch.count == len(sizes) >= 1
+        assert len(sizes) <= size or sum(sizes) <= grown
+        assert sum(sizes) <= max_bytes or len(sizes) == 1
     for full, following in pairwise(batches):
-        assert len(full.entries) == size or full.size + following.entries[0]["size"] + overhead > max_bytes
+        assert full.count >= size or len(full.raw) + following.raw.index(b"\n") + 1 > max_bytes
     ends = [batch.cursors["log"] for batch in batches]
     assert ends == sorted(ends)
     assert not ends or ends[-1] == offset
-
-
-@pytest.mark.parametrize("size", [1, 50])
-def test_a_batch_encodes_as_one_json_array(size):
-    """The raw payload of the wire format."""
-    held = buffer(size=size)
-    batches = held.add(chunk(1), now=0) or [held.flush()]
-    assert batches[0].encode() == b'[{"size":1}]'
+    assert ends == [2 * len(b"".join(batch.raw for batch in batches[: count + 1])) for count in range(len(batches))]

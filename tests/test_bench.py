@@ -7,6 +7,7 @@ import sys
 
 import msgspec
 import pytest
+from chunks import chunk_of
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -27,7 +28,6 @@ from logbale.bench_chart import chart, draw, table
 from logbale.bench_corpus import Corpus, from_files, generated, press
 from logbale.config import Settings
 from logbale.errors import DecompressionError, LogbaleError
-from logbale.models import Chunk
 
 PATHS = ["/", "/cart", "/cart/checkout", "/login", "/api/v2/items"]
 
@@ -39,7 +39,7 @@ def corpus(entries: int = 500, *, size: int = 50) -> Corpus:
         for _ in range(entries)
     ]
     objects = [{"timestamp": "2026-11-24T08:30:00.000000Z", "service": "shop", "message": text} for text in texts]
-    chunk = Chunk(objects, [len(text) + 1 for text in texts])
+    chunk = chunk_of(objects)
     return press("shop.log", [chunk], msgspec.structs.replace(Settings(), batch_size=size))
 
 

@@ -8,6 +8,7 @@ import random
 
 import base_client
 import pytest
+from chunks import chunk_of, objects_of
 from proxy import Proxy
 
 from logbale import session_link
@@ -15,7 +16,6 @@ from logbale.config import Settings
 from logbale.log_shipper import LogShipper
 from logbale.messages import Goaway, Hello, encode_message
 from logbale.metrics import ReceiverMetrics
-from logbale.models import Chunk
 from logbale.protocol import Algorithm, Flag, FrameDecoder, encode_header
 from logbale.session import batch_crc, encode_batch
 from logbale.sinks import ReceivedBatch, Stored
@@ -55,7 +55,7 @@ class Numbers:
     async def chunks(self):
         for n in range(self.count):
             entry = {"n": n, "message": f"request {n * 7919 % 1000} took {n * 31 % 97} ms" * (1 + n % 5)}
-            yield Chunk(entries=[entry], sizes=[100])
+            yield chunk_of([entry])
             if n % 100 == 0:
                 await asyncio.sleep(0)
         if self.then == "wait":
@@ -414,7 +414,7 @@ class Shifted:
 
     async def chunks(self):
         async for chunk in self.source.chunks():
-            yield Chunk(entries=[{**entry, "n": entry["n"] + self.start} for entry in chunk.entries], sizes=chunk.sizes)
+            yield chunk_of([{**entry, "n": entry["n"] + self.start} for entry in objects_of(chunk)])
 
     def counts(self):
         return {}
@@ -458,7 +458,7 @@ class Scripted:
 
     async def chunks(self):
         for entries in self.script:
-            yield Chunk(entries=entries, sizes=[100] * len(entries))
+            yield chunk_of(entries)
 
     def counts(self):
         return {}

@@ -5,6 +5,7 @@ from itertools import pairwise, repeat
 
 import msgspec
 import pytest
+from chunks import objects_of
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -18,7 +19,7 @@ STAMP = "2026-11-18T11:06:40.500000Z"
 def parse(data, *, attributes=None, start=0, max_line=1000):
     parser = LineParser("web", attributes or {}, max_line=max_line)
     chunk = parser.parse(data, now=NOW, start=start, source="log")
-    entries = msgspec.json.decode(msgspec.json.encode(chunk.entries))
+    entries = objects_of(chunk)
     return entries, chunk, parser
 
 
@@ -103,7 +104,7 @@ def test_an_object_that_nests_too_deep_travels_as_text():
     for levels in (MAX_DEPTH, MAX_DEPTH + 1, 5000):
         line = b'{"a":' * (levels - 1) + b"{}" + b"}" * (levels - 1)
         _, chunk, _ = parse(line, max_line=1 << 20)
-        assert to_ndjson(msgspec.json.encode(chunk.entries), max_entries=1).count == 1
+        assert to_ndjson(b"".join(chunk.entries), max_entries=1, in_session=True).count == 1
 
 
 def test_line_ends_of_both_kinds_are_cut_off():
@@ -116,7 +117,7 @@ def test_blank_lines_are_no_entries_but_their_bytes_count():
     data = b"\n\na\n\nb\n\n"
     _, chunk, _ = parse(data)
     assert len(chunk.entries) == 2
-    assert chunk.sizes == [4, 4]
+    assert chunk.measure() == [4, 4]
     assert parse(b"\n\n")[1].entries == []
 
 
@@ -134,7 +135,7 @@ def test_an_overlong_line_is_split_between_characters():
     assert "".join(entry["message"] for entry in entries[:-1]) == line
     assert [len(entry["message"].encode()) for entry in entries] == [998, 998, 404, 4]
     assert (parser.split_lines, parser.invalid_utf8) == (2, 0)
-    assert chunk.sizes == [998, 998, 405, 5]
+    assert chunk.measure() == [998, 998, 405, 5]
 
 
 @given(st.binary(max_size=300), st.integers(0, 10**12))
@@ -142,10 +143,10 @@ def test_every_byte_is_accounted_for(data, start):
     """The sizes add up, whatever comes; entries encode as a batch that the receiver takes."""
     _, chunk, _ = parse(data, start=start, max_line=20)
     assert chunk.start == start
-    assert len(chunk.sizes) == len(chunk.entries)
+    assert len(chunk.measure()) == len(chunk.entries)
     if chunk.entries:
-        assert sum(chunk.sizes) == len(data)
-        assert to_ndjson(msgspec.json.encode(chunk.entries), max_entries=1000).count == len(chunk.entries)
+        assert sum(chunk.measure()) == len(data)
+        assert to_ndjson(b"".join(chunk.entries), max_entries=1000, in_session=True).count == len(chunk.entries)
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="\n\r", codec="utf-8"), min_size=1), min_size=1))
@@ -156,7 +157,7 @@ def test_text_lines_come_out_as_they_went_in(lines):
     plain = [entry["message"] for entry in entries if "message" in entry]
     assert plain == [line for line in lines if not is_object(line)]
     offset = 0
-    for size in chunk.sizes:
+    for size in chunk.measure():
         offset += size
         assert data[offset - 1 : offset] == b"\n"
 
@@ -175,8 +176,8 @@ def stream(pieces, max_line):
     for data in [*map(cutter.feed, pieces), cutter.finish()]:
         chunk = parser.parse(data, now=NOW, start=start, source="log")
         given += data
-        for entry, size in zip(chunk.entries, chunk.sizes, strict=True):
-            placed.append((msgspec.json.encode(entry), start, size))
+        for entry, size in zip(chunk.entries, chunk.measure(), strict=True):
+            placed.append((entry, start, size))
             start += size
         start = len(given)
     return placed, given, cutter.split_lines + parser.split_lines, parser.invalid_utf8

@@ -7,12 +7,12 @@ import socket
 from time import monotonic
 
 import pytest
+from chunks import chunk_of
 
 from logbale.config import Settings
 from logbale.errors import StorageError
 from logbale.log_shipper import LogShipper
 from logbale.metrics import ReceiverMetrics
-from logbale.models import Chunk
 from logbale.sinks import Stored
 from logbale.sinks.null import NullSink
 from logbale.tcp_server import TCPLogReceiver
@@ -32,7 +32,7 @@ class ScriptedSource:
             entries = [{"n": n} for n in range(number, number + size)]
             number += size
             self.taken = number
-            yield Chunk(entries=entries, sizes=[10] * size)
+            yield chunk_of(entries)
         if self.then == "wait":
             await asyncio.Event().wait()
         if self.then == "fail":

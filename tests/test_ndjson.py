@@ -147,3 +147,58 @@ def test_the_span_of_a_batch_is_known_or_said_to_be_unknown(times, span):
     raw = json.dumps([{"timestamp": time} for time in times]).encode()
     lines = to_ndjson(raw, max_entries=9)
     assert (lines.first, lines.last) == span
+
+
+@given(batches, st.booleans())
+def test_lines_of_a_session_are_kept_as_they_came(entries, ascii_only):
+    """One object a line is what the archive stores."""
+    raw = "".join(json.dumps(entry, ensure_ascii=ascii_only) + "\n" for entry in entries).encode(
+        "utf-8", "surrogatepass"
+    )
+    lines = to_ndjson(raw, max_entries=8, in_session=True)
+    assert [json.loads(line) for line in lines.ndjson.splitlines()] == entries
+    assert lines.count == len(entries)
+    assert lines.rewritten or lines.ndjson == raw
+
+
+PIECES = ["{", "}", "[", "]", ",", ":", '"a"', "1", "\n", " ", "\r", "{}", '{"a":1}', "}\n{"]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
+def test_whatever_is_accepted_as_lines_is_one_object_a_line(text):
+    """A newline between the tokens of an object never reaches the archive as the end of a line."""
+    try:
+        lines = to_ndjson(b"{" + text.encode() + b"}\n", max_entries=20, in_session=True)
+    except EntryError:
+        return
+    stored = lines.ndjson.split(b"\n")
+    assert stored.pop() == b""
+    assert [type(json.loads(line)) for line in stored] == [dict] * lines.count
+    assert b"\r" not in lines.ndjson
+
+
+@pytest.mark.parametrize(
+    "raw", [b'{"a":\n1}\n', b'{"a":1\n"b":2}\n', b"{}{}\n\n", b'{"x":"}","a":\n{"b":1}}\n', b"{}\n{", b"{}\n7\n"]
+)
+def test_what_is_not_one_object_a_line_is_refused(raw):
+    """Also where a tolerant parser would find objects in it."""
+    with pytest.raises(EntryError) as caught:
+        to_ndjson(raw, max_entries=10, in_session=True)
+    assert caught.value.reason == "not_entries"
+
+
+def test_lines_are_for_sessions_only():
+    """The base protocol has arrays, and an object is none."""
+    with pytest.raises(EntryError):
+        to_ndjson(b"{}\n", max_entries=10)
+
+
+def test_a_line_of_a_session_nests_no_deeper_than_an_entry_of_an_array():
+    """The same limit, to the level."""
+    for levels, fits in ((MAX_DEPTH, True), (MAX_DEPTH + 1, False)):
+        raw = b'{"m":"[[{"}\n' + nested(levels)[1:-1] + b"\n"
+        if fits:
+            assert to_ndjson(raw, max_entries=2, in_session=True).count == 2
+        else:
+            with pytest.raises(EntryError, match="64 levels"):
+                to_ndjson(raw, max_entries=2, in_session=True)

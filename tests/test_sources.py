@@ -8,6 +8,7 @@ import threading
 
 import msgspec
 import pytest
+from chunks import cursor_after, messages_of, objects_of
 
 from logbale.errors import StorageError
 from logbale.sources import generator
@@ -119,11 +120,7 @@ def read_pipe(write):
         source = StdinSource(fields={"env": "test"}, host="h", fd=read_end)
 
         async def collect():
-            return [
-                entry
-                async for chunk in source.chunks()
-                for entry in msgspec.json.decode(msgspec.json.encode(chunk.entries))
-            ]
+            return [entry async for chunk in source.chunks() for entry in objects_of(chunk)]
 
         return asyncio.run(collect()), source
     finally:
@@ -153,7 +150,7 @@ def test_a_file_as_standard_input_is_read_like_a_pipe(tmp_path):
     source = StdinSource(fields={}, host="h", fd=fd)
 
     async def collect():
-        return [entry.message async for chunk in source.chunks() for entry in chunk.entries]
+        return [text async for chunk in source.chunks() for text in messages_of(chunk)]
 
     assert asyncio.run(collect()) == ["a", "b"]
     assert source.total_bytes() == source.read_bytes == 4
@@ -169,7 +166,7 @@ def test_a_line_is_passed_on_before_the_next_one_is_written(run):
             for text in ("one", "two"):
                 os.write(write_end, text.encode() + b"\n")
                 chunk = await asyncio.wait_for(anext(chunks), 5)
-                assert [entry.message for entry in chunk.entries] == [text]
+                assert messages_of(chunk) == [text]
 
     run(scenario)
     os.close(write_end)
@@ -186,7 +183,7 @@ def read_once(*patterns, **options):
         return [chunk async for chunk in source.chunks()]
 
     chunks = asyncio.run(collect())
-    return [entry.message for chunk in chunks for entry in chunk.entries], chunks, source
+    return [text for chunk in chunks for text in messages_of(chunk)], chunks, source
 
 
 def test_files_and_globs_are_read_once_to_the_end(tmp_path):
@@ -196,7 +193,7 @@ def test_files_and_globs_are_read_once_to_the_end(tmp_path):
     lines, chunks, source = read_once(tmp_path / "*.log", tmp_path / "a.log")
     assert sorted(lines) == ["a1", "a2", "b1"]
     assert source.read_bytes == 8
-    entry = msgspec.json.decode(msgspec.json.encode(chunks[0].entries[0]))
+    entry = objects_of(chunks[0])[0]
     assert (entry["file"], entry["service"], entry["host"]) == (str(tmp_path / "a.log"), "a", "h")
 
 
@@ -210,7 +207,8 @@ def test_cursors_count_the_bytes_of_the_file(tmp_path):
         assert chunk.source.startswith("file:")
         assert chunk.source.endswith(str(path))
         assert chunk.start == offset
-        offset += sum(chunk.sizes)
+        offset = cursor_after(chunk)
+        assert sum(chunk.measure()) == offset - chunk.start
     assert len(chunks) > 2
     assert offset == path.stat().st_size
 
@@ -275,7 +273,7 @@ class Following:
     async def run(self):
         async with contextlib.aclosing(self.source.chunks()) as chunks:
             async for chunk in chunks:
-                self.lines += [entry.message for entry in chunk.entries]
+                self.lines += messages_of(chunk)
 
     async def expect_at_least(self, count):
         async with asyncio.timeout(5):
@@ -437,7 +435,7 @@ def resumed(path, cursors, *, follow=False):
     async def collect():
         return [chunk async for chunk in source.chunks()]
 
-    return [entry.message for chunk in asyncio.run(collect()) for entry in chunk.entries]
+    return [text for chunk in asyncio.run(collect()) for text in messages_of(chunk)]
 
 
 def cursors_of(chunks):
@@ -445,7 +443,7 @@ def cursors_of(chunks):
     cursors = {}
     for chunk in chunks:
         cursors = {name: offset for name, offset in cursors.items() if name not in chunk.forgotten}
-        cursors[chunk.source] = chunk.start + sum(chunk.sizes)
+        cursors[chunk.source] = cursor_after(chunk)
     return cursors
 
 

@@ -7,6 +7,7 @@ import os
 import random
 
 import pytest
+from chunks import cursor_after, messages_of
 
 from logbale.errors import StorageError
 from logbale.sources.tail import TailSource
@@ -43,10 +44,10 @@ class Run:
             async for chunk in chunks:
                 for name in chunk.forgotten:
                     self.cursors.pop(name, None)
-                self.lines += [entry.message for entry in chunk.entries]
+                self.lines += messages_of(chunk)
                 if chunk.source:
                     assert len(chunk.source.encode()) <= 512
-                    self.cursors[chunk.source] = chunk.start + sum(chunk.sizes)
+                    self.cursors[chunk.source] = cursor_after(chunk)
 
     async def until(self, condition):
         with contextlib.suppress(TimeoutError):
@@ -295,7 +296,7 @@ async def test_unread_bytes_that_a_truncation_took_are_said_and_counted(tmp_path
     async def slow():
         async with contextlib.aclosing(source.chunks()) as chunks:
             async for chunk in chunks:
-                if chunk.entries[-1].message == "new":
+                if messages_of(chunk)[-1] == "new":
                     return
                 if os.stat(path).st_size > 1000:
                     os.truncate(path, 0)
@@ -340,7 +341,7 @@ async def test_a_deleted_file_is_kept_while_the_receiver_makes_everything_wait(t
             async def read(source=source, got=got, path=path):
                 async with contextlib.aclosing(source.chunks()) as chunks:
                     async for chunk in chunks:
-                        got += [entry.message for entry in chunk.entries]
+                        got += messages_of(chunk)
                         path.unlink(missing_ok=True)
                         await asyncio.sleep(0.03)
                         if not chunk.entries and chunk.forgotten:
@@ -456,8 +457,8 @@ def test_a_gzip_bomb_costs_little_memory(tmp_path):
         return [chunk async for chunk in source.chunks()]
 
     (chunk,) = asyncio.run(read())
-    assert [entry.message for entry in chunk.entries] == ["end"]
-    assert sum(chunk.sizes) <= 128 * 1024 + 4
+    assert messages_of(chunk) == ["end"]
+    assert chunk.end - chunk.start <= 128 * 1024 + 4
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: data[:30] + b"\xff\xff" + data[32:]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from logbale.compressing import Compressing
 from logbale.metrics import ShipperMetrics
+from logbale.models import json_array
 from logbale.protocol import base_flags, encode_header
 from logbale.spool import DamagedError, Skip
 from logbale.spool_queue import SpoolQueue
@@ -33,7 +34,7 @@ class BaseLink:
                 sequence = item.last + 1
                 continue
             try:
-                raw = await self._queue.read(item)
+                raw = json_array(await self._queue.read(item))
             except DamagedError:
                 continue  # now it is a Skip
             compressed = await self._compressing.alone(raw)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import accumulate, takewhile
-from typing import Any
+from bisect import bisect_right
+from itertools import accumulate
 
 from logbale.models import Batch, Chunk
 
@@ -23,54 +23,79 @@ class BatchBuffer:
         self._start_batch()
 
     def _start_batch(self) -> None:
-        self._entries: list[Any] = []
+        self._pieces: list[bytes] = []
         self._bytes = 0
+        self._count = 0
         # Only of what moved since the last batch: one of a thousand files costs one cursor, not a thousand.
         self._cursors: dict[str, int | None] = {}
         self._since: float | None = None
 
     def __len__(self) -> int:
         """Entries held."""
-        return len(self._entries)
+        return self._count
 
     @property
     def deadline(self) -> float | None:
         """When the batch that is held must leave; None while there is none."""
         return None if self._since is None else self._since + self.interval
 
-    def add(self, chunk: Chunk, now: float) -> list[Batch]:
-        """Takes a chunk; returns the batches that it filled, in order. A chunk without entries only moves cursors."""
-        full = []
-        position, offset = 0, chunk.start
+    def add(self, chunk: Chunk, now: float, *, grown_bytes: int = 0) -> list[Batch]:
+        """Takes a chunk; returns the batches that it filled, in order. A chunk without entries only moves cursors.
+
+        With `grown_bytes` a batch that has `size` entries may take more of the chunk, up to so many raw bytes: many
+        small batches in a row cost more, on the wire and in time, than a large one.
+        """
+        full: list[Batch] = []
         self._cursors |= dict.fromkeys(chunk.forgotten)
         if chunk.source:
             # At once, not with the first entry: a full batch may leave before it, and would only say what is forgotten.
-            self._cursors[chunk.source] = offset
-        while position < len(chunk.entries):
-            sizes = self._fitting(chunk, position)
-            if not sizes:
+            self._cursors[chunk.source] = chunk.start
+        if not chunk.entries:
+            return full
+        whole = b"".join(chunk.entries)
+        limit = min(grown_bytes, self.max_bytes)
+        fits = self._count + len(chunk.entries) <= self.size and self._bytes + len(whole) <= self.max_bytes
+        if fits or self._bytes + len(whole) <= limit:
+            self._take_up(whole, len(chunk.entries), chunk, chunk.end, now)
+            if self._is_full:
                 full.append(self._take())
-                continue
-            end = position + len(sizes)
-            self._entries += chunk.entries[position:end]
-            self._bytes += sum(sizes) + chunk.overhead * len(sizes)
-            self._since = now if self._since is None else self._since
-            position, offset = end, offset + sum(sizes)
-            if chunk.source:
-                self._cursors[chunk.source] = offset
-            if len(self._entries) >= self.size or self._bytes >= self.max_bytes:
+            return full
+        return self._add_in_parts(chunk, now, limit)
+
+    def _add_in_parts(self, chunk: Chunk, now: float, limit: int) -> list[Batch]:
+        full: list[Batch] = []
+        entries = chunk.entries
+        ends = list(accumulate(map(len, entries), initial=0))
+        cursors = list(accumulate(chunk.measure(), initial=chunk.start)) if chunk.measure is not None else None
+        position = 0
+        while position < len(entries):
+            by_size = position + self.size - self._count
+            by_limit = bisect_right(ends, ends[position] + limit - self._bytes) - 1
+            by_bytes = bisect_right(ends, ends[position] + self.max_bytes - self._bytes) - 1
+            end = min(max(by_size, by_limit), by_bytes, len(entries))
+            if end <= position:
+                if self._count:
+                    full.append(self._take())
+                    continue
+                end = position + 1
+            piece = b"".join(entries[position:end])
+            self._take_up(piece, end - position, chunk, cursors[end] if cursors is not None else 0, now)
+            position = end
+            if self._is_full:
                 full.append(self._take())
         return full
 
-    def _fitting(self, chunk: Chunk, position: int) -> list[int]:
-        """The sizes of the entries from `position` on that still go into the batch; at least one if it is empty."""
-        sizes = chunk.sizes[position : position + self.size - len(self._entries)]
-        room = self.max_bytes - self._bytes
-        if sum(sizes) + chunk.overhead * len(sizes) <= room:
-            return sizes
-        weights = accumulate(size + chunk.overhead for size in sizes)
-        count = sum(1 for _ in takewhile(lambda weight: weight <= room, weights))
-        return sizes[: count or (0 if self._entries else 1)]
+    def _take_up(self, piece: bytes, count: int, chunk: Chunk, cursor: int, now: float) -> None:
+        self._pieces.append(piece)
+        self._bytes += len(piece)
+        self._count += count
+        self._since = now if self._since is None else self._since
+        if chunk.source:
+            self._cursors[chunk.source] = cursor
+
+    @property
+    def _is_full(self) -> bool:
+        return self._count >= self.size or self._bytes >= self.max_bytes
 
     def take_due(self, now: float) -> Batch | None:
         """The batch whose deadline has come, if there is one."""
@@ -78,9 +103,10 @@ class BatchBuffer:
 
     def flush(self) -> Batch | None:
         """What is held, however little."""
-        return self._take() if self._entries else None
+        return self._take() if self._count else None
 
     def _take(self) -> Batch:
-        batch = Batch(self._entries, self._bytes, self._cursors)
+        raw = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        batch = Batch(raw, self._count, self._cursors)
         self._start_batch()
         return batch

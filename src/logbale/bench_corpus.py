@@ -17,8 +17,8 @@ from logbale.batch_buffer import BatchBuffer
 from logbale.config import MiB, Settings
 from logbale.errors import LogbaleError
 from logbale.lines import LineParser
-from logbale.models import Batch, Chunk
-from logbale.sources.generator import LogGenerator
+from logbale.models import Batch, Chunk, json_array
+from logbale.sources.generator import LogGenerator, as_lines
 
 MAX_SOURCE_BYTES = 16 * MiB
 """Read from all files together; from one that is larger than its share, SLICES pieces spread over it."""
@@ -75,8 +75,8 @@ def press(description: str, chunks: Iterable[Chunk], settings: Settings) -> Corp
     return Corpus(
         description=description,
         batch_size=settings.batch_size,
-        batches=[batch.encode() for batch in batches],
-        counts=[len(batch.entries) for batch in batches],
+        batches=[json_array(batch.raw) for batch in batches],
+        counts=[batch.count for batch in batches],
     )
 
 
@@ -107,8 +107,9 @@ def from_files(
 def generated(settings: Settings, *, entries: int = GENERATED_ENTRIES, seed: int = 1) -> Corpus:
     """Entries of the generator, LOG_RATE a second. Real logs compress better or worse: only your own can tell."""
     made = LogGenerator(settings.log_rate, 0, seed=seed).take(entries)
-    chunk = Chunk(entries=made, sizes=[len(entry.message) for entry in made], overhead=100)
-    return press("generated entries (name your own log files for figures that are yours)", [chunk], settings)
+    return press(
+        "generated entries (name your own log files for figures that are yours)", [Chunk(as_lines(made))], settings
+    )
 
 
 def _stamped(turns: Iterable[tuple[float, LineParser, bytes]], rate: float) -> Iterator[Chunk]:

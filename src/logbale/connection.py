@@ -488,6 +488,6 @@ def _decode_sequenced(
             raw = decompress(batch.algorithm, batch.body, max_raw=batch.raw_bytes, max_ratio=None)
         if len(raw) != batch.raw_bytes or batch_crc(batch.sequence, raw) != batch.crc:
             raise DecompressionError("corrupt", "its length or CRC is not that of its prefix")
-        return Decoded(to_ndjson(raw, max_entries=settings.max_batch_entries), len(raw))
+        return Decoded(to_ndjson(raw, max_entries=settings.max_batch_entries, in_session=True), len(raw))
     except (DecompressionError, EntryError) as error:
         return error

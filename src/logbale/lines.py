@@ -1,27 +1,27 @@
 """Lines of a log to entries: bytes in, Chunks out; no I/O, no clock.
 
-A line that is a JSON object keeps its own bytes; any other line becomes the message. One struct an entry and as little
-other per-entry Python as can be: at a million lines a second every statement in a loop over lines is visible.
+A line that is a JSON object keeps its own bytes; any other line becomes the message. A chunk of lines is decoded,
+escaped and split as a whole: at a million lines a second every statement in a loop over lines is visible.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise, repeat
-from operator import ne
+from operator import itemgetter, ne
 from typing import Any
 
 import msgspec
-from msgspec import UNSET
 
-from logbale.models import Chunk, entry_type, rfc3339
+from logbale.models import Chunk, EntryEncoder, escaped, rfc3339
 from logbale.ndjson import nests_too_deep
 
 MAX_LINE_BYTES = 1024 * 1024
 """Longer lines are cut into pieces of this size."""
 
 LEVEL_WORDS = 6
-"""A level is looked for among this many words from the start of a line."""
+"""A level is looked for among this many words from the start of a line, and in the one after them if it is the last."""
 
 _NAMES = {
     "TRACE": "TRACE",
@@ -42,6 +42,7 @@ _NAMES = {
     "FATAL": "FATAL",
     "PANIC": "FATAL",
 }
+_LEVEL_NAMES = tuple(dict.fromkeys(_NAMES.values()))
 _IN_CAPITALS = ("{}", "{},", "{}|", "[{}", "{}]")
 _IN_ANY_CASE = (
     *("[{}]", "[{}]:", "<{}>", "({})", "|{}|", "{}:", '"{}"'),
@@ -62,6 +63,13 @@ LEVELS: dict[str, str] = {
 """Words that plainly name a level. With no or half a decoration only in capitals: "error," and "Info" are prose."""
 
 
+_LEVEL_OF = {form: level for word, level in LEVELS.items() for form in (word.encode(), escaped(word))}
+"""The same for the words of a line, be it as it was or escaped for JSON."""
+
+_SEPARATOR = "\x7f"
+"""Stands for the newlines of a chunk while it is escaped as a whole: JSON leaves a DEL as it is."""
+
+
 class LineParser:
     """Makes Chunks of the lines of one origin; counts what it had to mend."""
 
@@ -75,8 +83,7 @@ class LineParser:
         self._attributes = dict(attributes)
         self._wanted = frozenset({"timestamp", "service", *attributes})
         self._max_line = max_line
-        self._entry = entry_type(self._attributes)
-        self._overhead = len(msgspec.json.encode(self._entry(rfc3339(0), "WARNING", service, ""))) + 1
+        self._encoder = EntryEncoder(self._attributes)
 
     def parse(self, data: bytes, *, now: float, start: int, source: str) -> Chunk:
         """The entries of whole lines, each ended by a newline except perhaps the last; blank lines are none.
@@ -85,40 +92,21 @@ class LineParser:
         len(data), so that the end of any entry is a place to resume at. Blank lines alone leave nothing to add to: a
         resume meets them again.
         """
-        return self._chunk(*self._lines(data), has_braces=b"{" in data, now=now, start=start, source=source)
+        text = self._decode(data)
+        end = start + len(data)
+        if (messages := self._plain_messages(data, text)) is not None:
+            entries = self._join(messages, messages, rfc3339(now))
+            return Chunk(entries, source, start, end, lambda: self._lines(data, text)[1])
+        lines, sizes = self._lines(data, text)
+        return Chunk(self._from_lines(lines, rfc3339(now)), source, start, end, sizes.copy)
 
     def parse_joined(self, records: Sequence[bytes], *, now: float, start: int, source: str) -> Chunk:
         """Like parse(), of whole entries that may have many lines each: joined by newlines, without one at the end."""
         texts = [self._decode(record).replace("\r\n", "\n").rstrip("\n") for record in records]
-        lines, sizes = _without_blanks(texts, [len(record) for record in records])
-        return self._chunk(lines, sizes, has_braces=True, now=now, start=start, source=source)
-
-    def _chunk(
-        self, lines: list[str], sizes: list[int], *, has_braces: bool, now: float, start: int, source: str
-    ) -> Chunk:
-        timestamp = rfc3339(now)
-        if has_braces and "{" in {line[:1] for line in lines}:  # 87 µs for 2,000 lines; a search for b"\n{" takes 320
-            entries = self._from_mixed(lines, timestamp)
-        else:
-            entries = self._from_text(lines, timestamp)
-        return Chunk(entries=entries, sizes=sizes, overhead=self._overhead, source=source, start=start)
-
-    def _lines(self, data: bytes) -> tuple[list[str], list[int]]:
-        """The lines as text without their ends, blank ones left out and overlong ones in pieces; the bytes of each."""
-        text = self._decode(data)
-        *lines, rest = text.split("\n")
-        ends = lines if data.isascii() else data.split(b"\n")[:-1]
-        sizes = [len(line) + 1 for line in ends]
-        if "\r" in text:
-            lines = [line.removesuffix("\r") for line in lines]
-        if rest:
-            lines.append(rest)
-            sizes.append(len(data) - sum(sizes))
-        if len(data) > self._max_line and max(sizes) > self._max_line:
-            lines, sizes = self._in_pieces(data, lines, sizes)
-        if "" in lines:
-            lines, sizes = _without_blanks(lines, sizes)
-        return lines, sizes
+        sizes = [len(record) for record in records]
+        end = start + sum(sizes)
+        lines, sizes = _without_blanks(texts, sizes)
+        return Chunk(self._from_lines(lines, rfc3339(now)), source, start, end, sizes.copy)
 
     def _decode(self, data: bytes) -> str:
         try:
@@ -127,6 +115,40 @@ class LineParser:
             text = data.decode("utf-8", "backslashreplace")
             self.invalid_utf8 += sum(map(ne, map(str.encode, text.split("\n")), data.split(b"\n")))
             return text
+
+    def _plain_messages(self, data: bytes, text: str) -> list[bytes] | None:
+        """The lines escaped for JSON, blank ones left out; None where they need a closer look, one by one.
+
+        They do where one may be a JSON object or is overlong, and where there are tabs: escaped, they part no words.
+        """
+        if "\t" in text or _SEPARATOR in text:
+            return None
+        if "\r" in text:
+            text = text.replace("\r\n", "\n")
+        messages = escaped(text.replace("\n", _SEPARATOR)).split(_SEPARATOR.encode())
+        if not messages[-1]:
+            del messages[-1]
+        if len(data) > self._max_line and max(map(len, messages)) > self._max_line:
+            return None
+        try:
+            first_bytes = set(map(_first_byte, messages))
+        except IndexError:  # a blank line has none
+            messages = list(filter(None, messages))
+            first_bytes = set(map(_first_byte, messages))
+        return None if ord("{") in first_bytes else messages
+
+    def _lines(self, data: bytes, text: str) -> tuple[list[str], list[int]]:
+        """The lines as text without their ends, blank ones left out and overlong ones in pieces; the bytes of each."""
+        *lines, rest = text.split("\n")
+        sizes = [len(line) + 1 for line in data.split(b"\n")[:-1]]
+        if "\r" in text:
+            lines = [line.removesuffix("\r") for line in lines]
+        if rest:
+            lines.append(rest)
+            sizes.append(len(data) - sum(sizes))
+        if len(data) > self._max_line and max(sizes) > self._max_line:
+            lines, sizes = self._in_pieces(data, lines, sizes)
+        return _without_blanks(lines, sizes) if "" in lines else (lines, sizes)
 
     def _in_pieces(self, data: bytes, lines: list[str], sizes: list[int]) -> tuple[list[str], list[int]]:
         """The lines with the overlong ones cut, which is counted; the last piece has the size of the line's end."""
@@ -147,14 +169,7 @@ class LineParser:
             weights += [end - start for start, end in pairwise([0, *cuts, size])]
         return pieces, weights
 
-    def _from_text(self, lines: list[str], timestamp: str) -> list[Any]:
-        level_of = LEVELS.get
-        levels = [
-            next(filter(None, map(level_of, line.split(None, LEVEL_WORDS)[:LEVEL_WORDS])), UNSET) for line in lines
-        ]
-        return list(map(self._entry, repeat(timestamp), levels, repeat(self._service), lines))
-
-    def _from_mixed(self, lines: list[str], timestamp: str) -> list[Any]:
+    def _from_lines(self, lines: list[str], timestamp: str) -> list[bytes]:
         """Entries of lines of which some may be JSON objects."""
         added: dict[frozenset[str], str] = {}
         # An object over several lines would be several lines in the archive: it travels as text.
@@ -163,10 +178,28 @@ class LineParser:
             for line in lines
         ]
         texts = [line for line, found in zip(lines, objects, strict=True) if found is None]
-        entries = iter(self._from_text(texts, timestamp))
-        return [next(entries) if found is None else found for found in objects]
+        if not texts:
+            return objects  # type: ignore[return-value]
+        others = iter(self._join([text.encode() for text in texts], list(map(escaped, texts)), timestamp))
+        return [next(others) if found is None else found for found in objects]
 
-    def _from_json(self, line: str, timestamp: str, added: dict[frozenset[str], str]) -> msgspec.Raw | None:
+    def _join(self, lines: list[bytes], messages: list[bytes], timestamp: str) -> list[bytes]:
+        """The entries of messages that are escaped; `lines` are those that their levels are looked for in."""
+        head = partial(self._encoder.head, timestamp, service=self._service)
+        heads = {level: head(level) for level in _LEVEL_NAMES}
+        without = head(None)
+        found: list[bytes] = []
+        # The one loop over lines: 0.28 µs a line, of which the split takes 0.21. A regular expression takes 1.5.
+        for line in lines:
+            for word in line.split(None, LEVEL_WORDS):
+                if word in _LEVEL_OF:
+                    found.append(heads[_LEVEL_OF[word]])
+                    break
+            else:
+                found.append(without)
+        return list(map(b"".join, zip(found, messages, repeat(self._encoder.tail), strict=False)))
+
+    def _from_json(self, line: str, timestamp: str, added: dict[frozenset[str], str]) -> bytes | None:
         """The line's own bytes, with what it lacks of time, service and attributes added; None where it is no object.
 
         What nests too deep for the receiver is no object either: it travels as text rather than not at all. `added`
@@ -184,7 +217,7 @@ class LineParser:
             missing = {name: value for name, value in wanted.items() if name not in present}
             tail = added[present] = msgspec.json.encode(missing).decode()[1:]
         comma = "," if fields and tail != "}" else ""
-        return msgspec.Raw(f"{line.rstrip()[:-1]}{comma}{tail}")
+        return f"{line.rstrip()[:-1]}{comma}{tail}\n".encode()
 
 
 class LineCutter:
@@ -227,6 +260,7 @@ class LineCutter:
 
 
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_first_byte = itemgetter(0)
 
 
 def _without_blanks(lines: list[str], sizes: list[int]) -> tuple[list[str], list[int]]:

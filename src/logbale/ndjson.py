@@ -1,7 +1,8 @@
-"""A batch's JSON array as the archive keeps it: one checked object a line (NDJSON), no I/O.
+"""A batch as the archive keeps it: one checked JSON object a line (NDJSON), no I/O.
 
-Entries are kept as the bytes that came. Only what would spoil the archive for its readers is written anew: DuckDB
-refuses a whole file for one line of invalid UTF-8 or too deep nesting, and a newline between tokens would split a line.
+A raw batch comes as a JSON array of objects or, in a session, as those lines already. Entries are kept as the bytes
+that came. Only what would spoil the archive for its readers is written anew: DuckDB refuses a whole file for one line
+of invalid UTF-8 or too deep nesting, and a newline between tokens would split a line.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, datetime
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import msgspec
@@ -43,34 +44,56 @@ class Lines(msgspec.Struct, frozen=True):
 
 _split = msgspec.json.Decoder(list[msgspec.Raw])
 _timed = msgspec.json.Decoder(list[_Timed])
+_timed_lines = msgspec.json.Decoder(_Timed)
+_first_byte, _last_byte = itemgetter(0), itemgetter(-1)
 
 
-def to_ndjson(raw: bytes, *, max_entries: int) -> Lines:
-    """The lines of a raw batch. Raises EntryError where it is no JSON array of objects, empty, too long or too deep.
+def to_ndjson(raw: bytes, *, max_entries: int, in_session: bool = False) -> Lines:
+    """The lines of a raw batch: an array of objects or, `in_session` only, lines of one object each.
 
-    The fast path keeps every entry's bytes: one pass that splits, one that reads the times. What a standard-library
-    client may send and strict parsers refuse (NaN, Infinity, half a surrogate pair, stray bytes) takes the slow path.
+    Raises EntryError where it is neither, or empty, too long or too deep. The fast path keeps every entry's bytes. What
+    a standard-library client may send and strict parsers refuse (NaN, Infinity, half a surrogate pair, stray bytes)
+    takes the slow path.
     """
+    has_lines = in_session and raw.startswith(b"{")
     try:
-        entries = _split.decode(raw)
-        if not entries:
-            raise EntryError("the batch is an empty array: expected at least one entry")
-        if len(entries) > max_entries:
-            raise EntryError(
-                f"a batch of {len(entries)} entries: the limit is {max_entries} (MAX_BATCH_ENTRIES)", reason="limit"
-            )
-        times = _timed.decode(raw)
+        ndjson, times, rewritten = _from_lines(raw) if has_lines else _from_array(raw)
         if not raw.isascii():
             raw.decode()
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         # A nesting that the parsers do not follow raises RecursionError; the slow path says which it was.
-        return _to_ndjson_slowly(raw, max_entries)
-    ndjson = b"\n".join([*entries, b""])
-    rewritten = 0
-    if ndjson.count(b"\n") != len(entries) or b"\r" in ndjson:
+        return _to_ndjson_slowly(raw, max_entries, has_lines=has_lines)
+    _check_count(len(times), max_entries)
+    _check_depth(ndjson)
+    return Lines(ndjson, len(times), *_span(times), rewritten)
+
+
+def _from_lines(raw: bytes) -> tuple[bytes, list[_Timed], int]:
+    """Raises msgspec.DecodeError where not each line is one object as it stands."""
+    times = _timed_lines.decode_lines(raw)
+    # The parser takes any space between and inside objects. Each newline must end one: it does if "}" stands before it
+    # and "{" or the end behind it, because between those two JSON has a comma everywhere but between two whole texts.
+    lines = raw.split(b"\n")
+    is_whole = not lines.pop() and len(lines) == len(times) and all(lines) and b"\r" not in raw
+    if not is_whole or {*map(_first_byte, lines)} != {ord("{")} or {*map(_last_byte, lines)} != {ord("}")}:
+        raise msgspec.DecodeError("not one object a line")
+    return raw, times, 0
+
+
+def _from_array(raw: bytes) -> tuple[bytes, list[_Timed], int]:
+    entries = _split.decode(raw)
+    times = _timed.decode(raw)
+    if b"\n" in raw or b"\r" in raw:
         ndjson, rewritten = _on_one_line_each(entries)
-    _check_depth(raw, entries)
-    return Lines(ndjson, len(entries), *_span(times), rewritten)
+        return ndjson, times, rewritten
+    return b"\n".join([*entries, b""]), times, 0
+
+
+def _check_count(count: int, max_entries: int) -> None:
+    if not count:
+        raise EntryError("the batch is an empty array: expected at least one entry")
+    if count > max_entries:
+        raise EntryError(f"a batch of {count} entries: the limit is {max_entries} (MAX_BATCH_ENTRIES)", reason="limit")
 
 
 def _on_one_line_each(entries: list[msgspec.Raw]) -> tuple[bytes, int]:
@@ -83,12 +106,16 @@ def _on_one_line_each(entries: list[msgspec.Raw]) -> tuple[bytes, int]:
     return b"".join(lines), rewritten
 
 
-def _check_depth(raw: bytes, entries: list[msgspec.Raw]) -> None:
+_NO_OPENERS = bytes(set(range(256)) - set(b"{[\n"))
+
+
+def _check_depth(ndjson: bytes) -> None:
     """Raises EntryError where an entry nests too deep. Only one with that many brackets can, and few have."""
-    if raw.count(b"{") + raw.count(b"[") <= len(entries) + MAX_DEPTH:
+    openers = ndjson.translate(None, _NO_OPENERS).split(b"\n")
+    if max(map(len, openers)) <= MAX_DEPTH:
         return
-    for entry in entries:
-        if nests_too_deep(bytes(entry)):
+    for line in ndjson.split(b"\n"):
+        if nests_too_deep(line):
             raise EntryError(f"an entry nests more than {MAX_DEPTH} levels deep", reason="limit")
 
 
@@ -131,21 +158,20 @@ def _canonical(timestamp: str) -> str:
     return moment.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
 
 
-def _to_ndjson_slowly(raw: bytes, max_entries: int) -> Lines:
+def _to_ndjson_slowly(raw: bytes, max_entries: int, *, has_lines: bool) -> Lines:
     """The same through the standard library, which takes more: every odd entry is written anew as plain ASCII."""
+    expected = "not one JSON object a line" if has_lines else "not a JSON array of objects"
     try:
         # surrogateescape keeps a stray byte apart from any character until _clean writes it out.
-        entries = json.loads(raw.decode("utf-8", "surrogateescape"))
+        text = raw.decode("utf-8", "surrogateescape")
+        entries = [json.loads(line) for line in text.split("\n") if line] if has_lines else json.loads(text)
     except RecursionError:
         raise EntryError(f"an entry nests more than {MAX_DEPTH} levels deep", reason="limit") from None
     except ValueError as error:
-        raise EntryError(f"not a JSON array of objects: {error}") from None
+        raise EntryError(f"{expected}: {error}") from None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise EntryError("not a JSON array of objects")
-    if len(entries) > max_entries:
-        raise EntryError(
-            f"a batch of {len(entries)} entries: the limit is {max_entries} (MAX_BATCH_ENTRIES)", reason="limit"
-        )
+        raise EntryError(expected)
+    _check_count(len(entries), max_entries)
     cleaned = [_clean(entry, MAX_DEPTH) for entry in entries]
     lines = to_ndjson(json.dumps(cleaned, separators=(",", ":"), allow_nan=False).encode(), max_entries=max_entries)
     rewritten = sum(before != after for before, after in zip(entries, cleaned, strict=True))

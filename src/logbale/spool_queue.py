@@ -116,7 +116,7 @@ class SpoolQueue:
         self._opening = self._counts = dict(store.counts)
         self._max_memory = max_memory
         self._policy = policy
-        self._incoming: list[tuple[NewBatch, int]] = []
+        self._incoming: list[NewBatch] = []
         self._incoming_bytes = 0
         self._incoming_entries = 0
         self._fresh: dict[int, tuple[Record, bytes]] = {}
@@ -133,9 +133,9 @@ class SpoolQueue:
 
     def append(self, batch: Batch) -> None:
         """Takes a batch, whether there is room or not."""
-        self._incoming.append(((batch.encode(), len(batch.entries), batch.cursors), batch.size))
-        self._incoming_bytes += batch.size
-        self._incoming_entries += len(batch.entries)
+        self._incoming.append((batch.raw, batch.count, batch.cursors))
+        self._incoming_bytes += len(batch.raw)
+        self._incoming_entries += batch.count
         self._arrived.set()
         self._look_for_room()
 
@@ -155,18 +155,17 @@ class SpoolQueue:
             await self._arrived.wait()
             self._arrived.clear()
             while self._incoming:
-                group = self._take_group()
-                batches = [batch for batch, _ in group]
+                batches = self._take_group()
                 await self._store(batches)
-                self._incoming_bytes -= sum(size for _, size in group)
+                self._incoming_bytes -= sum(len(raw) for raw, _, _ in batches)
                 self._incoming_entries -= sum(count for _, count, _ in batches)
                 self._step()
         self._step()
 
-    def _take_group(self) -> list[tuple[NewBatch, int]]:
+    def _take_group(self) -> list[NewBatch]:
         """The oldest that arrived: as many as one write should take and the store has room for, but at least one."""
         limit, size, count = min(GROUP_BYTES, self.store.free_bytes), 0, 0
-        for (raw, _, _), _ in self._incoming:
+        for raw, _, _ in self._incoming:
             size += len(raw)
             if count and size > limit:
                 break

@@ -19,7 +19,7 @@ import msgspec
 
 from logbale.durable import make_directory, sync_directory, write_whole
 from logbale.errors import StorageError
-from logbale.models import rfc3339
+from logbale.models import json_array, rfc3339
 
 DIRECTORY = "dead-letters"
 VERSION = 1
@@ -39,7 +39,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
     time: str
     """When the reject arrived; RFC 3339."""
     batch: msgspec.Raw
-    """The entries: a JSON array, byte for byte as it was sent."""
+    """The entries: a JSON array, each byte for byte as it was sent."""
 
 
 def write_letter(spool: Path, raw: bytes, *, stream: str, sequence: int, count: int, reason: str, now: float) -> Path:
@@ -47,7 +47,7 @@ def write_letter(spool: Path, raw: bytes, *, stream: str, sequence: int, count: 
     directory = spool / DIRECTORY
     make_directory(directory)
     path = directory / f"{sequence:012}-{sha256(stream.encode()).hexdigest()[:8]}.json"
-    letter = DeadLetter(VERSION, stream, sequence, count, reason, rfc3339(now), msgspec.Raw(raw))
+    letter = DeadLetter(VERSION, stream, sequence, count, reason, rfc3339(now), msgspec.Raw(json_array(raw)))
     unfinished = path.with_suffix(".new")
     fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:

@@ -9,6 +9,7 @@ import msgspec
 
 from logbale.durable import storage_error
 from logbale.errors import StorageError
+from logbale.models import entry_lines
 from logbale.spool import dead_letters, format
 from logbale.spool.catalogue import Catalogue
 from logbale.spool.format import BATCH, Damage, Found, NotARecord
@@ -154,4 +155,4 @@ def export(directory: Path, *, on_damage: Callable[[int, str], None] | None = No
             continue
         except OSError as error:
             raise storage_error(directory, "read the spool", error, setting=SETTING) from error
-        yield from (bytes(entry) + b"\n" for entry in msgspec.json.decode(raw, type=list[msgspec.Raw]))
+        yield from entry_lines(raw)

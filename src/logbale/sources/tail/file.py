@@ -100,7 +100,7 @@ class FollowedFile(OpenFile):
         if not size:
             return None
         forgotten, name = self._names()
-        return Chunk([], [], source=name, start=self.offset, forgotten=forgotten)
+        return Chunk([], source=name, start=self.offset, forgotten=forgotten)
 
     def resume(self, name: FileName, offset: int, head: bytes) -> None:
         """Goes on where the cursor of this name is."""
@@ -240,7 +240,7 @@ class FollowedFile(OpenFile):
         self._seen = NEVER
         if self._gunzip is not None:
             self._gunzip = Gunzip()
-        return rest if rest is not None else Chunk([], [])
+        return rest if rest is not None else Chunk([])
 
     def finish(self) -> Chunk | None:
         """What is held: an entry that may have gone on, a last line without a newline."""
@@ -274,7 +274,7 @@ class FollowedFile(OpenFile):
 
     def _named(self, chunk: Chunk) -> Chunk:
         if not chunk.entries:
-            return Chunk([], [])
+            return Chunk([])
         forgotten, name = self._names()
         return msgspec.structs.replace(chunk, source=name, forgotten=forgotten)
 

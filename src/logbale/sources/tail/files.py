@@ -138,7 +138,7 @@ class FollowedFiles:
             return not cannot_be_read_now and os.path.isdir(os.path.dirname(name.path))
 
         for name, offset in self._cursors.drop(is_gone):
-            self.ready.append(Chunk([], [], forgotten=(str(name),)))
+            self.ready.append(Chunk([], forgotten=(str(name),)))
             if name.path.endswith(".gz"):
                 continue  # what is compressed does not grow
             self._counts_of_gone["vanished_files"] += 1
@@ -288,7 +288,7 @@ class FollowedFiles:
                     self._counts_of_gone["vanished_bytes"] += unread
                     log.error("%s is deleted and let go with %d bytes unread: they are lost", file.path, unread)
                 self.finish(file)
-                self.ready.append(Chunk([], [], forgotten=file.names()))
+                self.ready.append(Chunk([], forgotten=file.names()))
 
     def finish(self, file: FollowedFile) -> None:
         if not file.is_complete:
@@ -312,7 +312,7 @@ class FollowedFiles:
             log.info("%s was deleted; all that it was seen to hold is read", file.location)
         if (chunk := file.finish()) is not None:
             self.ready.append(chunk)
-        self.ready.append(Chunk([], [], forgotten=file.names()))
+        self.ready.append(Chunk([], forgotten=file.names()))
         self.forget(file)
 
     def forget(self, file: FollowedFile) -> None:
