@@ -2,11 +2,11 @@
 
     .venv/bin/python benchmarks/replay.py LOG... [--lines 1000000] [--seed 1] >mixed.log
 
-The lines of all LOGs are interleaved as they would be on a machine that runs these systems side by side; each LOG begins
-again when it is through. A clock time becomes the time of a clock that goes on. A number of five or more digits and a
-hexadecimal id become others of their length, the same one for as long as a LOG is not through: ids recur as they did.
-What is left, the text and its proportions, is the log's own: so it compresses as such logs do, and not as copies of a
-few thousand lines would.
+The lines of all LOGs are interleaved as they would be on a machine that runs these systems side by side; each LOG
+begins again when it is through. A clock time becomes the time of a clock that goes on. A number of five or more digits
+and a hexadecimal id become others of their length, the same one for as long as a LOG is not through: ids recur as they
+did. What is left, the text and its proportions, is the log's own: so it compresses as such logs do, and not as copies
+of a few thousand lines would.
 """
 
 from __future__ import annotations

@@ -102,11 +102,12 @@ def test_a_source_without_a_cursor_leaves_none():
 
 
 def test_under_backlog_a_batch_takes_more_than_its_count():
-    """All of a chunk in one batch, with what was held; without a backlog the count holds."""
+    """Whole chunks, until it has half of what it may have; without a backlog the count holds."""
     held = buffer(size=3)
     held.add(chunk(1, 1), now=0)
-    assert counts(held.add(chunk(*[1] * 30, start=4), now=0, grown_bytes=100)) == [32]
-    assert counts(held.add(chunk(*[1] * 4, start=64), now=0)) == [3]
+    assert held.add(chunk(*[1] * 30, start=4), now=0, grown_bytes=100) == []
+    assert counts(held.add(chunk(*[1] * 30, start=64), now=0, grown_bytes=100)) == [62]
+    assert counts(held.add(chunk(*[1] * 4, start=124), now=0)) == [3]
 
 
 def test_a_grown_batch_keeps_to_its_bytes():

@@ -42,8 +42,8 @@ class BatchBuffer:
     def add(self, chunk: Chunk, now: float, *, grown_bytes: int = 0) -> list[Batch]:
         """Takes a chunk; returns the batches that it filled, in order. A chunk without entries only moves cursors.
 
-        With `grown_bytes` a batch that has `size` entries may take more of the chunk, up to so many raw bytes: many
-        small batches in a row cost more, on the wire and in time, than a large one.
+        With `grown_bytes` the count gives way: a batch leaves with half so many raw bytes and takes up to all of them.
+        Many small batches in a row cost more, on the wire and in time, than a large one.
         """
         full: list[Batch] = []
         self._cursors |= dict.fromkeys(chunk.forgotten)
@@ -52,15 +52,15 @@ class BatchBuffer:
             self._cursors[chunk.source] = chunk.start
         if not chunk.entries:
             return full
-        whole = b"".join(chunk.entries)
         limit = min(grown_bytes, self.max_bytes)
+        whole = b"".join(chunk.entries)
         fits = self._count + len(chunk.entries) <= self.size and self._bytes + len(whole) <= self.max_bytes
-        if fits or self._bytes + len(whole) <= limit:
-            self._take_up(whole, len(chunk.entries), chunk, chunk.end, now)
-            if self._is_full:
-                full.append(self._take())
-            return full
-        return self._add_in_parts(chunk, now, limit)
+        if not fits and self._bytes + len(whole) > limit:
+            return self._add_in_parts(chunk, now, limit)
+        self._take_up(whole, len(chunk.entries), chunk, chunk.end, now)
+        if self._is_full(limit):
+            full.append(self._take())
+        return full
 
     def _add_in_parts(self, chunk: Chunk, now: float, limit: int) -> list[Batch]:
         full: list[Batch] = []
@@ -69,10 +69,10 @@ class BatchBuffer:
         cursors = list(accumulate(chunk.measure(), initial=chunk.start)) if chunk.measure is not None else None
         position = 0
         while position < len(entries):
-            by_size = position + self.size - self._count
-            by_limit = bisect_right(ends, ends[position] + limit - self._bytes) - 1
-            by_bytes = bisect_right(ends, ends[position] + self.max_bytes - self._bytes) - 1
-            end = min(max(by_size, by_limit), by_bytes, len(entries))
+            within = position + self.size - self._count
+            grown = bisect_right(ends, ends[position] + limit - self._bytes) - 1
+            allowed = bisect_right(ends, ends[position] + self.max_bytes - self._bytes) - 1
+            end = min(max(within, grown), allowed, len(entries))
             if end <= position:
                 if self._count:
                     full.append(self._take())
@@ -81,7 +81,7 @@ class BatchBuffer:
             piece = b"".join(entries[position:end])
             self._take_up(piece, end - position, chunk, cursors[end] if cursors is not None else 0, now)
             position = end
-            if self._is_full:
+            if self._is_full(limit) or position < len(entries):
                 full.append(self._take())
         return full
 
@@ -93,9 +93,10 @@ class BatchBuffer:
         if chunk.source:
             self._cursors[chunk.source] = cursor
 
-    @property
-    def _is_full(self) -> bool:
-        return self._count >= self.size or self._bytes >= self.max_bytes
+    def _is_full(self, limit: int) -> bool:
+        if self._bytes >= self.max_bytes:
+            return True
+        return self._count >= self.size and 2 * self._bytes >= limit
 
     def take_due(self, now: float) -> Batch | None:
         """The batch whose deadline has come, if there is one."""
