@@ -440,7 +440,7 @@ class World:
         """The receiver has said something: what it acknowledged, it must never lose."""
         message = json.loads(data[5:])
         if message["type"] == "ack":
-            stream = link.connection.session.stream
+            stream = link.connection.session.stream.name
             self.acked[stream] = max(self.acked[stream], message["last"])
 
     def deliver(self, link: Link, size: int) -> None:

@@ -16,6 +16,7 @@ from enum import Enum
 import msgspec
 
 from logbale.errors import ProtocolError
+from logbale.liveness import Liveness
 from logbale.messages import (
     MAX_CONTROL_BYTES,
     MAX_HELLO_BYTES,
@@ -38,12 +39,6 @@ from logbale.messages import (
     encode_message,
 )
 from logbale.protocol import Algorithm, Flag, Frame, base_flags, encode_header
-
-PING_AFTER = 10.0
-"""Seconds of silence after which a ping asks for a sign of life."""
-
-DEAD_AFTER = 25.0
-"""Seconds of silence after which the peer is gone."""
 
 WELCOME_TIMEOUT = 5.0
 """Seconds that a hello waits for its welcome, and an opened connection for its hello."""
@@ -81,35 +76,6 @@ def encode_batch(
     flags = base_flags(algorithm) | Flag.SEQUENCED | (context or 0)
     header = encode_header(PREFIX_BYTES + len(body), flags)
     return b"".join((header, _PREFIX.pack(sequence, raw_bytes, crc), body))
-
-
-class Liveness:
-    """Whether the peer is still there: any byte is life."""
-
-    def __init__(self, now: float) -> None:
-        self._heard = now
-        self._pinged: float | None = None
-        self._pings = 0
-
-    def heard(self, now: float) -> None:
-        """Something arrived."""
-        self._heard = now
-        self._pinged = None
-
-    @property
-    def deadline(self) -> float:
-        """When tick() has something to say next."""
-        return self._heard + (PING_AFTER if self._pinged is None else DEAD_AFTER)
-
-    def tick(self, now: float) -> Ping | None:
-        """A ping to send, once for each silence. Raises ProtocolError when the peer is gone."""
-        if now - self._heard >= DEAD_AFTER:
-            raise ProtocolError(f"nothing heard for {now - self._heard:.0f} s")
-        if now - self._heard >= PING_AFTER and self._pinged is None:
-            self._pinged = now
-            self._pings += 1
-            return Ping(self._pings)
-        return None
 
 
 class _State(Enum):
