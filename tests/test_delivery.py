@@ -5,6 +5,7 @@ import contextlib
 import json
 import logging
 import random
+import zlib
 
 import base_client
 import pytest
@@ -420,6 +421,26 @@ class Shifted:
         return {}
 
 
+def test_a_stream_too_many_is_refused_with_its_own_code(run, monkeypatch):
+    """MAX_STREAMS: the error is `limit`, not `protocol`; the shipper keeps everything and tries again."""
+
+    async def scenario():
+        async with receiver() as server:
+            monkeypatch.setattr(server.sink, "can_admit", lambda name: name == "known")
+            reader, writer = await asyncio.open_connection(*server.address)
+            writer.write(encode_message(Hello(1, "one-too-many", 1)))
+            refused = await next_message(reader)
+            assert (refused["type"], refused["code"]) == ("error", "limit")
+            assert "MAX_STREAMS" in refused["detail"]
+            assert await reader.read() == b""
+            assert server.metrics.errors == {"too_many_streams": 1}
+            assert server.metrics.in_flight_bytes == 0
+            writer.transport.abort()
+            await asyncio.sleep(0)
+
+    run(scenario)
+
+
 def test_a_lone_entry_leaves_after_the_linger(run):
     """Where nothing is unacknowledged a partial batch does not wait for BATCH_INTERVAL."""
 
@@ -492,7 +513,10 @@ def test_a_session_that_breaks_the_rules_is_told_so_and_closed(run, data):
 
 
 async def next_message(reader):
-    """The next control message of a receiver."""
+    """The next control message of a receiver, its crc checked and taken off as docs/protocol.md says."""
     async with asyncio.timeout(5):
         header = await reader.readexactly(5)
-        return json.loads(await reader.readexactly(int.from_bytes(header[:4], "big")))
+        payload = await reader.readexactly(int.from_bytes(header[:4], "big"))
+    text = payload[:-18] + b"}"
+    assert payload[-18:] == b',"crc":"%08x"}' % zlib.crc32(text)
+    return json.loads(text)

@@ -106,7 +106,7 @@ class ReceiverSession:
     def _control(self, payload: bytes) -> Hello | Skip | Status | Ping | Pong:
         if len(payload) > MAX_HELLO_BYTES:
             raise ProtocolError(f"a control message of {len(payload)} bytes: the limit is {MAX_HELLO_BYTES}")
-        message = decode_from_client(payload)
+        message = decode_from_client(payload, self.version)
         if isinstance(message, Hello):
             if self._state is not _State.NEW:
                 raise ProtocolError("a second hello")
@@ -219,7 +219,8 @@ class ShipperSession:
             raise ProtocolError("the receiver sent a data frame")
         if len(frame.payload) > MAX_CONTROL_BYTES:
             raise ProtocolError(f"a control message of {len(frame.payload)} bytes: the limit is {MAX_CONTROL_BYTES}")
-        message = decode_from_receiver(frame.payload)
+        version = 1 if self.welcome is None else self.welcome.version
+        message = decode_from_receiver(frame.payload, version)
         if isinstance(message, Ping):
             return None, encode_message(Pong(message.id))
         if isinstance(message, Pong):
