@@ -70,6 +70,8 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
+        if self.at_end:  # a batch behind one that failed must not be taken, whatever a closing transport still gives us
+            return
         self._live.heard(monotonic())
         try:
             self._decoder.feed(data)
