@@ -365,7 +365,7 @@ def test_no_linger_is_no_busy_loop(run):
 
 def test_a_client_hears_something_while_a_long_frame_arrives_slowly(run, monkeypatch):
     """Else a batch that takes a slow link longer than DEAD_AFTER is sent, given up, and sent again for ever."""
-    for module in ("session", "connection"):
+    for module in ("liveness", "connection"):
         monkeypatch.setattr(f"logbale.{module}.PING_AFTER", 0.2, raising=False)
     monkeypatch.setattr("logbale.tcp_server.LIVENESS_INTERVAL", 0.02)
 
@@ -406,8 +406,7 @@ def test_a_client_that_is_gone_before_it_is_accepted_harms_nobody(run):
 
 def test_a_closed_connection_whose_answers_nobody_reads_is_given_up(run, monkeypatch):
     """It would count against MAX_CONNECTIONS for ever."""
-    monkeypatch.setattr("logbale.session.DEAD_AFTER", 0.2)
-    monkeypatch.setattr("logbale.connection.DEAD_AFTER", 0.2, raising=False)
+    monkeypatch.setattr("logbale.liveness.DEAD_AFTER", 0.2)
     monkeypatch.setattr("logbale.tcp_server.LIVENESS_INTERVAL", 0.02)
     monkeypatch.setattr("logbale.connection.MAX_UNREAD_ANSWERS", 2**30)
 

@@ -17,6 +17,7 @@ CORE = {
     "context",
     "messages",
     "session",
+    "liveness",
     "metrics",
     "lines",
     "multiline",

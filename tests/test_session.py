@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from logbale.errors import ProtocolError
+from logbale.liveness import Liveness, Pace
 from logbale.messages import (
     MAX_HELLO_BYTES,
     Ack,
@@ -25,9 +26,8 @@ from logbale.messages import (
     decode_from_receiver,
     encode_message,
 )
-from logbale.protocol import Algorithm, Flag, FrameDecoder, encode_header
+from logbale.protocol import Algorithm, Flag, Frame, FrameDecoder, encode_header
 from logbale.session import (
-    Liveness,
     ReceiverSession,
     SequencedBatch,
     ShipperSession,
@@ -227,6 +227,41 @@ def test_a_restored_or_cloned_spool_is_noticed(last, last_crc, other):
     assert event.other_history is other
 
 
+def test_a_frame_that_stands_still_ends_the_connection_and_a_slow_one_does_not():
+    """A header with a flipped bit waits for bytes that nobody sends; a slow link sends, however long it takes."""
+    # Bytes that come each second, of a frame that never ends, and whether they keep it alive.
+    for speed, lives in [(0, False), (800, False), (2048, True), (8000, True)]:
+        decoder, pace = FrameDecoder(1 << 30, session=True), Pace()
+        decoder.feed(encode_header(1 << 29, 0x08))
+        if lives:
+            tick(decoder, pace, speed, seconds=1000)
+        else:
+            with pytest.raises(ProtocolError, match="a frame of which"):
+                tick(decoder, pace, speed, seconds=61)
+
+
+def test_whole_frames_are_no_frame_that_stands_still():
+    """Small ones come for as long as they like, and between them nothing; our own pause is nobody's fault."""
+    decoder, pace = FrameDecoder(1000, session=True), Pace()
+    frame = encode_message(Ping(1))
+    for second in range(100):
+        decoder.feed(frame[:-1])
+        pace.check(float(second), decoder)
+        decoder.feed(frame[-1:])
+        assert len(list(decoder.frames())) == 1
+    decoder.feed(frame[:-1])
+    pace.check(100.0, decoder)
+    pace.restart()
+    pace.check(1000.0, decoder)
+
+
+def tick(decoder, pace, speed, seconds):
+    for second in range(seconds):
+        decoder.feed(b"x" * speed)
+        list(decoder.frames())
+        pace.check(float(second), decoder)
+
+
 def test_silence_is_asked_about_and_then_ends_the_connection():
     """10 s without a byte: one ping; 25 s: gone. Any byte is life."""
     live = Liveness(now=100.0)
@@ -273,6 +308,90 @@ def test_unknown_fields_are_ignored_and_unknown_types_are_not():
     for payload in (b'{"type":"novel"}', b"{}", b"[]", b'{"type":"ack"}', b'{"type":"ack","last":"3"}', b"\xff"):
         with pytest.raises(ProtocolError):
             decode_from_receiver(payload)
+
+
+CONTROL = [
+    Hello(2, "web-1", 1, ["zstd"], "logbale/1", "here"),
+    Welcome(2, 7, 1000, 1000, 77, rejects=[RejectedBatch(5, "too deep")]),
+    Skip(2, 5, 40, "drop_oldest"),
+    Status({"read": 12}),
+    Ack(12),
+    Reject(3, "not entries"),
+    Error("decode", "batch 7"),
+    Goaway(),
+    Ping(9),
+]
+
+
+@pytest.mark.parametrize("message", CONTROL, ids=lambda message: type(message).__name__.lower())
+def test_any_flipped_bit_of_a_message_is_noticed_in_version_2(message):
+    """None of its bits, turned over, gives another message or the same; hello and welcome need no version told."""
+    decode = decode_from_client if isinstance(message, Hello | Skip | Status) else decode_from_receiver
+    version = 1 if isinstance(message, Hello | Welcome) else 2
+    payload = encode_message(message)[5:]
+    assert decode(payload, version) == message
+    for bit in range(8 * len(payload)):
+        with pytest.raises(ProtocolError):
+            decode(flipped(payload, bit), version)
+
+
+def flipped(data, bit):
+    harmed = bytearray(data)
+    harmed[bit // 8] ^= 1 << bit % 8
+    return bytes(harmed)
+
+
+def test_the_crc_is_made_and_checked_in_three_lines():
+    """As docs/protocol.md has it: of the message without the member, as eight hexadecimal digits, and last."""
+    text = b'{"type":"ack","last":3}'
+    payload = text[:-1] + b',"crc":"%08x"}' % zlib.crc32(text)
+    assert encode_message(Ack(3))[5:] == payload
+    assert decode_from_receiver(payload, 2) == Ack(3)
+
+
+@pytest.mark.parametrize("end", [b"", b',"crc":"00000000"', b',"crc":7', b',"crc":"F6CFCD5C"'])
+def test_version_2_has_no_message_without_its_crc(end):
+    """None, or a wrong one, is a protocol error; so it is in a hello or a welcome that says that it is of version 2."""
+    for decode, text in [
+        (decode_from_receiver, b'{"type":"ack","last":3'),
+        (decode_from_client, b'{"type":"hello","version":2,"stream":"a","next":1'),
+        (decode_from_client, b'{"type":"hello","version":3,"stream":"a","next":1'),
+        (decode_from_receiver, b'{"type":"welcome","version":2,"last":0,"max_frame":1,"max_raw":1'),
+    ]:
+        with pytest.raises(ProtocolError, match="crc"):
+            decode(text + end + b"}", 2)
+
+
+def test_a_peer_of_version_1_needs_no_crc_and_may_send_none_that_is_wrong():
+    """The session is of the lower of both versions; a version that a flipped bit lowered is not believed."""
+    server = ReceiverSession(max_raw=MAX_RAW)
+    assert server.receive(Frame(Flag.CONTROL, b'{"type":"hello","version":1,"stream":"a","next":1}')).version == 1
+    (welcome,) = frames(server.welcome(last=0, last_crc=0, rejects=[], max_frame=5000, window_log=17))
+    assert decode_from_receiver(welcome.payload).version == server.version == 1
+    assert server.receive(Frame(Flag.CONTROL, b'{"type":"ping","id":4}')) == Ping(4)
+
+    client = shipper()
+    old = b'{"type":"welcome","version":1,"last":0,"max_frame":5000,"max_raw":1000}'
+    assert client.receive(Frame(Flag.CONTROL, old), now=0.0)[0].resume_at == 1
+    client.sent(1, 10)
+    assert client.receive(Frame(Flag.CONTROL, b'{"type":"ack","last":1}'), now=0.0)[0] == Ack(1)
+
+    (hello,) = frames(shipper().hello(agent="", host=""))
+    lowered = hello.payload.replace(b'"version":2', b'"version":1')
+    with pytest.raises(ProtocolError, match="crc"):
+        ReceiverSession(max_raw=MAX_RAW).receive(Frame(Flag.CONTROL, lowered))
+
+
+def test_a_session_of_version_2_hears_nothing_without_a_crc():
+    """At either end."""
+    client = shipper()
+    server, _ = greet(client)
+    assert server.version == 2
+    client.sent(1, 10)
+    with pytest.raises(ProtocolError, match="without a crc"):
+        client.receive(Frame(Flag.CONTROL, b'{"type":"ack","last":1}'), now=0.0)
+    with pytest.raises(ProtocolError, match="without a crc"):
+        server.receive(Frame(Flag.CONTROL, b'{"type":"ping","id":1}'))
 
 
 @given(st.binary(max_size=200))

@@ -1,11 +1,12 @@
 """The control messages of a session: one JSON object each, in a frame whose flags byte is exactly 0x80.
 
 Unknown fields are ignored, so that either end may be newer; an unknown type, a missing field or a wrong type is a
-protocol error. Field names are those of the wire (docs/protocol.md).
+protocol error, and so is a wrong crc, or none from version 2 on. Field names are those of the wire (docs/protocol.md).
 """
 
 from __future__ import annotations
 
+import zlib
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -14,8 +15,14 @@ from msgspec import Meta
 from logbale.errors import ProtocolError
 from logbale.protocol import Flag, encode_header
 
-VERSION = 1
+VERSION = 2
 """The highest version of the session that this code speaks."""
+
+CRC_SINCE = 2
+"""From this version on every message ends in its crc (decision 0005)."""
+
+_CRC_BEGINS = b',"crc":"'
+CRC_BYTES = len(_CRC_BEGINS + b'01234567"}')
 
 MAX_CONTROL_BYTES = 64 * 1024
 """Longest control frame; hello and status are held to less."""
@@ -145,23 +152,45 @@ _T = TypeVar("_T")
 
 
 def encode_message(message: Message) -> bytes:
-    """The whole control frame."""
-    payload = msgspec.json.encode(message)
+    """The whole control frame. It has its crc in any version: an end that knows of none ignores the field."""
+    text = msgspec.json.encode(message)
+    payload = text[:-1] + _crc_member(text)
     return encode_header(len(payload), Flag.CONTROL) + payload
 
 
-def decode_from_client(payload: bytes) -> FromClient:
-    """What a client says. Raises ProtocolError."""
-    return _decode(_from_client, payload)
+def decode_from_client(payload: bytes, version: int = 1) -> FromClient:
+    """What a client says in a session of that version; a hello is of its own. Raises ProtocolError."""
+    return _decode(_from_client, payload, version)
 
 
-def decode_from_receiver(payload: bytes) -> FromReceiver:
-    """What a receiver says. Raises ProtocolError."""
-    return _decode(_from_receiver, payload)
+def decode_from_receiver(payload: bytes, version: int = 1) -> FromReceiver:
+    """What a receiver says in a session of that version; a welcome is of its own. Raises ProtocolError."""
+    return _decode(_from_receiver, payload, version)
 
 
-def _decode(decoder: msgspec.json.Decoder[_T], payload: bytes) -> _T:
+def _decode(decoder: msgspec.json.Decoder[_T], payload: bytes, version: int) -> _T:
+    has_crc = _has_crc(payload)
     try:
-        return decoder.decode(payload)
+        message = decoder.decode(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"a control message that makes no sense: {error}") from None
+    if isinstance(message, Hello | Welcome):
+        version = message.version
+    if version >= CRC_SINCE and not has_crc:
+        raise ProtocolError(f"a control message without a crc in version {version}")
+    return message
+
+
+def _has_crc(payload: bytes) -> bool:
+    """Whether a message ends in its crc. Raises ProtocolError where that is a wrong one, whatever the version."""
+    member = payload[-CRC_BYTES:]
+    if member == _crc_member(payload[:-CRC_BYTES] + b"}"):
+        return True
+    if member.startswith(_CRC_BEGINS):
+        raise ProtocolError("a control message whose crc is not that of its bytes")
+    return False
+
+
+def _crc_member(text: bytes) -> bytes:
+    """What takes the place of the closing brace: the last member, always as long, so it is found without a parser."""
+    return _CRC_BEGINS + b'%08x"}' % zlib.crc32(text)

@@ -15,6 +15,7 @@ from logbale.compressing import Compressing, context_flags
 from logbale.config import Settings
 from logbale.context import ContextCompressor
 from logbale.errors import ProtocolError, StorageError
+from logbale.liveness import Pace
 from logbale.messages import (
     MAX_CONTROL_BYTES,
     MAX_HELLO_BYTES,
@@ -48,16 +49,6 @@ class SessionEnded(Exception):
         self.counter = counter
 
 
-class OtherHistory(SessionEnded):
-    """The welcome does not fit this spool. Once, it may be a flipped bit: messages carry no checksum of their own."""
-
-    def __init__(self, seen: tuple[int | None, int]) -> None:
-        super().__init__(
-            "other_history", "the receiver knows another history of this stream, or its welcome is damaged"
-        )
-        self.seen = seen
-
-
 class OpenSession:
     """Sends from the queue what the receiver lacks, and gives the queue the receiver's word on it."""
 
@@ -73,12 +64,8 @@ class OpenSession:
         status: Callable[[], dict[str, Any]],
         opened: Callable[[], None],
         first_alone: bool,
-        suspected: tuple[int | None, int] | None,
     ) -> None:
-        """`first_alone`: the first batch travels outside any context, because it did not decode inside one.
-
-        `suspected`: the mark in the last welcome where that did not fit this spool; seen again, it is believed.
-        """
+        """`first_alone`: the first batch travels outside any context, because it did not decode inside one."""
         self._queue = queue
         self._settings = settings
         self._compressing = compressing
@@ -88,7 +75,6 @@ class OpenSession:
         self._status = status
         self._opened = opened
         self._alone = first_alone
-        self._suspected = suspected
         store = queue.store
         self._session = ShipperSession(
             stream=store.stream,
@@ -99,6 +85,7 @@ class OpenSession:
             last_crc=store.known_crcs(),
         )
         self._decoder = FrameDecoder(MAX_CONTROL_BYTES, session=True)
+        self._pace = Pace()
         self._welcomed = asyncio.Event()
         self._acked = asyncio.Event()
         self._resume_at = 0
@@ -165,9 +152,6 @@ class OpenSession:
 
     async def _welcome(self, event: Welcomed) -> None:
         if event.other_history:
-            seen = event.welcome.last, event.welcome.last_crc
-            if seen != self._suspected:
-                raise OtherHistory(seen)
             old = self._queue.store.stream
             await self._queue.new_stream()
             log.error(
@@ -271,6 +255,7 @@ class OpenSession:
         while True:
             await asyncio.sleep(1.0)
             now = monotonic()
+            self._pace.check(now, self._decoder)
             if (ping := self._session.live.tick(now)) is not None:
                 self._tell(ping)
             if now - told >= STATUS_INTERVAL:

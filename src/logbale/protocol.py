@@ -122,6 +122,8 @@ class FrameDecoder:
         `max_control` is the limit of control frames, where it is another one.
         """
         self.session = session
+        self.taken_bytes = 0
+        """Bytes of the frames that were whole: where in the stream the next one begins."""
         self._max_frame = max_frame
         self._max_control = max_frame if max_control is None else max_control
         self._buffer = bytearray()
@@ -158,6 +160,7 @@ class FrameDecoder:
             # One cut a call, not one a frame: cutting the front of a bytearray for each of ten thousand small frames
             # costs more than decoding them.
             del self._buffer[:position]
+            self.taken_bytes += position
 
     def _check(self, length: int, flags: int) -> None:
         if self.session is None:

@@ -16,6 +16,7 @@ from enum import Enum
 import msgspec
 
 from logbale.errors import ProtocolError
+from logbale.liveness import Liveness
 from logbale.messages import (
     MAX_CONTROL_BYTES,
     MAX_HELLO_BYTES,
@@ -38,12 +39,6 @@ from logbale.messages import (
     encode_message,
 )
 from logbale.protocol import Algorithm, Flag, Frame, base_flags, encode_header
-
-PING_AFTER = 10.0
-"""Seconds of silence after which a ping asks for a sign of life."""
-
-DEAD_AFTER = 25.0
-"""Seconds of silence after which the peer is gone."""
 
 WELCOME_TIMEOUT = 5.0
 """Seconds that a hello waits for its welcome, and an opened connection for its hello."""
@@ -83,35 +78,6 @@ def encode_batch(
     return b"".join((header, _PREFIX.pack(sequence, raw_bytes, crc), body))
 
 
-class Liveness:
-    """Whether the peer is still there: any byte is life."""
-
-    def __init__(self, now: float) -> None:
-        self._heard = now
-        self._pinged: float | None = None
-        self._pings = 0
-
-    def heard(self, now: float) -> None:
-        """Something arrived."""
-        self._heard = now
-        self._pinged = None
-
-    @property
-    def deadline(self) -> float:
-        """When tick() has something to say next."""
-        return self._heard + (PING_AFTER if self._pinged is None else DEAD_AFTER)
-
-    def tick(self, now: float) -> Ping | None:
-        """A ping to send, once for each silence. Raises ProtocolError when the peer is gone."""
-        if now - self._heard >= DEAD_AFTER:
-            raise ProtocolError(f"nothing heard for {now - self._heard:.0f} s")
-        if now - self._heard >= PING_AFTER and self._pinged is None:
-            self._pinged = now
-            self._pings += 1
-            return Ping(self._pings)
-        return None
-
-
 class _State(Enum):
     NEW = "before hello"
     GREETED = "between hello and welcome"
@@ -140,7 +106,7 @@ class ReceiverSession:
     def _control(self, payload: bytes) -> Hello | Skip | Status | Ping | Pong:
         if len(payload) > MAX_HELLO_BYTES:
             raise ProtocolError(f"a control message of {len(payload)} bytes: the limit is {MAX_HELLO_BYTES}")
-        message = decode_from_client(payload)
+        message = decode_from_client(payload, self.version)
         if isinstance(message, Hello):
             if self._state is not _State.NEW:
                 raise ProtocolError("a second hello")
@@ -253,7 +219,8 @@ class ShipperSession:
             raise ProtocolError("the receiver sent a data frame")
         if len(frame.payload) > MAX_CONTROL_BYTES:
             raise ProtocolError(f"a control message of {len(frame.payload)} bytes: the limit is {MAX_CONTROL_BYTES}")
-        message = decode_from_receiver(frame.payload)
+        version = 1 if self.welcome is None else self.welcome.version
+        message = decode_from_receiver(frame.payload, version)
         if isinstance(message, Ping):
             return None, encode_message(Pong(message.id))
         if isinstance(message, Pong):

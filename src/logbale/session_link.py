@@ -18,7 +18,7 @@ from logbale.backoff import delays
 from logbale.compressing import Compressing
 from logbale.config import Settings, connect_host, format_address
 from logbale.metrics import ShipperMetrics
-from logbale.open_session import OpenSession, OtherHistory, SessionEnded
+from logbale.open_session import OpenSession, SessionEnded
 from logbale.spool_queue import SpoolQueue
 
 log = logging.getLogger("logbale.client")
@@ -59,8 +59,6 @@ class SessionLink:
         self._last_error = "not tried yet"
         self._first_alone = False
         """The last session ended because a body did not decode: the next one's first batch travels alone."""
-        self._suspected: tuple[int | None, int] | None = None
-        """The mark of the last welcome, where it did not fit this spool."""
 
     async def run(self) -> None:
         """Ships until the queue is closed and all of it consumed."""
@@ -118,13 +116,11 @@ class SessionLink:
             status=self._status,
             opened=self._opened,
             first_alone=self._first_alone,
-            suspected=self._suspected,
         )
         try:
             await session.run()
         except SessionEnded as end:
             self._first_alone = end.counter == "decode"
-            self._suspected = end.seen if isinstance(end, OtherHistory) else None
             raise
 
     def _opened(self) -> None:

@@ -6,7 +6,6 @@ import asyncio
 from collections import OrderedDict
 from typing import Protocol
 
-from logbale.errors import ProtocolError
 from logbale.sinks import Mark, Sink
 
 MAX_FAILED = 1000
@@ -62,15 +61,15 @@ class Streams:
         self._streams: dict[str, Stream] = {}
         self._failed: OrderedDict[str, int] = OrderedDict()
 
-    def claim(self, name: str, writer: Writer) -> Stream:
+    def claim(self, name: str, writer: Writer) -> Stream | None:
         """Makes `writer` the one writer of the stream; an older one is superseded.
 
-        Raises ProtocolError where the receiver can take no further stream.
+        None where the stream is new and the sink can take no further one.
         """
         stream = self._streams.get(name)
         if stream is None:
             if not self._sink.can_admit(name):
-                raise ProtocolError(f"stream {name} is new, and the receiver knows as many as it can (MAX_STREAMS)")
+                return None
             stream = self._streams[name] = Stream(name, self._sink.mark(name))
         older, stream.writer = stream.writer, writer
         if older is not None:

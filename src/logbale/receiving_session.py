@@ -1,0 +1,232 @@
+"""ReceivingSession: what a connection at the receiver is once its client has said hello.
+
+It takes the session's messages and batches in order, hands batches to the connection's way to the sink, and answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from logbale.context import ContextDecompressor
+from logbale.decoding import INLINE_BYTES, Decoded, decode_sequenced
+from logbale.errors import DecompressionError, EntryError, ProtocolError
+from logbale.messages import Ack, Hello, Ping, Pong, Reject, Skip, Status
+from logbale.protocol import Algorithm, Frame
+from logbale.session import ReceiverSession, SequencedBatch
+from logbale.sinks import Item, Outcome, ReceivedBatch, Rejected, RejectedSequence, SkippedRange
+
+if TYPE_CHECKING:
+    from logbale.connection import Connection
+    from logbale.streams import Stream
+
+log = logging.getLogger("logbale.receiver")
+
+WINDOW_LOG = 17
+"""The largest zstd window that a session's context may have: about 600 KiB for each connection."""
+
+
+class ReceivingSession:
+    """One client's session on one connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.stream: Stream | None = None
+        """From the welcome on."""
+        self._claimed: Stream | None = None
+        """From the hello on."""
+        self._connection = connection
+        self._receiver = connection.receiver
+        self._session = ReceiverSession(max_raw=self._receiver.settings.max_raw_bytes)
+        self._contexts: dict[Algorithm, ContextDecompressor] = {}
+
+    # what the connection calls
+
+    def superseded(self) -> None:
+        """Another connection has taken the stream over: what waits here undecoded will be sent there again."""
+        self._connection.fail("superseded", "another connection writes this stream now")
+
+    def settled(self, item: Item, outcome: Outcome) -> None:
+        """The sink has said its word on one item of this session."""
+        stream = self.stream
+        assert stream is not None, "nothing is submitted before the welcome"
+        last = item.last_sequence
+        stream.settled(last)
+        self._receiver.streams.forget_if_idle(stream)
+        if isinstance(item, RejectedSequence):
+            self._connection.send(Reject(item.sequence, item.reason))
+        elif isinstance(outcome, Rejected):
+            self._connection.send(Reject(last, outcome.reason))
+
+    def acknowledge(self) -> None:
+        """One acknowledgement for all that has become durable."""
+        if self.stream is not None and self.stream.writer is self:
+            self._connection.send(Ack(self.stream.durable))
+
+    def lost(self) -> None:
+        """The connection is gone."""
+        if (stream := self._claimed) is None:
+            return
+        if self.stream is None:
+            self._connection.cancel_work()  # nobody is left to be welcomed
+        # Taken up now, a skip would stand in for the batches before it that are dropped as nobody's.
+        self._connection.drop_frames()
+        if stream.writer is self:
+            self._receiver.statuses.pop(stream.name, None)
+        self._receiver.streams.release(stream, self)
+
+    def take(self, frame: Frame) -> None:
+        """The next frame. Raises ProtocolError where the session does not allow it now."""
+        message = self._session.receive(frame)
+        if isinstance(message, SequencedBatch):
+            self._take_batch(message)
+            return
+        if isinstance(message, Hello):
+            self._take_hello(message)
+        elif isinstance(message, Ping):
+            self._connection.send(Pong(message.id))
+        elif isinstance(message, Skip):
+            self._take_skip(message)
+        elif isinstance(message, Status):
+            self._receiver.statuses[self._session.stream] = message.counts
+        self._receiver.release(frame.wire_bytes)
+
+    def _take_hello(self, hello: Hello) -> None:
+        stream = self._claimed = self._receiver.streams.claim(hello.stream, self)
+        if stream is None:
+            self._receiver.metrics.errors["too_many_streams"] += 1
+            self._connection.fail(
+                "limit", f"stream {hello.stream} is new, and the receiver knows as many as it can (MAX_STREAMS)"
+            )
+            return
+        self._connection.work(self._welcome, hello, stream)
+
+    async def _welcome(self, hello: Hello, stream: Stream) -> None:
+        """Answers a hello once nothing of its stream is on its way to the sink any more."""
+        await stream.wait_until_settled()
+        if stream.writer is not self or self._connection.at_end:
+            return
+        sink = self._receiver.sink
+        sink.forget_rejects(stream.name, before=hello.next)
+        mark = sink.mark(stream.name)
+        stream.accepted = stream.durable = mark.sequence
+        self.stream = stream
+        self._connection.write(
+            self._session.welcome(
+                last=mark.sequence,
+                last_crc=mark.crc,
+                rejects=mark.rejects,
+                max_frame=self._receiver.settings.max_frame_bytes,
+                window_log=WINDOW_LOG,
+            )
+        )
+        log.info(
+            "%s ships stream %s from %d on (%s, %s)",
+            self._connection.peer,
+            stream.name,
+            hello.next,
+            hello.host,
+            hello.agent,
+        )
+
+    def _take_skip(self, skip: Skip) -> None:
+        stream = self.stream
+        assert stream is not None, "the session takes no skip before the welcome"
+        if skip.last <= stream.accepted:
+            self._acknowledge_duplicate()
+            return
+        first = max(skip.first, stream.accepted + 1)
+        log.error(
+            "%s: %d entries of stream %s will never come (%d to %d): %s",
+            self._connection.peer,
+            skip.entries,
+            stream.name,
+            first,
+            skip.last,
+            skip.reason,
+        )
+        self._receiver.metrics.skipped_entries += skip.entries
+        self._submit(SkippedRange(stream.name, first, skip.last, skip.entries, skip.reason), wire_bytes=0)
+
+    def _take_batch(self, batch: SequencedBatch) -> None:
+        context = self._context(batch)
+        if len(batch.body) < INLINE_BYTES and batch.raw_bytes < 4 * INLINE_BYTES:
+            self._take_sequenced(batch, decode_sequenced(batch, context, self._receiver.settings))
+        else:
+            self._connection.work(self._decode_in_pool, batch, context)
+
+    def _context(self, batch: SequencedBatch) -> ContextDecompressor | None:
+        """Where the batch's body goes on, or None where it stands alone."""
+        if not batch.continued:
+            return None
+        if batch.new_context:
+            self._contexts[batch.algorithm] = ContextDecompressor(batch.algorithm, window_log=WINDOW_LOG)
+        if batch.algorithm not in self._contexts:
+            raise ProtocolError(f"batch {batch.sequence} continues a context that was never begun")
+        return self._contexts[batch.algorithm]
+
+    async def _decode_in_pool(self, batch: SequencedBatch, context: ContextDecompressor | None) -> None:
+        receiver = self._receiver
+        loop = asyncio.get_running_loop()
+        decoded = await loop.run_in_executor(receiver.pool, decode_sequenced, batch, context, receiver.settings)
+        self._take_sequenced(batch, decoded)
+
+    def _take_sequenced(self, batch: SequencedBatch, decoded: Decoded | DecompressionError | EntryError) -> None:
+        stream = self.stream
+        assert stream is not None, "the session takes no batch before the welcome"
+        if stream.writer is not self:  # superseded, or gone: it comes again on another connection
+            self._receiver.release(batch.wire_bytes)
+            return
+        if isinstance(decoded, DecompressionError):
+            self._undecodable(batch, stream, decoded)
+        elif isinstance(decoded, EntryError):
+            self._reject(batch, stream, str(decoded))
+        elif batch.duplicate or batch.sequence <= stream.accepted:
+            self._connection.count(batch.algorithm, decoded, batch.wire_bytes)
+            self._receiver.metrics.duplicate_entries += decoded.lines.count
+            self._receiver.release(batch.wire_bytes)
+            self._acknowledge_duplicate()
+        else:
+            self._connection.count(batch.algorithm, decoded, batch.wire_bytes)
+            lines = decoded.lines
+            item = ReceivedBatch(
+                lines.ndjson,
+                lines.count,
+                lines.first,
+                lines.last,
+                self._connection.peer,
+                stream.name,
+                batch.sequence,
+                batch.crc,
+            )
+            self._submit(item, batch.wire_bytes)
+
+    def _undecodable(self, batch: SequencedBatch, stream: Stream, error: DecompressionError) -> None:
+        """A flipped bit on the way, most likely: sent again, alone. A batch that fails alone twice never decodes."""
+        self._receiver.metrics.frame_refused(error.reason)
+        if not batch.continued and self._receiver.streams.failed_before(stream.name, batch.sequence):
+            self._reject(batch, stream, str(error))
+            return
+        self._receiver.release(batch.wire_bytes)
+        self._connection.fail("decode", f"batch {batch.sequence}: {error}")
+
+    def _reject(self, batch: SequencedBatch, stream: Stream, reason: str) -> None:
+        if batch.sequence <= stream.accepted:
+            self._receiver.release(batch.wire_bytes)
+            self._acknowledge_duplicate()
+            return
+        log.error(
+            "%s: batch %d of stream %s is rejected: %s", self._connection.peer, batch.sequence, stream.name, reason
+        )
+        self._receiver.metrics.errors["rejected"] += 1
+        self._submit(RejectedSequence(stream.name, batch.sequence, reason, batch.crc), batch.wire_bytes)
+
+    def _acknowledge_duplicate(self) -> None:
+        """What is durable already is acknowledged at once; what is on its way will be when it is."""
+        if not self._connection.unsettled:
+            self.acknowledge()
+
+    def _submit(self, item: Item, wire_bytes: int) -> None:
+        assert self.stream is not None, "the session takes nothing to submit before the welcome"
+        self.stream.submitted(item.last_sequence)
+        self._connection.submit(item, wire_bytes)
