@@ -2,7 +2,7 @@
 
 import msgspec
 
-from logbale.models import Chunk
+from logbale.models import Batch, Chunk
 
 
 def chunk_of(objects, *, sizes=None, source="", start=0):
@@ -10,6 +10,11 @@ def chunk_of(objects, *, sizes=None, source="", start=0):
     sizes = list(sizes) if sizes is not None else [len(msgspec.json.encode(one)) for one in objects]
     entries = [msgspec.json.encode(one) + b"\n" for one in objects]
     return Chunk(entries, source=source, start=start, end=start + sum(sizes), measure=lambda: sizes)
+
+
+def batch_of(objects):
+    """A batch of these objects, whose source has no cursor."""
+    return Batch(b"".join(chunk_of(objects).entries), len(objects), {})
 
 
 def objects_of(chunk):

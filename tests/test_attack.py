@@ -9,6 +9,7 @@ import struct
 import time
 
 import pytest
+from chunks import batch_of
 from proxy import Proxy
 from test_delivery import Numbers, Scripted, at_once, eventually, next_message, receiver, shipper
 
@@ -16,7 +17,6 @@ from logbale.config import Settings
 from logbale.errors import StorageError
 from logbale.log_shipper import LogShipper
 from logbale.messages import MAX_CONTROL_BYTES, Hello, Skip, Status, encode_message
-from logbale.models import Batch
 from logbale.protocol import Algorithm, Flag, encode_header
 from logbale.session import batch_crc, encode_batch
 from logbale.spool import DiskSpool, MemoryStore
@@ -177,12 +177,12 @@ def test_an_acknowledgement_while_room_is_looked_for_is_not_missed(run, tmp_path
         spool.open()
         queue = SpoolQueue(Quota(spool), max_memory=10_000, policy="drop_oldest")
         running = asyncio.create_task(queue.run())
-        queue.append(Batch([{"n": 1}], 10, {}))
+        queue.append(batch_of([{"n": 1}]))
         assert await queue.next_item(1) is not None
         queue.sent_up_to = 1
         await asyncio.sleep(0)
         acknowledged = asyncio.create_task(queue.acknowledge(1))
-        queue.append(Batch([{"n": 2}], 10, {}))
+        queue.append(batch_of([{"n": 2}]))
         await acknowledged
         async with asyncio.timeout(2):
             assert await queue.next_item(2) is not None

@@ -5,6 +5,7 @@ import logging
 import random
 
 import pytest
+from chunks import batch_of
 from test_delivery import KeepingSink
 from virtual_network import VirtualLoop
 
@@ -14,7 +15,6 @@ from logbale.compression import CompressionHandler
 from logbale.config import Settings
 from logbale.connection import Connection
 from logbale.metrics import ReceiverMetrics, ShipperMetrics
-from logbale.models import Batch
 from logbale.protocol import Algorithm, Flag
 from logbale.session_link import SessionLink
 from logbale.spool import MemoryStore
@@ -77,7 +77,7 @@ async def short_session(settings):
     """All that a good session has, in 700 bytes: hello, welcome, batches, a skip, acks, statuses and pings."""
     async with Ends(settings, max_raw_bytes=300) as ends:
         for n in range(6):
-            ends.queue.append(Batch([{"n": n, "m": "x" * (400 if n == 3 else 20)}], 100, {}))
+            ends.queue.append(batch_of([{"n": n, "m": "x" * (400 if n == 3 else 20)}]))
             if n == 4:
                 await asyncio.sleep(13.0)
         await ends.delivered(within=300)
@@ -152,7 +152,7 @@ def test_a_link_of_64_kbit_after_a_long_outage_drains_and_is_not_declared_dead(l
         async with Ends(Settings(**SESSIONS["zstd"])) as ends:
             for n, size in enumerate(sizes):
                 noise = "".join(chance.choices("0123456789abcdef", k=size))  # half its size compressed
-                ends.queue.append(Batch([{"n": n, "m": noise}], size, {}))
+                ends.queue.append(batch_of([{"n": n, "m": noise}]))
             await asyncio.sleep(3600)
             loop.network.is_up = True
             began = loop.time()
@@ -180,7 +180,7 @@ def test_a_receiver_frozen_for_a_while_gets_no_base_frame_and_stores_nothing_twi
             loop.call_later(100.5, setattr, loop.network, "server_is_frozen", True)
             loop.call_later(100.5 + frozen, setattr, loop.network, "server_is_frozen", False)
             for n in range(350):
-                ends.queue.append(Batch([{"n": n}], 10, {}))
+                ends.queue.append(batch_of([{"n": n}]))
                 await asyncio.sleep(1.0)
             await ends.delivered(within=60)
             assert ends.server.sink.numbers == list(range(350))

@@ -21,6 +21,9 @@ VERSION = 2
 CRC_SINCE = 2
 """From this version on every message ends in its crc (decision 0005)."""
 
+LINES_SINCE = 2
+"""From this version on a batch may be lines of one object each; a receiver of any version takes an array."""
+
 _CRC_BEGINS = b',"crc":"'
 CRC_BYTES = len(_CRC_BEGINS + b'01234567"}')
 

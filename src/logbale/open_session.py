@@ -17,6 +17,7 @@ from logbale.context import ContextCompressor
 from logbale.errors import ProtocolError, StorageError
 from logbale.liveness import Pace
 from logbale.messages import (
+    LINES_SINCE,
     MAX_CONTROL_BYTES,
     MAX_HELLO_BYTES,
     Ack,
@@ -151,6 +152,12 @@ class OpenSession:
             raise SessionEnded(event.code, f"the receiver says {event.code}: {event.detail}")
 
     async def _welcome(self, event: Welcomed) -> None:
+        if event.welcome.version < LINES_SINCE:
+            raise SessionEnded(
+                "unsupported",
+                f"the receiver speaks version {event.welcome.version} of the session, which has no lines in its "
+                "batches: update the receiver first",
+            )
         if event.other_history:
             old = self._queue.store.stream
             await self._queue.new_stream()
