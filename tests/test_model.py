@@ -193,3 +193,33 @@ def test_a_reject_of_a_batch_that_was_dropped_stops_nothing(tmp_path):
         await queue.close()
 
     asyncio.run(scenario())
+
+
+def test_a_rejected_batch_that_is_dropped_afterwards_counts_once(tmp_path):
+    """It is a dead letter, and no drop as well: acknowledged never becomes less than nothing, whatever follows."""
+    for end in ("drop", "part", "new stream", "restart"):
+        directory = tmp_path / end
+        spool = spool_of(directory, max_bytes=1 << 20, segment_bytes=1500)
+        while len(list(directory.glob("*.spool"))) < 4:
+            spool.append([batch(spool.next_sequence, padding=100)])
+        spool.reject(2, "not entries")
+        first = spool.drop_oldest(1, 0)
+        assert first.first == 1
+        assert first.entries == first.last - 1
+        if end == "part":  # the receiver had the first batch before it was dropped; then the reject is the lowest
+            spool.acknowledge(1)
+            assert spool.first == 2
+        elif end == "new stream":
+            spool.new_stream()
+        elif end == "restart":
+            spool.close()
+            spool = spool_of(directory, max_bytes=1 << 20, segment_bytes=1500)
+        second = spool.drop_oldest(1, 0)
+        assert balanced(spool)
+        spool.acknowledge(spool.next_sequence - 1)
+        counts = spool.counts
+        assert counts["rejected"] == 1
+        assert counts["dropped_drop_oldest"] == first.entries + second.entries
+        assert counts["acknowledged"] == counts["read"] - 1 - first.entries - second.entries
+        assert counts["spooled"] == 0
+        spool.close()

@@ -306,7 +306,7 @@ class DiskSpool:
         """Entries before a position not below `first`. Where segments are gone, the skips that stand for them tell."""
         state, dropped = self._state, 0
         while position > state.first and (skip := state.skip_at(position - 1)) is not None and skip.last < position:
-            dropped += skip.entries
+            dropped += skip.entries + state.rejected(skip.first, position - 1)
             position = skip.first
         return dropped + (state.consumed if position <= state.first else self._catalogue.before(position))
 
@@ -319,11 +319,12 @@ class DiskSpool:
         start = self._before(max(skip.first, state.first))
         # Where no record is left to tell how many they were, they stay counted as dropped: no loss must look delivered.
         is_known = any(self._catalogue.find(one) is not None for one in (position, position + 1))
-        part = max(0, min(skip.entries, before - start)) if is_known else 0
+        rejected = state.rejected(skip.first, position)
+        part = max(0, min(skip.entries, before - start - rejected)) if is_known else 0
         state.count(DROPPED + skip.reason, -part)
         rest = Skip(position + 1, skip.last, skip.entries - part, skip.reason)
         state.skips = [rest if one is skip else one for one in state.skips]
-        return start + part
+        return start + part + rejected
 
     def reject(self, sequence: int, reason: str) -> None:
         """The receiver will never store this batch: it becomes a dead letter, and is consumed in its turn.
@@ -355,7 +356,8 @@ class DiskSpool:
 
     def _consume_rejected(self) -> None:
         state = self._state
-        while (count := state.rejects.get(state.first)) is not None:
+        # One that was dropped since is a part of its skip, and goes with it.
+        while (count := state.rejects.get(state.first)) is not None and state.skip_at(state.first) is None:
             state.consume(state.first, entries=count, crc=self._crc(state.first))
 
     def retry(self, path: Path, letter: dead_letters.DeadLetter) -> Record:
@@ -395,7 +397,7 @@ class DiskSpool:
         if not dropped:
             return None
         first, last = dropped[0].start, dropped[-1].end - 1
-        entries = self._catalogue.before(last + 1) - self._catalogue.before(first)
+        entries = self._catalogue.before(last + 1) - self._catalogue.before(first) - state.rejected(first, last)
         skip = Skip(first, last, entries, DROPPED_OLDEST)
         saved = list(state.skips), dict(state.counts)
         state.count(DROPPED + skip.reason, entries - state.skipped(first, last))
@@ -437,9 +439,11 @@ class DiskSpool:
         self._check_lock()
         saved = state.stream, state.base, state.epoch, state.consumed_crc, state.rejects, state.skips
         # To the new stream, a rejected batch is a hole that has to be announced; it stays counted as rejected.
-        holes = [Skip(position, position, count, REJECTED) for position, count in state.rejects.items()]
+        rejects = {position: count for position, count in state.rejects.items() if state.skip_at(position) is None}
+        holes = [Skip(position, position, count, REJECTED) for position, count in rejects.items()]
         state.renumber(identity.new_stream())
-        state.skips, state.rejects = sorted([*state.skips, *holes], key=lambda skip: skip.first), {}
+        state.skips = sorted([*state.skips, *holes], key=lambda skip: skip.first)
+        state.rejects = {position: count for position, count in state.rejects.items() if position not in rejects}
         try:
             self._journal.rotate()
         except StorageError:

@@ -163,6 +163,10 @@ class State:
         """Entries of the skips that begin within these positions."""
         return sum(skip.entries for skip in self.skips if first <= skip.first <= last)
 
+    def rejected(self, first: int, last: int) -> int:
+        """Entries of the rejects among these positions. A skip over one does not count them: they are no drop."""
+        return sum(count for position, count in self.rejects.items() if first <= position <= last)
+
     def consume(self, last: int, *, entries: int, crc: int | None) -> None:
         """Everything up to `last`, which holds so many entries in all, is settled at the receiver."""
         rejected = {position: count for position, count in self.rejects.items() if position <= last}
