@@ -141,7 +141,7 @@ class Receiver:
         self.waiting: tuple[list, asyncio.Future] | None = None
         self.metrics = ReceiverMetrics(now=world.now)
         self.server = TCPLogReceiver(SETTINGS, self, self.metrics)
-        world.loop.create_task(self.server.committer.run())
+        self.committing = world.loop.create_task(self.server.committer.run())
         self.links: list[Link] = []
 
     async def commit(self, items):
@@ -480,12 +480,13 @@ class World:
 
     def kill(self) -> None:
         """The receiver's process is gone, and its connections."""
-        if self.receiver is not None:
-            for link in self.receiver.links:
-                link.server_is_there = False
-                link.up.clear()
-                link.down.clear()
-            self.receiver = None
+        # Held until its tasks have ended: the loop only has weak references to them, and a task that the garbage
+        # collector finds first is an error of the loop, at a moment that depends on everything else in this process.
+        receiver, self.receiver = self.receiver, None
+        for link in receiver.links if receiver is not None else ():
+            link.server_is_there = False
+            link.up.clear()
+            link.down.clear()
         self._forget_tasks()
         self.disk.kill()
 

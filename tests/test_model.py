@@ -6,6 +6,7 @@ changed.
 """
 
 import asyncio
+import gc
 import logging
 import os
 from contextlib import suppress
@@ -128,6 +129,23 @@ def test_an_ack_before_the_sync_is_found_out(tmp_path, monkeypatch):
     monkeypatch.setattr(OpenSegment, "append", sync_and_append)
     with pytest.raises(Violation):
         live_through(tmp_path, range(100))
+
+
+def test_what_happens_in_a_world_does_not_depend_on_the_garbage_collector(tmp_path, monkeypatch):
+    """Else hypothesis meets a failure that it cannot repeat: a killed receiver's tasks end before anybody finds them."""
+    forget = World._forget_tasks
+
+    def collect_and_forget(world):
+        gc.collect()
+        forget(world)
+        gc.collect()
+
+    monkeypatch.setattr(World, "_forget_tasks", collect_and_forget)
+    with World(tmp_path, 1) as world:
+        for _ in range(3):
+            world.start()
+            world.kill()
+        world.turn()
 
 
 # What it found, each on its own.
