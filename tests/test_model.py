@@ -132,7 +132,7 @@ def test_an_ack_before_the_sync_is_found_out(tmp_path, monkeypatch):
 
 
 def test_what_happens_in_a_world_does_not_depend_on_the_garbage_collector(tmp_path, monkeypatch):
-    """Else hypothesis meets a failure that it cannot repeat: a killed receiver's tasks end before anybody finds them."""
+    """Else a failure cannot be repeated: a killed receiver's tasks end before the collector finds them."""
     forget = World._forget_tasks
 
     def collect_and_forget(world):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from logbale.session import batch_crc
-from logbale.spool.disk import Record
+from logbale.spool.batches import Record
 from logbale.spool.format import Skip
 
 log = logging.getLogger("logbale.spool")

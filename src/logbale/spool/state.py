@@ -5,7 +5,7 @@ Everything in here counts in positions; DiskSpool turns them into sequences.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -155,6 +155,10 @@ class State:
         self.count(DROPPED + skip.reason, skip.entries)
         self.skips = sorted([*self.skips, skip], key=lambda one: one.first)
 
+    def in_stream(self, skip: Skip) -> Skip:
+        """The same by sequence."""
+        return Skip(skip.first - self.base, skip.last - self.base, skip.entries, skip.reason)
+
     def skip_at(self, position: int) -> Skip | None:
         """The open skip that holds a position."""
         return next((skip for skip in self.skips if skip.first <= position <= skip.last), None)
@@ -167,6 +171,11 @@ class State:
         """Entries of the rejects among these positions. A skip over one does not count them: they are no drop."""
         return sum(count for position, count in self.rejects.items() if first <= position <= last)
 
+    def reject(self, position: int, entries: int) -> None:
+        """A dead letter has this batch."""
+        self.rejects[position] = entries
+        self.count(REJECTED, entries)
+
     def consume(self, last: int, *, entries: int, crc: int | None) -> None:
         """Everything up to `last`, which holds so many entries in all, is settled at the receiver."""
         rejected = {position: count for position, count in self.rejects.items() if position <= last}
@@ -177,9 +186,20 @@ class State:
         self.first = last + 1
         self.consumed_crc = crc
 
-    def renumber(self, stream: str) -> None:
-        """A new stream, in which the lowest batch that is not consumed has the sequence 1."""
+    def renumber(self, stream: str) -> Callable[[], None]:
+        """A new stream, in which the lowest batch that is not consumed has the sequence 1; what undoes that."""
+        saved = self.stream, self.base, self.epoch, self.consumed_crc, self.rejects, self.skips
+
+        def undo() -> None:
+            self.stream, self.base, self.epoch, self.consumed_crc, self.rejects, self.skips = saved
+
         self.stream = stream
         self.base = self.first - 1
         self.epoch = self.next
         self.consumed_crc = None
+        # To the new stream, a rejected batch is a hole that has to be announced; it stays counted as rejected.
+        dropped = {position: count for position, count in self.rejects.items() if self.skip_at(position) is not None}
+        holes = [Skip(one, one, count, REJECTED) for one, count in self.rejects.items() if one not in dropped]
+        self.skips = sorted([*self.skips, *holes], key=lambda skip: skip.first)
+        self.rejects = dropped
+        return undo
