@@ -23,6 +23,7 @@ from spool_batches import balanced, batch, spool_of
 
 from logbale.archive.segment import OpenSegment
 from logbale.durable import make_directory
+from logbale.spool import DiskSpool
 from logbale.spool_queue import SpoolQueue
 
 SEEDS = int(os.environ.get("MODEL_SEEDS", "1000"))
@@ -146,6 +147,18 @@ def test_what_happens_in_a_world_does_not_depend_on_the_garbage_collector(tmp_pa
             world.start()
             world.kill()
         world.turn()
+
+
+def test_a_mark_that_is_not_durable_before_the_sending_is_found_out(tmp_path, monkeypatch):
+    """A mutant: that waiting batches may be sent is only in memory, so a restart may drop what has arrived."""
+
+    def begin_sending(spool):
+        spool._state.is_sending = True
+        spool._state.mark_sent()
+
+    monkeypatch.setattr(DiskSpool, "begin_sending", begin_sending)
+    with pytest.raises(Violation):
+        live_through(tmp_path, range(100))
 
 
 # What it found, each on its own.

@@ -1,6 +1,7 @@
 """What the spool on disk promises while nothing is broken but, now and then, the disk is full or fails."""
 
 import errno
+import json
 import os
 import stat
 
@@ -13,6 +14,7 @@ from spool_batches import balanced, batch, crashed, left, raw, spool_of
 from logbale.errors import LockedError, StorageError
 from logbale.session import batch_crc
 from logbale.spool import Skip
+from logbale.spool.format import encode_record, walk
 
 
 @settings(max_examples=40, deadline=None)
@@ -272,6 +274,94 @@ def test_drop_oldest_spares_what_was_sent(tmp_path):
     assert spool.skips == []
     assert spool.counts["acknowledged"] == number - skip.entries
     assert spool.drop_oldest(1, sent_up_to=number) is None
+    spool.close()
+
+
+def fill(spool, *, until):
+    """Appends until there are so many batches, four in a segment."""
+    while spool.next_sequence <= until:
+        spool.append([batch(spool.next_sequence, padding=4000)])
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_what_may_have_been_sent_is_known_after_a_restart(tmp_path, is_killed):
+    """Durable before it is sent: what waited at a welcome, and what was appended in a session; and nothing else."""
+    spool = spool_of(tmp_path / "s", max_bytes=64 << 10)
+    fill(spool, until=2)
+    assert spool.sent_up_to == 0
+    spool.begin_sending()
+    assert spool.sent_up_to == 2
+    fill(spool, until=4)
+    spool.end_sending()
+    fill(spool, until=8)
+    assert spool.sent_up_to == 4
+    if is_killed:
+        again = spool_of(crashed(tmp_path / "s", tmp_path / "copy"), max_bytes=64 << 10)
+        spool.close()
+    else:
+        spool.close()
+        again = spool_of(tmp_path / "s", max_bytes=64 << 10)
+    assert again.sent_up_to == 4
+    skip = again.drop_oldest(1 << 30, again.sent_up_to)
+    assert (skip.first, skip.last) == (5, 8)
+    fill(again, until=9)
+    again.begin_sending()
+    again.new_stream()
+    assert again.sent_up_to == 0
+    again.close()
+
+
+def test_a_batch_in_a_session_costs_no_write_of_its_own_for_the_mark(tmp_path, monkeypatch):
+    """It carries it; and a welcome with nothing waiting, or with nothing new, writes nothing."""
+    spool = spool_of(tmp_path / "s")
+    spool.begin_sending()
+    spool.append([batch(1)])
+    calls = syncs_of(monkeypatch)
+    spool.begin_sending()
+    assert calls == []
+    spool.append([batch(2), batch(3)])
+    assert len(calls) == 1
+    spool.end_sending()
+    spool.append([batch(4)])
+    calls.clear()
+    spool.begin_sending()
+    assert len(calls) == 1
+    assert spool.sent_up_to == 4
+    spool.close()
+
+
+def test_in_a_spool_from_before_the_mark_all_may_have_been_sent(tmp_path):
+    """It is read as ever, and nothing that an older logbale put there is dropped as unsent."""
+    directory = tmp_path / "s"
+    spool = spool_of(directory)
+    spool.append([batch(n) for n in range(3)])
+    spool.close()
+    (path,) = directory.glob("*.spool")
+    rewritten = b""
+    for record in walk(path.read_bytes(), bodies=True):
+        header, meta = record.header, json.loads(record.meta)
+        meta.pop("sent", None)
+        rewritten += encode_record(
+            header.kind,
+            meta,
+            position=header.position,
+            before=header.before,
+            first=header.first,
+            synced=header.synced,
+            entries=header.entries,
+            raw_bytes=header.raw_bytes,
+            crc=header.crc,
+            body=path.read_bytes()[record.end - header.body_bytes : record.end],
+        )[1]
+    assert len(rewritten) < path.stat().st_size
+    path.write_bytes(rewritten)
+    spool = spool_of(directory)
+    assert left(spool) == {n + 1: raw(n) for n in range(3)}
+    assert spool.sent_up_to == 3
+    spool.append([batch(3)])
+    again = spool_of(crashed(directory, tmp_path / "copy"))
+    assert again.sent_up_to == 3
+    again.close()
     spool.close()
 
 

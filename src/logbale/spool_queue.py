@@ -62,6 +62,11 @@ class Store(Protocol):
         """What may still be appended, in bytes as they are stored: hardly ever more than raw."""
         ...
 
+    @property
+    def sent_up_to(self) -> int:
+        """The highest sequence that may have been sent, also by the process before this one."""
+        ...
+
     def known_crcs(self) -> Mapping[int, int]:
         """The CRCs of the batches that are not consumed, and of the last one that was."""
         ...
@@ -84,6 +89,14 @@ class Store(Protocol):
 
     def reject(self, sequence: int, reason: str) -> None:
         """Keeps the batch as a dead letter, durably, before it counts as consumed."""
+        ...
+
+    def begin_sending(self) -> None:
+        """All there is, and what is appended from now on, may have been sent should this process end now."""
+        ...
+
+    def end_sending(self) -> None:
+        """Not what is appended from now on."""
         ...
 
     def drop_oldest(self, bytes_needed: int, sent_up_to: int) -> Skip | None:
@@ -111,8 +124,8 @@ class SpoolQueue:
         self.store = store
         self.storage_error: str | None = None
         """Why nothing can be stored now; None while it can."""
-        self.sent_up_to = 0
-        """The highest sequence that was given to a connection: such a batch is never dropped to make room."""
+        self.sent_up_to = store.sent_up_to
+        """The highest sequence that the receiver may have or get: such a batch is never dropped to make room."""
         self._opening = self._counts = dict(store.counts)
         self._max_memory = max_memory
         self._policy = policy
@@ -207,11 +220,11 @@ class SpoolQueue:
     async def _make_room(self, batches: list[NewBatch]) -> bool:
         if self._policy != "drop_oldest":
             return False
-        needed = sum(len(raw) for raw, _, _ in batches)
-        skip = await self.call(self.store.drop_oldest, needed, self.sent_up_to)
-        for sequence in range(skip.first, skip.last + 1) if skip is not None else ():
+        # Before the store drops any of them: next_item() must not give out from memory what is just being dropped.
+        for sequence in [sequence for sequence in self._fresh if sequence > self.sent_up_to]:
             self._forget(sequence)
-        return skip is not None
+        needed = sum(len(raw) for raw, _, _ in batches)
+        return await self.call(self.store.drop_oldest, needed, self.sent_up_to) is not None
 
     async def _drop(self, batches: list[NewBatch]) -> None:
         cursors: dict[str, Any] = {}
@@ -233,12 +246,28 @@ class SpoolQueue:
 
     # the sender's side
 
+    async def begin_sending(self, resume_at: int) -> None:
+        """The receiver has everything before `resume_at`, and of the rest nothing is on its way to it."""
+        try:
+            await self.call(self.store.begin_sending)
+        except (
+            StorageError
+        ) as error:  # on a full disk it is acknowledgements that make room, so it is sent all the same
+            log.warning("what is sent now cannot be noted; after a crash now it may be dropped as unsent: %s", error)
+        self.sent_up_to = resume_at - 1
+
+    async def end_sending(self) -> None:
+        """The connection has ended. What was sent may still arrive."""
+        await self.call(self.store.end_sending)
+
     async def next_item(self, sequence: int) -> Record | Skip | None:
-        """What there is of a sequence, once there is; None where there never will be."""
+        """What there is of a sequence, once there is, to be sent; None where there never will be."""
         while sequence >= self.store.next_sequence:
             if self._closed and not self._incoming_entries:
                 return None
             await self.wait_for_change()
+        # Now, not when it leaves: it may wait for the compression or the window, and must not be dropped meanwhile.
+        self.sent_up_to = max(self.sent_up_to, sequence)
         if sequence < self.store.first:  # rejected here, and the receiver never heard of it
             return Skip(sequence, self.store.first - 1, 0, "rejected")
         if sequence in self._fresh:

@@ -270,6 +270,27 @@ class DiskSpool:
 
     # Room.
 
+    @property
+    def sent_up_to(self) -> int:
+        """The highest sequence that may have been sent, by this process or one before it: durable before it is sent."""
+        return self._state.sent_up_to - self._state.base
+
+    def begin_sending(self) -> None:
+        """From now on any batch may be sent at once, those that wait as well as those to come.
+
+        Raises StorageError where that is not durable yet: the next write tells it.
+        """
+        self._check_lock()
+        self._state.is_sending = True
+        self._state.mark_sent()
+        # What was acknowledged or rejected meanwhile needs no write of its own.
+        if self._state.is_mark_unsettled:
+            self._journal.note()
+
+    def end_sending(self) -> None:
+        """What is appended from now on waits for the next begin_sending()."""
+        self._state.is_sending = False
+
     def drop_oldest(self, bytes_needed: int, sent_up_to: int) -> Skip | None:
         """Drops the oldest segments with nothing sent in them, until that many bytes are free; None where none is left.
 

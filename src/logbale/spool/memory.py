@@ -24,6 +24,8 @@ class MemoryStore:
         self.raw_bytes = 0
         """Bytes held."""
         self.free_bytes = sys.maxsize
+        self.sent_up_to = 0
+        """No process before this one has sent any of it."""
         self.counts = {"read": 0, "spooled": 0, "acknowledged": 0, "rejected": 0}
         self._batches: dict[int, tuple[Record, bytes]] = {}
         self._last_crc: dict[int, int] = {}
@@ -66,6 +68,12 @@ class MemoryStore:
                 "%d entries of batch %d are lost: without a spool there are no dead letters", record.count, sequence
             )
             self._add(rejected=record.count, spooled=-record.count)
+
+    def begin_sending(self) -> None:
+        """No other process will ask what was sent."""
+
+    def end_sending(self) -> None:
+        """Likewise."""
 
     def drop_oldest(self, bytes_needed: int, sent_up_to: int) -> Skip | None:
         """Never asked for: it is never full."""
