@@ -138,6 +138,31 @@ def test_a_follower_that_was_stopped_goes_on_where_it_was(tmp_path):
     assert stored == [f"while {what} {number}" for number in range(3) for what in ("running", "stopped")]
 
 
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_a_file_that_was_idle_all_the_time_is_read_on_where_the_first_run_began(tmp_path, end):
+    """No batch left that could take its cursor along: it is noted at the stop, and a second after the start."""
+    log, later = tmp_path / "idle.log", tmp_path / "idle2.log"
+    log.write_text("old\n")
+    spools = tmp_path / "spools"
+    with receiver(tmp_path) as receiving:
+        command = ("ship", tmp_path / "idle*.log", "--to", receiving.address, "--spool-dir", spools)
+        with running(tmp_path, *command) as shipping:
+            shipping.says("in session")
+            deadline = time.monotonic() + 30
+            while end == signal.SIGKILL and not list(spools.glob("*/*.spool")):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            shipping.end(end)
+        with log.open("a") as growing:
+            growing.write("1\n2\n")
+        later.write_text("3\n")
+        with running(tmp_path, *command) as shipping:
+            wait_for_entries(tmp_path / "archive", 3)
+            assert shipping.end() == 0
+        stored = [entry["message"] for entry in entries(logbale_run("cat", tmp_path / "archive").stdout)]
+    assert sorted(stored) == ["1", "2", "3"]
+
+
 def wait_for_entries(archive, count):
     """Returns once so many are stored."""
     deadline = time.monotonic() + 30

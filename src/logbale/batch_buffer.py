@@ -28,6 +28,7 @@ class BatchBuffer:
         # Only of what moved since the last batch: one of a thousand files costs one cursor, not a thousand.
         self._cursors: dict[str, int | None] = {}
         self._since: float | None = None
+        self._moved_since: float | None = None
 
     def __len__(self) -> int:
         """Entries held."""
@@ -38,11 +39,19 @@ class BatchBuffer:
         """When the batch that is held must leave; None while there is none."""
         return None if self._since is None else self._since + self.interval
 
+    def note_due(self, after: float) -> float | None:
+        """When cursors that moved without an entry are `after` seconds old; None where a batch will take them, or none.
+
+        A source that is busy never gets there: its cursors go with its entries.
+        """
+        return None if self._entries or self._moved_since is None else self._moved_since + after
+
     def add(self, chunk: Chunk, now: float) -> list[Batch]:
         """Takes a chunk; returns the batches that it filled, in order. A chunk without entries only moves cursors."""
         full = []
         position, offset = 0, chunk.start
         self._cursors |= dict.fromkeys(chunk.forgotten)
+        self._cursors |= chunk.begun
         if chunk.source:
             # At once, not with the first entry: a full batch may leave before it, and would only say what is forgotten.
             self._cursors[chunk.source] = offset
@@ -60,6 +69,8 @@ class BatchBuffer:
                 self._cursors[chunk.source] = offset
             if len(self._entries) >= self.size or self._bytes >= self.max_bytes:
                 full.append(self._take())
+        if self._cursors and self._moved_since is None:
+            self._moved_since = now
         return full
 
     def _fitting(self, chunk: Chunk, position: int) -> list[int]:
@@ -79,6 +90,14 @@ class BatchBuffer:
     def flush(self) -> Batch | None:
         """What is held, however little."""
         return self._take() if self._entries else None
+
+    def take_cursors(self) -> dict[str, int | None]:
+        """Cursors that moved without an entry; none where a batch will take them."""
+        if self._entries:
+            return {}
+        cursors = self._cursors
+        self._start_batch()
+        return cursors
 
     def _take(self) -> Batch:
         batch = Batch(self._entries, self._bytes, self._cursors)

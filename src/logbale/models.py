@@ -106,9 +106,11 @@ class Chunk(msgspec.Struct, frozen=True):
     source: str = ""
     """What the cursor counts in; empty where nothing can be resumed."""
     start: int = 0
-    """The cursor before the first entry; without entries, where reading begins or blank lines are."""
+    """The cursor before the first entry; without entries, where blank lines are."""
     forgotten: tuple[str, ...] = ()
     """Sources whose cursors are of no use from here on."""
+    begun: dict[str, int] = {}
+    """Cursors of sources that are begun here, before any entry of theirs."""
 
 
 class Batch(msgspec.Struct, frozen=True):

@@ -107,6 +107,10 @@ class Store(Protocol):
         """Entries were dropped before they were numbered."""
         ...
 
+    def note_cursors(self, cursors: Mapping[str, Any]) -> None:
+        """The sources are read so far, without a batch. Raises StorageError: then the next write tells it."""
+        ...
+
     def new_stream(self) -> None:
         """Takes a new stream id and numbers what is not consumed from 1."""
         ...
@@ -132,6 +136,9 @@ class SpoolQueue:
         self._incoming: list[tuple[NewBatch, int]] = []
         self._incoming_bytes = 0
         self._incoming_entries = 0
+        self._moved: dict[str, Any] = {}
+        """Cursors that moved without an entry, after all that is incoming."""
+        self._is_note_late = False
         self._fresh: dict[int, tuple[Record, bytes]] = {}
         """The newest batches, as long as they fit into memory: most are sent from here."""
         self._fresh_bytes = 0
@@ -146,11 +153,17 @@ class SpoolQueue:
 
     def append(self, batch: Batch) -> None:
         """Takes a batch, whether there is room or not."""
-        self._incoming.append(((batch.encode(), len(batch.entries), batch.cursors), batch.size))
+        cursors, self._moved = self._moved | batch.cursors, {}
+        self._incoming.append(((batch.encode(), len(batch.entries), cursors), batch.size))
         self._incoming_bytes += batch.size
         self._incoming_entries += len(batch.entries)
         self._arrived.set()
         self._look_for_room()
+
+    def move_cursors(self, cursors: Mapping[str, Any]) -> None:
+        """The sources are read so far, though no entry came of it: noted behind the batches that wait to be stored."""
+        self._moved |= cursors
+        self._arrived.set()
 
     async def wait_for_room(self) -> None:
         """Returns once less than the bound waits in memory."""
@@ -164,7 +177,7 @@ class SpoolQueue:
 
     async def run(self) -> None:
         """Stores what arrives, in groups, until the input is closed and all of it is stored."""
-        while self._incoming or not self._closed:
+        while self._incoming or self._moved or not self._closed:
             await self._arrived.wait()
             self._arrived.clear()
             while self._incoming:
@@ -174,7 +187,24 @@ class SpoolQueue:
                 self._incoming_bytes -= sum(size for _, size in group)
                 self._incoming_entries -= sum(count for _, count, _ in batches)
                 self._step()
+            await self._note()
         self._step()
+
+    async def _note(self) -> None:
+        """Makes the cursors durable that no batch took. Only when nothing waits: they are behind all of it."""
+        if not self._moved or self._incoming_entries:
+            return
+        moved = dict(self._moved)
+        try:
+            await self.call(self.store.note_cursors, moved)
+        except StorageError as error:
+            if not self._is_note_late:
+                log.warning("how far the files are read is not on disk yet: %s", error)
+            self._is_note_late = True
+            asyncio.get_running_loop().call_later(STORAGE_RETRY, self._arrived.set)
+        else:
+            self._is_note_late = False
+            self._moved = {name: at for name, at in self._moved.items() if name not in moved or moved[name] != at}
 
     def _take_group(self) -> list[tuple[NewBatch, int]]:
         """The oldest that arrived: as many as one write should take and the store has room for, but at least one."""
@@ -355,7 +385,8 @@ class SpoolQueue:
         return self._closed
 
     async def close(self) -> None:
-        """Frees the store."""
+        """Frees the store, with the last cursors in it."""
+        await self._note()
         await self.call(self.store.close)
         self._thread.shutdown(wait=False)
 

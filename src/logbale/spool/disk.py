@@ -77,7 +77,7 @@ class DiskSpool:
 
     @property
     def cursors(self) -> dict[str, Any]:
-        """How far each source was read when the last batch was appended."""
+        """How far each source is read, as the last batch or note has it."""
         return dict(self._state.cursors)
 
     @property
@@ -267,6 +267,16 @@ class DiskSpool:
         except OSError as error:
             raise storage_error(path, "put back a dead letter", error, setting=SETTING) from error
         return record
+
+    def note_cursors(self, cursors: Mapping[str, Any]) -> None:
+        """The sources are read so far, though no batch came of it. Costs nothing where the disk knows it.
+
+        Raises StorageError where that is not durable yet: the next write tells it.
+        """
+        self._check_lock()
+        self._state.move_cursors(self._state.changed(cursors), written=False)
+        if self._state.are_cursors_unsettled:
+            self._journal.note()
 
     # Room.
 

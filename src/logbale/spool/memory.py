@@ -83,6 +83,9 @@ class MemoryStore:
         """Counts entries that were dropped before they were numbered."""
         self._add(read=count, **{f"dropped_{reason}": count})
 
+    def note_cursors(self, cursors: Mapping[str, Any]) -> None:
+        """Nobody will go on from here."""
+
     def known_crcs(self) -> dict[int, int]:
         """Of what it holds, and of the last batch consumed."""
         return self._last_crc | {sequence: record.crc for sequence, (record, _) in self._batches.items()}

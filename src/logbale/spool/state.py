@@ -94,6 +94,11 @@ class State:
         return not self._changed_cursors and self._written == self._small_parts()
 
     @property
+    def are_cursors_unsettled(self) -> bool:
+        """Whether the disk has other cursors."""
+        return bool(self._changed_cursors)
+
+    @property
     def is_mark_unsettled(self) -> bool:
         """Whether the disk has another mark of what may have been sent."""
         return self._written[-1] != self.sent
