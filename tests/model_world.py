@@ -171,6 +171,8 @@ class Shipper:
         """What the source reads next."""
         self.durable_up_to = 0
         """How far append() or note_dropped() has said that it is safe."""
+        self.noted = 0
+        """A cursor that moves without an entry, as far as it is safe."""
         self.dropped: set[int] = set()
         self.maybe_dropped: set[int] = set()
         self.dead: set[int] = set()
@@ -199,6 +201,7 @@ class Shipper:
         demand(not spool.damaged, "the spool finds damage that no disk made", spool.damaged)
         demand(balanced(spool.counts), "the shipper's sum", spool.counts)
         demand(self.read_up_to >= self.durable_up_to, "the spool lost", self.durable_up_to, self.read_up_to)
+        demand(spool.cursors.get("g", 0) >= self.noted, "the spool forgot a note", spool.cursors, self.noted)
 
     def kill(self) -> None:
         """What the process had in memory is gone; the page cache is not."""
@@ -223,6 +226,12 @@ class Shipper:
         else:
             spool.append(group)
         self.read_up_to = self.durable_up_to = after
+
+    def note(self) -> None:
+        """A source moves on without an entry."""
+        cursor = self.noted + 1
+        self.spool.note_cursors({"g": cursor})
+        self.noted = cursor
 
     def raw(self, numbers: range) -> bytes:
         """A batch; one with a number that is poison can never be stored."""
@@ -378,8 +387,11 @@ def balanced(counts: dict[str, int]) -> bool:
 class World:
     """Everything, from one seed."""
 
-    def __init__(self, root: Path, seed: int, *, deaf_to: dict[str, str] | None = None) -> None:
-        """`deaf_to` makes a mutant of the "shipper" or the "receiver": see Disk."""
+    def __init__(self, root: Path, seed: int, *, deaf_to: dict[str, str] | None = None, is_tight: bool = False) -> None:
+        """`deaf_to` makes a mutant of the "shipper" or the "receiver": see Disk.
+
+        `is_tight`: the spool is full most of the time, and drops the oldest.
+        """
         deaf_to = deaf_to or {}
         self.root = root
         self.random = random = Random(seed)
@@ -388,6 +400,8 @@ class World:
         self.segment_bytes = random.choice([600, 3000, 1 << 30])
         self.spool_bytes = random.choice([1000, 3000, 1 << 20])
         self.policy = random.choice(["block", "drop_oldest", "drop_newest"])
+        if is_tight:
+            self.spool_bytes, self.policy = 1000, "drop_oldest"
         self.window_bytes = random.choice([200, 1000, 1 << 20])
         self.receiver: Receiver | None = None
         self.acked: Counter[str] = Counter()
@@ -519,6 +533,10 @@ class World:
         if shipper.spool is not None:
             self.attempt(shipper, shipper.read, self.random.randint(1, 3))
 
+    def do_note(self, shipper: Shipper) -> None:
+        if shipper.spool is not None:
+            self.attempt(shipper, shipper.note)
+
     def do_send(self, shipper: Shipper) -> None:
         for _ in range(self.random.randint(1, 5)):
             if shipper.spool is None or not shipper.send():
@@ -608,7 +626,7 @@ class World:
             shipper.kill()
             shipper.dead |= shipper.letters()
             shipper.disk.load(shipper.backup)
-            shipper.was_restored, shipper.durable_up_to = True, 0
+            shipper.was_restored, shipper.durable_up_to, shipper.noted = True, 0, 0
 
     # The end.
 
@@ -694,15 +712,16 @@ RULES = {
     "crash": 4,
     "stop": 2,
     "tick": 2,
+    "note": 2,
     "backup": 0.5,
     "restore": 0.5,
 }
 """What can happen, and how often beside the others."""
 
 
-def live(root: Path, seed: int, *, steps: int = 80, deaf_to: dict[str, str] | None = None) -> None:
-    """One world from its beginning to its end. Raises Violation."""
-    with World(root, seed, deaf_to=deaf_to) as world:
+def live(root: Path, seed: int, *, steps: int = 80, **options) -> None:
+    """One world (`options`) from its beginning to its end. Raises Violation."""
+    with World(root, seed, **options) as world:
         try:
             for rule in world.random.choices(list(RULES), list(RULES.values()), k=steps):
                 world.step(rule)

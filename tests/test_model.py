@@ -51,11 +51,11 @@ def _quiet():
     logging.disable(logging.NOTSET)
 
 
-def live_through(root, seeds, **mutant):
+def live_through(root, seeds, **options):
     """Worlds one after another; what breaks one bears its seed."""
     for seed in seeds:
         try:
-            live(root, seed, **mutant)
+            live(root, seed, **options)
         except BaseException as error:
             error.add_note(f"in the world of seed {seed}")
             raise
@@ -73,6 +73,13 @@ def test_what_failed_once(tmp_path, seed):
 def test_nothing_is_lost_doubled_or_out_of_order(tmp_path, part):
     """Whatever crashes, is cut, delayed, superseded, restored, rejected or dropped, and whatever a disk forgets."""
     live_through(tmp_path, range(part, SEEDS, PARTS))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+def test_nothing_is_lost_doubled_or_out_of_order_where_the_spool_is_always_full(tmp_path):
+    """And what is dropped was never sent."""
+    live_through(tmp_path, range(SEEDS // 2), is_tight=True)
 
 
 class Machine(RuleBasedStateMachine):
@@ -158,7 +165,7 @@ def test_a_mark_that_is_not_durable_before_the_sending_is_found_out(tmp_path, mo
 
     monkeypatch.setattr(DiskSpool, "begin_sending", begin_sending)
     with pytest.raises(Violation):
-        live_through(tmp_path, range(100))
+        live_through(tmp_path, range(300), is_tight=True)
 
 
 # What it found, each on its own.

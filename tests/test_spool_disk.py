@@ -1,6 +1,7 @@
 """What the spool on disk promises while nothing is broken but, now and then, the disk is full or fails."""
 
 import errno
+import fcntl
 import json
 import os
 import stat
@@ -13,7 +14,7 @@ from spool_batches import balanced, batch, crashed, left, raw, spool_of
 
 from logbale.errors import LockedError, StorageError
 from logbale.session import batch_crc
-from logbale.spool import Skip
+from logbale.spool import Skip, removed_when_finished
 from logbale.spool.format import encode_record, walk
 
 
@@ -118,6 +119,71 @@ def test_it_keeps_to_itself(tmp_path):
         spool_of(tmp_path / "a" / "s")
     spool.close()
     spool_of(tmp_path / "a" / "s").close()
+
+
+def test_a_spool_is_removed_before_anybody_else_gets_it(tmp_path, monkeypatch):
+    """A second shipper is refused until the last file is gone; then it begins with an empty directory of its own."""
+    directory = tmp_path / "s"
+    spool = spool_of(directory)
+    spool.append([batch(0)])
+    refused = []
+    unlink, rmdir = os.unlink, os.rmdir
+
+    def attempt(call, path, **options):
+        with pytest.raises(LockedError):
+            spool_of(directory)
+        refused.append(str(path))
+        call(path, **options)
+
+    second = []
+
+    def late(path, **options):
+        second.append(spool_of(directory))
+        rmdir(path, **options)
+
+    with removed_when_finished(spool):
+        spool.acknowledge(1)
+        spool.close()
+        with pytest.raises(LockedError):
+            spool_of(directory)
+        monkeypatch.setattr(os, "unlink", lambda path, **options: attempt(unlink, path, **options))
+        monkeypatch.setattr(os, "rmdir", late)
+    monkeypatch.undo()
+    assert any(path.endswith(".spool") for path in refused)
+    assert refused[-1].endswith("lock")
+    second[0].append([batch(7)])
+    assert left(second[0]) == {1: raw(7)}
+    second[0].close()
+
+
+def test_a_spool_in_which_something_is_left_is_not_removed(tmp_path):
+    """A batch, or a dead letter."""
+    for number, settle in enumerate((lambda spool: None, lambda spool: spool.reject(1, "odd"))):
+        spool = spool_of(tmp_path / str(number))
+        spool.append([batch(0)])
+        settle(spool)
+        with removed_when_finished(spool):
+            spool.close()
+        assert (tmp_path / str(number) / "stream").exists()
+
+
+def test_a_lock_whose_file_was_deleted_meanwhile_is_taken_anew(tmp_path, monkeypatch):
+    """Between the opening of the file and the locking: it would lock nothing that others can see."""
+    flock, calls = fcntl.flock, []
+
+    def delete_first(fd, operation):
+        if not calls:
+            (tmp_path / "s" / "lock").unlink()
+        calls.append(fd)
+        flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", delete_first)
+    spool = spool_of(tmp_path / "s")
+    assert len(calls) == 2
+    with pytest.raises(LockedError):
+        spool_of(tmp_path / "s")
+    spool.append([batch(0)])
+    spool.close()
 
 
 def test_a_restart_after_everything_was_acknowledged_knows_it(tmp_path):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from logbale.durable import storage_error
+from logbale.durable import storage_error, sync_directory
 from logbale.errors import StorageError
 from logbale.session import batch_crc
 from logbale.spool import dead_letters
@@ -182,6 +182,21 @@ class Batches:
         except OSError as error:
             raise storage_error(self._directory, "keep a dead letter", error, setting=SETTING) from error
         state.reject(position, count)
+        self.consume_rejected()
+
+    def adopt_letters(self) -> None:
+        """A crash may have come between a dead letter and the note of it. Raises StorageError and OSError."""
+        state = self._state
+        dead_letters.settle_retries(self._directory, state.next)
+        kept = [letter for _, letter in dead_letters.letters(self._directory)]
+        if kept:
+            # What kill -9 left in the page cache is not durable yet, and its batch is about to be consumed.
+            sync_directory(self._directory / dead_letters.DIRECTORY)
+        for letter in kept:
+            position = letter.sequence + state.base
+            is_open = state.first <= position < state.next and position not in state.rejects
+            if letter.stream == state.stream and is_open:
+                state.reject(position, letter.count)
         self.consume_rejected()
 
     def consume_rejected(self) -> None:

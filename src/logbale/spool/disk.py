@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from logbale.durable import DirectoryLock, make_directory, storage_error, sync_directory
+from logbale.durable import DirectoryLock, make_directory, storage_error
 from logbale.errors import StorageError
 from logbale.spool import dead_letters, format, identity
 from logbale.spool.batches import Batches, Crcs, Record
@@ -51,7 +51,8 @@ class DiskSpool:
         self._segment_bytes = min(segment_bytes, max(4 * format.KiB, max_bytes // 8))
         self._now = now
         self._adopt(State.new(""), [], 1)
-        self._lock: DirectoryLock | None = None
+        self.lock: DirectoryLock | None = None
+        """Held while it is open."""
 
     # What there is.
 
@@ -125,7 +126,7 @@ class DiskSpool:
         """
         try:
             make_directory(self.directory)
-            self._lock = DirectoryLock(self.directory, setting=SETTING)
+            self.lock = DirectoryLock(self.directory, setting=SETTING)
             self._recover()
         except BaseException as error:
             self._release()
@@ -165,26 +166,12 @@ class DiskSpool:
             )
         if self.stream != named:
             identity.write_stream(self.directory, self.stream)
-        dead_letters.settle_retries(self.directory, self._state.next)
-        kept = list(dead_letters.letters(self.directory))
-        if kept:
-            # What kill -9 left in the page cache is not durable yet, and its batch is about to be consumed.
-            sync_directory(self.directory / dead_letters.DIRECTORY)
-        for _, letter in kept:
-            self._adopt_letter(letter)
-        self._batches.consume_rejected()
+        self._batches.adopt_letters()
         self._journal.delete_finished()
-
-    def _adopt_letter(self, letter: dead_letters.DeadLetter) -> None:
-        """A crash may have come between a dead letter and the note of it."""
-        position = letter.sequence + self._state.base
-        open_batch = self._state.first <= position < self._state.next
-        if letter.stream == self.stream and open_batch and position not in self._state.rejects:
-            self._state.reject(position, letter.count)
 
     def close(self) -> None:
         """Notes what is settled, so that a restart resends nothing of it, and gives the directory up."""
-        if self._lock is not None:
+        if self.lock is not None:
             try:
                 if not self._state.is_settled:
                     self._journal.note()
@@ -195,9 +182,9 @@ class DiskSpool:
 
     def _release(self) -> None:
         self._journal.close()
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        if self.lock is not None:
+            self.lock.release()
+            self.lock = None
 
     # Batches in and out.
 
@@ -341,9 +328,9 @@ class DiskSpool:
         self._journal.delete_finished()
 
     def _check_lock(self) -> None:
-        if self._lock is None:
+        if self.lock is None:
             raise StorageError(f"{self.directory}: the spool is not open")
-        if self._lock.is_lost:
+        if self.lock.is_lost:
             raise StorageError(
-                f"{self._lock.path}: deleted while in use, so another process could write here too; restart this one"
+                f"{self.lock.path}: deleted while in use, so another process could write here too; restart this one"
             )
