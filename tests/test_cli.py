@@ -163,6 +163,34 @@ def test_a_file_that_was_idle_all_the_time_is_read_on_where_the_first_run_began(
     assert sorted(stored) == ["1", "2", "3"]
 
 
+def test_a_shipper_that_ships_its_own_messages_does_not_talk_to_itself(tmp_path):
+    """Its messages lie where its pattern finds them: they are shipped, and shipping a line is no news."""
+    log = tmp_path / "messages-app"
+    log.write_text("")
+    with receiver(tmp_path) as receiving:
+        command = ("ship", tmp_path / "messages-*", "--to", receiving.address, "--batch-linger", 0, "--from-start")
+        with running(tmp_path, *command, "--exclude", "messages-1") as shipping:
+            shipping.says("in session")
+            said = 0
+            for number in range(10):
+                with log.open("ab") as growing:
+                    growing.write(b"line %d, not UTF-8: \xff\n" % number)
+                wait_for_line(tmp_path / "archive", f"line {number},")
+                if not number:
+                    said = len(shipping.messages.read_text().splitlines())
+            # A summary, every ten seconds, may have come between.
+            assert len(shipping.messages.read_text().splitlines()) <= said + 4
+            assert shipping.end() == 0
+        assert "in session with" in logbale_run("cat", tmp_path / "archive").stdout
+
+
+def wait_for_line(archive, text):
+    """Returns once it is stored."""
+    deadline = time.monotonic() + 30
+    while text not in logbale_run("cat", archive).stdout:
+        assert time.monotonic() < deadline
+
+
 def wait_for_entries(archive, count):
     """Returns once so many are stored."""
     deadline = time.monotonic() + 30

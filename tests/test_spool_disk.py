@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import stat
+from pathlib import Path
 
 import pytest
 from archive_batches import syncs_of
@@ -297,6 +298,48 @@ def test_a_short_write_is_taken_back(tmp_path, monkeypatch):
     spool.append([batch(1)])
     assert left(spool) == {1: raw(0), 2: raw(1)}
     assert not (tmp_path / "00000002.spool").exists()
+    spool.close()
+
+
+def test_short_writes_are_written_on(tmp_path, monkeypatch):
+    """A system that takes seven bytes at a time costs time, not bytes: segments, notes, letters and the stream's id."""
+    real = os.pwrite
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", lambda fd, data, offset: real(fd, data[:7], offset))
+        spool = spool_of(tmp_path / "s")
+        spool.append([batch(n, padding=300) for n in range(3)])
+        spool.note_cursors({"g": 1})
+        spool.reject(2, "odd")
+        stream = spool.stream
+        copy = crashed(tmp_path / "s", tmp_path / "copy")
+        spool.close()
+    spool = spool_of(copy)
+    assert left(spool) == {1: raw(0, 300), 3: raw(2, 300)}
+    assert (spool.stream, spool.cursors, spool.damaged) == (stream, {"f": 2, "g": 1}, 0)
+    spool.close()
+
+
+@pytest.mark.parametrize("way", ["acknowledged", "dropped"])
+def test_no_segment_goes_before_what_makes_it_needless_is_durable(tmp_path, monkeypatch, way):
+    """The note of the acknowledgement, or of the drop, is synced before the first unlink."""
+    spool = spool_of(tmp_path, segment_bytes=4 << 10)
+    for n in range(20):
+        spool.append([batch(n, padding=3000)])
+    calls = syncs_of(monkeypatch)
+    unlink = Path.unlink
+
+    def noted(path, **options):
+        calls.append(("unlink", path.name))
+        unlink(path, **options)
+
+    monkeypatch.setattr(Path, "unlink", noted)
+    if way == "acknowledged":
+        spool.acknowledge(15)
+    else:
+        assert spool.drop_oldest(1 << 30, 0) is not None
+    what = [call for call, _ in calls]
+    assert what.count("unlink") > 3
+    assert "fdatasync" in what[: what.index("unlink")]
     spool.close()
 
 

@@ -2,7 +2,10 @@
 
 import asyncio
 import errno
+import logging
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from spool_batches import crashed, spool_of
 
 from logbale.models import Batch
@@ -79,6 +82,58 @@ def test_a_note_is_durable_and_never_written_twice(tmp_path):
     assert copy.cursors == {"a": 1}
     copy.close()
     spool.close()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("append"), st.integers(1, 4000)),
+            st.tuples(st.just("acknowledge"), st.integers(0, 4)),
+            st.tuples(st.just("acknowledge"), st.integers(-3, 0)),
+            st.tuples(st.just("reject"), st.integers(-2, 3)),
+            st.tuples(st.just("new_stream"), st.none()),
+        ),
+        max_size=30,
+    ),
+    st.booleans(),
+)
+def test_no_order_of_events_leaves_bytes_behind_that_look_like_back_pressure(tmp_path_factory, events, on_disk):
+    """Acks twice, rejects before acks and after them: what is counted as held is what is held, and in the end none."""
+
+    async def scenario():
+        store = spool_of(tmp_path_factory.mktemp("s")) if on_disk else MemoryStore("s")
+        queue = SpoolQueue(store, max_memory=8_000)
+        running = asyncio.create_task(queue.run())
+        for what, how in events:
+            before = store.next_sequence
+            if what == "append":
+                queue.append(Batch([{"n": "x" * how}], how, {}))
+                while store.next_sequence == before:
+                    await queue.wait_for_change()
+            elif what == "acknowledge":
+                await queue.acknowledge(min(store.first + how, store.next_sequence - 1))
+            elif what == "reject" and 1 <= store.first + how < store.next_sequence:
+                await queue.reject(store.first + how, "odd")
+            elif what == "new_stream":
+                await queue.new_stream()
+            assert queue._fresh_bytes == sum(len(raw) for _, raw in queue._fresh.values()) >= 0
+            assert queue._fresh.keys() <= set(range(store.first, store.next_sequence))
+            if not on_disk:
+                assert store.raw_bytes == sum(len(raw) for _, raw in store._batches.values()) >= 0
+        await queue.acknowledge(store.next_sequence - 1)
+        assert (queue._fresh_bytes, queue._incoming_bytes) == (0, 0)
+        async with asyncio.timeout(1):
+            await queue.wait_for_room()
+        queue.close_input()
+        await running
+        await queue.close()
+
+    logging.disable(logging.CRITICAL)
+    try:
+        asyncio.run(scenario())
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def test_a_note_that_a_full_disk_refuses_is_tried_again(tmp_path, fail, monkeypatch, caplog):

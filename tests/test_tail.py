@@ -14,6 +14,7 @@ from logbale.sources.tail import file as tail_file
 from logbale.sources.tail import files as tail_files
 from logbale.sources.tail import source as tail_source
 from logbale.sources.tail.identity import HEAD_BYTES, FileName, Identity
+from logbale.sources.tail.watch import Watcher
 
 
 class Run:
@@ -530,6 +531,34 @@ def test_a_stack_trace_is_one_entry(tmp_path):
             await third.expect("  held", "INFO last")
 
     asyncio.run(run_it())
+
+
+# waiting
+
+
+def test_the_watcher_is_told_milliseconds(monkeypatch, tmp_path):
+    """It counts in them, and all else here in seconds: 1.5 of these are 1,500 of those, and 0 is not for ever."""
+    waits = []
+
+    class Notify:
+        def __init__(self, *_):
+            pass
+
+        def watch(self, debounce_ms, step_ms, timeout_ms, _):
+            waits.append(timeout_ms)
+            return "timeout"
+
+    monkeypatch.setattr("logbale.sources.tail.watch.RustNotify", Notify)
+
+    async def wait():
+        watcher = Watcher(polling=False)
+        watcher.watch([str(tmp_path)])
+        for seconds in (1.5, 0.25, 0.0):
+            assert await watcher.wait(seconds) == set()
+        watcher.close()
+
+    asyncio.run(wait())
+    assert waits == [1500, 250, 1]
 
 
 # names
