@@ -5,6 +5,11 @@ import errno
 import os
 
 import pytest
+from hypothesis import settings
+
+# A time limit for each example fails whatever a busy machine makes slow; a whole run has one of its own.
+settings.register_profile("logbale", deadline=None)
+settings.load_profile("logbale")
 
 try:
     from uvloop import new_event_loop

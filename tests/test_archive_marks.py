@@ -124,7 +124,7 @@ kinds = st.tuples(st.sampled_from("ab"), st.sampled_from(["batch", "reject", "sk
 commits = st.lists(st.tuples(st.lists(kinds, min_size=1, max_size=4), st.booleans()), max_size=6)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(commits)
 def test_the_archive_alone_tells_the_marks(tmp_path_factory, groups):
     """At every moment a start would find what the writer knows, rejects and times included; sealed or not."""

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import logging
+import random
 import socket
 import struct
 import time
@@ -20,6 +22,7 @@ from logbale.messages import MAX_CONTROL_BYTES, Hello, Skip, Status, encode_mess
 from logbale.protocol import Algorithm, Flag, encode_header
 from logbale.session import batch_crc, encode_batch
 from logbale.spool import DiskSpool, MemoryStore
+from logbale.spool import Skip as SpoolSkip
 from logbale.spool_queue import SpoolQueue
 
 _ = at_once  # a fixture that every test here uses too
@@ -195,7 +198,7 @@ def test_an_acknowledgement_while_room_is_looked_for_is_not_missed(run, tmp_path
 
 
 class Watched(SpoolQueue):
-    """Remembers how far was sent, each time."""
+    """Remembers how far may have been sent, each time, and the welcomes between."""
 
     @property
     def sent_up_to(self):
@@ -205,9 +208,13 @@ class Watched(SpoolQueue):
     def sent_up_to(self, sequence):
         self.__dict__.setdefault("sent", []).append(sequence)
 
+    async def begin_sending(self, resume_at):
+        self.sent.append("welcome")
+        await super().begin_sending(resume_at)
 
-def test_what_was_sent_once_is_never_dropped_to_make_room(run, monkeypatch):
-    """A reconnect sends from further back; that does not make the later batches unsent."""
+
+def test_what_was_sent_is_not_dropped_before_a_welcome_says_what_became_of_it(run, monkeypatch):
+    """Between two connections it may still arrive. After the welcome nothing above the receiver's mark is under way."""
     monkeypatch.setattr("logbale.log_shipper.SpoolQueue", Watched)
 
     async def scenario():
@@ -215,7 +222,36 @@ def test_what_was_sent_once_is_never_dropped_to_make_room(run, monkeypatch):
             running = shipper(proxy.port, Numbers(500))
             assert (await running.run()).delivered
             assert proxy.bites == 1
-            assert running._queue.sent == sorted(running._queue.sent)
+            sent = running._queue.sent
+            assert sent.count("welcome") == 2
+            for number, (one, other) in enumerate(itertools.pairwise(sent)):
+                assert "welcome" in (one, other) or one <= other, number
+
+    run(scenario)
+
+
+def test_a_batch_is_not_dropped_while_it_is_made_ready_to_be_sent(run, tmp_path):
+    """Compressed, or waiting for the window: it would be stored, and counted as dropped."""
+
+    async def scenario():
+        spool = DiskSpool(tmp_path, max_bytes=32_000)
+        spool.open()
+        queue = SpoolQueue(spool, max_memory=1_000_000, policy="drop_oldest")
+        running = asyncio.create_task(queue.run())
+        random_text = random.Random(1).randbytes(3_000).hex()
+        await queue.begin_sending(1)
+        queue.append(batch_of([{"n": 1, "text": random_text}]))
+        given = await queue.next_item(1)
+        for number in range(2, 20):
+            queue.append(batch_of([{"n": number, "text": random_text}]))
+            await eventually(lambda number=number: spool.next_sequence == number + 1)
+        assert spool.counts["dropped_drop_oldest"] > 10
+        assert spool.item(1) == given
+        assert len(await queue.read(given)) > 6_000
+        assert isinstance(await queue.next_item(3), SpoolSkip)
+        queue.close_input()
+        await running
+        await queue.close()
 
     run(scenario)
 

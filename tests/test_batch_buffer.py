@@ -145,3 +145,19 @@ def test_entries_leave_once_in_order_and_within_the_limits(sizes_of_chunks, size
     assert ends == sorted(ends)
     assert not ends or ends[-1] == offset
     assert ends == [2 * len(b"".join(batch.raw for batch in batches[: count + 1])) for count in range(len(batches))]
+
+
+def test_cursors_that_move_without_an_entry_are_due_by_themselves():
+    """A second after the first of them moved; where an entry follows, its batch takes them."""
+    held = buffer()
+    assert held.note_due(1.0) is None
+    held.add(Chunk([], begun={"a": 10, "b": 20}), now=3.0)
+    held.add(Chunk([], forgotten=("c",)), now=3.5)
+    assert held.note_due(1.0) == 4.0
+    assert held.take_cursors() == {"a": 10, "b": 20, "c": None}
+    assert (held.note_due(1.0), held.take_cursors()) == (None, {})
+    held.add(Chunk([], begun={"d": 7}), now=5.0)
+    held.add(chunk(10, start=20, source="b"), now=5.5)
+    assert (held.note_due(1.0), held.take_cursors()) == (None, {})
+    assert held.flush().cursors == {"b": 30, "d": 7}
+    assert held.note_due(1.0) is None

@@ -138,6 +138,59 @@ def test_a_follower_that_was_stopped_goes_on_where_it_was(tmp_path):
     assert stored == [f"while {what} {number}" for number in range(3) for what in ("running", "stopped")]
 
 
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_a_file_that_was_idle_all_the_time_is_read_on_where_the_first_run_began(tmp_path, end):
+    """No batch left that could take its cursor along: it is noted at the stop, and a second after the start."""
+    log, later = tmp_path / "idle.log", tmp_path / "idle2.log"
+    log.write_text("old\n")
+    spools = tmp_path / "spools"
+    with receiver(tmp_path) as receiving:
+        command = ("ship", tmp_path / "idle*.log", "--to", receiving.address, "--spool-dir", spools)
+        with running(tmp_path, *command) as shipping:
+            shipping.says("in session")
+            deadline = time.monotonic() + 30
+            while end == signal.SIGKILL and not list(spools.glob("*/*.spool")):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            shipping.end(end)
+        with log.open("a") as growing:
+            growing.write("1\n2\n")
+        later.write_text("3\n")
+        with running(tmp_path, *command) as shipping:
+            wait_for_entries(tmp_path / "archive", 3)
+            assert shipping.end() == 0
+        stored = [entry["message"] for entry in entries(logbale_run("cat", tmp_path / "archive").stdout)]
+    assert sorted(stored) == ["1", "2", "3"]
+
+
+def test_a_shipper_that_ships_its_own_messages_does_not_talk_to_itself(tmp_path):
+    """Its messages lie where its pattern finds them: they are shipped, and shipping a line is no news."""
+    log = tmp_path / "messages-app"
+    log.write_text("")
+    with receiver(tmp_path) as receiving:
+        command = ("ship", tmp_path / "messages-*", "--to", receiving.address, "--batch-linger", 0, "--from-start")
+        with running(tmp_path, *command, "--exclude", "messages-1") as shipping:
+            shipping.says("in session")
+            said = 0
+            for number in range(10):
+                with log.open("ab") as growing:
+                    growing.write(b"line %d, not UTF-8: \xff\n" % number)
+                wait_for_line(tmp_path / "archive", f"line {number},")
+                if not number:
+                    said = len(shipping.messages.read_text().splitlines())
+            # A summary, every ten seconds, may have come between.
+            assert len(shipping.messages.read_text().splitlines()) <= said + 4
+            assert shipping.end() == 0
+        assert "in session with" in logbale_run("cat", tmp_path / "archive").stdout
+
+
+def wait_for_line(archive, text):
+    """Returns once it is stored."""
+    deadline = time.monotonic() + 30
+    while text not in logbale_run("cat", archive).stdout:
+        assert time.monotonic() < deadline
+
+
 def wait_for_entries(archive, count):
     """Returns once so many are stored."""
     deadline = time.monotonic() + 30

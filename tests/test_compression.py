@@ -40,6 +40,22 @@ def test_the_standard_decoders_read_every_level(algorithm, level):
     assert STANDARD_DECODERS[algorithm](compressed.payload) == LOGLIKE
 
 
+@pytest.mark.parametrize("level", [1, 6, 9])
+@pytest.mark.parametrize("size", [200, 70_000, 3 << 20])
+def test_a_batch_is_one_member(level, size):
+    """Many readers of gzip and zstd take the first one for all of it."""
+    raw = (LOGLIKE * (size // len(LOGLIKE) + 1))[:size]
+    for algorithm, decoder in (
+        (Algorithm.GZIP, zlib.decompressobj(wbits=31)),
+        (Algorithm.ZLIB, zlib.decompressobj()),
+        (Algorithm.ZSTD, zstd.ZstdDecompressor()),
+    ):
+        payload = CompressionHandler(algorithm, level, bypass_threshold=0).compress(raw).payload
+        assert decoder.decompress(payload) == raw
+        assert decoder.eof
+        assert decoder.unused_data == b""
+
+
 @pytest.mark.parametrize("algorithm", COMPRESSED)
 def test_a_higher_level_is_not_larger_by_more_than_a_trifle(algorithm):
     """Levels 1, 6 and 9 mean what a user expects of them."""

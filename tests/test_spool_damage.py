@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import struct
 import time
+import tracemalloc
 from contextlib import suppress
 
 import pytest
@@ -11,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from spool_batches import balanced, batch, crashed, left, raw, spool_of
 
-from logbale.spool import DamagedError, verify
+from logbale.spool import DamagedError, format, verify
 from logbale.spool.format import BATCH, Found, walk
+from logbale.spool.segment import read_snapshot
 
 
 def files(directory):
@@ -58,7 +61,7 @@ def test_a_tail_torn_at_every_byte_of_the_last_two_records_is_cut(tmp_path):
 
 
 @pytest.mark.parametrize("what", ["flip", "zero", "truncate"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_damage_anywhere_costs_the_damaged_batches_only(what, tmp_path_factory, data):
     """A flipped bit, 512 zeros, a cut: every other batch is there under its number; the sum tells what is gone."""
@@ -221,6 +224,46 @@ def test_without_any_snapshot_the_batches_go_into_a_new_stream(tmp_path):
     assert spool.stream != stream
     assert list(left(spool).values()) == [raw(n) for n in range(4)]
     assert spool.first == 1
+    assert balanced(spool)
+    spool.close()
+
+
+def test_a_length_that_damage_makes_up_costs_no_memory(tmp_path):
+    """A header that claims 200 MiB of meta in a file of 200 bytes is damage, and nothing is set aside for it."""
+    spool = spool_of(tmp_path)
+    spool.append([batch(0)])
+    spool.close()
+    (path,) = files(tmp_path)
+    data = bytearray(path.read_bytes())
+    at = format.HEADER_BYTES - struct.calcsize("<IIIQ")  # meta_bytes; body_bytes, body_crc and synced follow
+    (found,) = struct.unpack_from("<I", data, at)
+    assert found == format.parse_header(data).meta_bytes
+    struct.pack_into("<I", data, at, 200 << 20)
+    path.write_bytes(data)
+    tracemalloc.start()
+    try:
+        with pytest.raises(format.NotARecord):
+            read_snapshot(path)
+        spool = spool_of(tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+    assert list(left(spool).values()) == [raw(0)]
+    spool.close()
+
+
+@pytest.mark.parametrize("newest", [True, False])
+def test_an_emptied_segment_costs_what_was_in_it_and_nothing_else(tmp_path, newest):
+    """As an editor or a killed copy may leave it. The cursors are those of a sound snapshot, never none."""
+    directory = tmp_path / "s"
+    filled(directory, range(24), segment_bytes=4096)
+    paths = files(directory)
+    victim = paths[-1 if newest else -2]
+    gone = len(batches_in(victim))
+    victim.write_bytes(b"")
+    spool = spool_of(directory)
+    assert len(left(spool)) == 24 - gone
+    assert spool.cursors == {"f": 23 - gone if newest else 23}
     assert balanced(spool)
     spool.close()
 

@@ -1,8 +1,11 @@
 """What the spool on disk promises while nothing is broken but, now and then, the disk is full or fails."""
 
 import errno
+import fcntl
+import json
 import os
 import stat
+from pathlib import Path
 
 import pytest
 from archive_batches import syncs_of
@@ -12,10 +15,11 @@ from spool_batches import balanced, batch, crashed, left, raw, spool_of
 
 from logbale.errors import LockedError, StorageError
 from logbale.session import batch_crc
-from logbale.spool import Skip
+from logbale.spool import Skip, removed_when_finished
+from logbale.spool.format import encode_record, walk
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(
         st.one_of(
@@ -116,6 +120,71 @@ def test_it_keeps_to_itself(tmp_path):
         spool_of(tmp_path / "a" / "s")
     spool.close()
     spool_of(tmp_path / "a" / "s").close()
+
+
+def test_a_spool_is_removed_before_anybody_else_gets_it(tmp_path, monkeypatch):
+    """A second shipper is refused until the last file is gone; then it begins with an empty directory of its own."""
+    directory = tmp_path / "s"
+    spool = spool_of(directory)
+    spool.append([batch(0)])
+    refused = []
+    unlink, rmdir = os.unlink, os.rmdir
+
+    def attempt(call, path, **options):
+        with pytest.raises(LockedError):
+            spool_of(directory)
+        refused.append(str(path))
+        call(path, **options)
+
+    second = []
+
+    def late(path, **options):
+        second.append(spool_of(directory))
+        rmdir(path, **options)
+
+    with removed_when_finished(spool):
+        spool.acknowledge(1)
+        spool.close()
+        with pytest.raises(LockedError):
+            spool_of(directory)
+        monkeypatch.setattr(os, "unlink", lambda path, **options: attempt(unlink, path, **options))
+        monkeypatch.setattr(os, "rmdir", late)
+    monkeypatch.undo()
+    assert any(path.endswith(".spool") for path in refused)
+    assert refused[-1].endswith("lock")
+    second[0].append([batch(7)])
+    assert left(second[0]) == {1: raw(7)}
+    second[0].close()
+
+
+def test_a_spool_in_which_something_is_left_is_not_removed(tmp_path):
+    """A batch, or a dead letter."""
+    for number, settle in enumerate((lambda spool: None, lambda spool: spool.reject(1, "odd"))):
+        spool = spool_of(tmp_path / str(number))
+        spool.append([batch(0)])
+        settle(spool)
+        with removed_when_finished(spool):
+            spool.close()
+        assert (tmp_path / str(number) / "stream").exists()
+
+
+def test_a_lock_whose_file_was_deleted_meanwhile_is_taken_anew(tmp_path, monkeypatch):
+    """Between the opening of the file and the locking: it would lock nothing that others can see."""
+    flock, calls = fcntl.flock, []
+
+    def delete_first(fd, operation):
+        if not calls:
+            (tmp_path / "s" / "lock").unlink()
+        calls.append(fd)
+        flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", delete_first)
+    spool = spool_of(tmp_path / "s")
+    assert len(calls) == 2
+    with pytest.raises(LockedError):
+        spool_of(tmp_path / "s")
+    spool.append([batch(0)])
+    spool.close()
 
 
 def test_a_restart_after_everything_was_acknowledged_knows_it(tmp_path):
@@ -232,6 +301,48 @@ def test_a_short_write_is_taken_back(tmp_path, monkeypatch):
     spool.close()
 
 
+def test_short_writes_are_written_on(tmp_path, monkeypatch):
+    """A system that takes seven bytes at a time costs time, not bytes: segments, notes, letters and the stream's id."""
+    real = os.pwrite
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", lambda fd, data, offset: real(fd, data[:7], offset))
+        spool = spool_of(tmp_path / "s")
+        spool.append([batch(n, padding=300) for n in range(3)])
+        spool.note_cursors({"g": 1})
+        spool.reject(2, "odd")
+        stream = spool.stream
+        copy = crashed(tmp_path / "s", tmp_path / "copy")
+        spool.close()
+    spool = spool_of(copy)
+    assert left(spool) == {1: raw(0, 300), 3: raw(2, 300)}
+    assert (spool.stream, spool.cursors, spool.damaged) == (stream, {"f": 2, "g": 1}, 0)
+    spool.close()
+
+
+@pytest.mark.parametrize("way", ["acknowledged", "dropped"])
+def test_no_segment_goes_before_what_makes_it_needless_is_durable(tmp_path, monkeypatch, way):
+    """The note of the acknowledgement, or of the drop, is synced before the first unlink."""
+    spool = spool_of(tmp_path, segment_bytes=4 << 10)
+    for n in range(20):
+        spool.append([batch(n, padding=3000)])
+    calls = syncs_of(monkeypatch)
+    unlink = Path.unlink
+
+    def noted(path, **options):
+        calls.append(("unlink", path.name))
+        unlink(path, **options)
+
+    monkeypatch.setattr(Path, "unlink", noted)
+    if way == "acknowledged":
+        spool.acknowledge(15)
+    else:
+        assert spool.drop_oldest(1 << 30, 0) is not None
+    what = [call for call, _ in calls]
+    assert what.count("unlink") > 3
+    assert "fdatasync" in what[: what.index("unlink")]
+    spool.close()
+
+
 def test_a_full_disk_does_not_keep_a_shipper_from_starting(tmp_path, fail):
     """What waits can be sent, and acknowledging it makes room."""
     spool = spool_of(tmp_path, segment_bytes=4 << 10)
@@ -272,6 +383,94 @@ def test_drop_oldest_spares_what_was_sent(tmp_path):
     assert spool.skips == []
     assert spool.counts["acknowledged"] == number - skip.entries
     assert spool.drop_oldest(1, sent_up_to=number) is None
+    spool.close()
+
+
+def fill(spool, *, until):
+    """Appends until there are so many batches, four in a segment."""
+    while spool.next_sequence <= until:
+        spool.append([batch(spool.next_sequence, padding=4000)])
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_what_may_have_been_sent_is_known_after_a_restart(tmp_path, is_killed):
+    """Durable before it is sent: what waited at a welcome, and what was appended in a session; and nothing else."""
+    spool = spool_of(tmp_path / "s", max_bytes=64 << 10)
+    fill(spool, until=2)
+    assert spool.sent_up_to == 0
+    spool.begin_sending()
+    assert spool.sent_up_to == 2
+    fill(spool, until=4)
+    spool.end_sending()
+    fill(spool, until=8)
+    assert spool.sent_up_to == 4
+    if is_killed:
+        again = spool_of(crashed(tmp_path / "s", tmp_path / "copy"), max_bytes=64 << 10)
+        spool.close()
+    else:
+        spool.close()
+        again = spool_of(tmp_path / "s", max_bytes=64 << 10)
+    assert again.sent_up_to == 4
+    skip = again.drop_oldest(1 << 30, again.sent_up_to)
+    assert (skip.first, skip.last) == (5, 8)
+    fill(again, until=9)
+    again.begin_sending()
+    again.new_stream()
+    assert again.sent_up_to == 0
+    again.close()
+
+
+def test_a_batch_in_a_session_costs_no_write_of_its_own_for_the_mark(tmp_path, monkeypatch):
+    """It carries it; and a welcome with nothing waiting, or with nothing new, writes nothing."""
+    spool = spool_of(tmp_path / "s")
+    spool.begin_sending()
+    spool.append([batch(1)])
+    calls = syncs_of(monkeypatch)
+    spool.begin_sending()
+    assert calls == []
+    spool.append([batch(2), batch(3)])
+    assert len(calls) == 1
+    spool.end_sending()
+    spool.append([batch(4)])
+    calls.clear()
+    spool.begin_sending()
+    assert len(calls) == 1
+    assert spool.sent_up_to == 4
+    spool.close()
+
+
+def test_in_a_spool_from_before_the_mark_all_may_have_been_sent(tmp_path):
+    """It is read as ever, and nothing that an older logbale put there is dropped as unsent."""
+    directory = tmp_path / "s"
+    spool = spool_of(directory)
+    spool.append([batch(n) for n in range(3)])
+    spool.close()
+    (path,) = directory.glob("*.spool")
+    rewritten = b""
+    for record in walk(path.read_bytes(), bodies=True):
+        header, meta = record.header, json.loads(record.meta)
+        meta.pop("sent", None)
+        rewritten += encode_record(
+            header.kind,
+            meta,
+            position=header.position,
+            before=header.before,
+            first=header.first,
+            synced=header.synced,
+            entries=header.entries,
+            raw_bytes=header.raw_bytes,
+            crc=header.crc,
+            body=path.read_bytes()[record.end - header.body_bytes : record.end],
+        )[1]
+    assert len(rewritten) < path.stat().st_size
+    path.write_bytes(rewritten)
+    spool = spool_of(directory)
+    assert left(spool) == {n + 1: raw(n) for n in range(3)}
+    assert spool.sent_up_to == 3
+    spool.append([batch(3)])
+    again = spool_of(crashed(directory, tmp_path / "copy"))
+    assert again.sent_up_to == 3
+    again.close()
     spool.close()
 
 

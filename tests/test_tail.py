@@ -15,6 +15,7 @@ from logbale.sources.tail import file as tail_file
 from logbale.sources.tail import files as tail_files
 from logbale.sources.tail import source as tail_source
 from logbale.sources.tail.identity import HEAD_BYTES, FileName, Identity
+from logbale.sources.tail.watch import Watcher
 
 
 class Run:
@@ -23,6 +24,7 @@ class Run:
     def __init__(self, *patterns, cursors=None, from_start=True, **options):
         self.lines = []
         self.sources = []
+        self.was_begun = False
         self.cursors = dict(cursors or {})
         self.source = TailSource(
             [str(pattern) for pattern in patterns],
@@ -44,6 +46,8 @@ class Run:
             async for chunk in chunks:
                 for name in chunk.forgotten:
                     self.cursors.pop(name, None)
+                self.cursors |= {name: at for name, at in chunk.begun.items() if name != tail_source.BEGUN}
+                self.was_begun |= tail_source.BEGUN in chunk.begun
                 self.lines += messages_of(chunk)
                 if chunk.source:
                     assert len(chunk.source.encode()) <= 512
@@ -118,6 +122,34 @@ async def test_what_was_left_out_at_the_first_start_stays_left_out(tmp_path, pol
     append(idle, "later")
     async with Run(tmp_path / "*.log", polling=polling, cursors=first.cursors, from_start=False) as second:
         await second.expect("later")
+
+
+@scenario
+async def test_a_first_run_that_finds_nothing_to_leave_out_is_a_first_run_all_the_same(tmp_path, polling):
+    """Only empty files, or none: what is written between it and the next run is read."""
+    (tmp_path / "empty.log").touch()
+    async with Run(tmp_path / "*.log", polling=polling, from_start=False) as first:
+        await first.until(lambda: first.was_begun)
+    assert first.cursors == {}
+    append(tmp_path / "empty.log", "1")
+    append(tmp_path / "new.log", "2")
+    known = {tail_source.BEGUN: 1}
+    async with Run(tmp_path / "*.log", polling=polling, from_start=False, cursors=known) as second:
+        await second.until(lambda: sorted(second.lines) == ["1", "2"])
+        assert not second.was_begun
+
+
+def test_the_ends_of_all_files_become_known_at_once(tmp_path):
+    """In one chunk: a crash between two would leave the next run with files that it takes for new."""
+    for number in range(30):
+        append(tmp_path / f"{number}.log", "old")
+    source = TailSource([str(tmp_path / "*.log")], follow=True, from_start=False, fields={}, host="h")
+
+    async def first_chunk():
+        async with contextlib.aclosing(source.chunks()) as chunks:
+            return await anext(chunks)
+
+    assert len(asyncio.run(first_chunk()).begun) == 31
 
 
 @scenario
@@ -296,9 +328,9 @@ async def test_unread_bytes_that_a_truncation_took_are_said_and_counted(tmp_path
     async def slow():
         async with contextlib.aclosing(source.chunks()) as chunks:
             async for chunk in chunks:
-                if messages_of(chunk)[-1] == "new":
+                if chunk.entries and messages_of(chunk)[-1] == "new":
                     return
-                if os.stat(path).st_size > 1000:
+                if chunk.entries and os.stat(path).st_size > 1000:
                     os.truncate(path, 0)
                     append(path, "new")
 
@@ -500,6 +532,34 @@ def test_a_stack_trace_is_one_entry(tmp_path):
             await third.expect("  held", "INFO last")
 
     asyncio.run(run_it())
+
+
+# waiting
+
+
+def test_the_watcher_is_told_milliseconds(monkeypatch, tmp_path):
+    """It counts in them, and all else here in seconds: 1.5 of these are 1,500 of those, and 0 is not for ever."""
+    waits = []
+
+    class Notify:
+        def __init__(self, *_):
+            pass
+
+        def watch(self, debounce_ms, step_ms, timeout_ms, _):
+            waits.append(timeout_ms)
+            return "timeout"
+
+    monkeypatch.setattr("logbale.sources.tail.watch.RustNotify", Notify)
+
+    async def wait():
+        watcher = Watcher(polling=False)
+        watcher.watch([str(tmp_path)])
+        for seconds in (1.5, 0.25, 0.0):
+            assert await watcher.wait(seconds) == set()
+        watcher.close()
+
+    asyncio.run(wait())
+    assert waits == [1500, 250, 1]
 
 
 # names

@@ -28,6 +28,7 @@ class BaseLink:
     async def run(self) -> None:
         """Sends until the queue is closed and empty."""
         sequence = self._queue.store.first
+        await self._queue.begin_sending(sequence)  # for good: nobody ever says what is on its way
         while (item := await self._queue.next_item(sequence)) is not None:
             if isinstance(item, Skip):  # nobody to tell: the base protocol has no sequences
                 await self._queue.acknowledge(item.last)

@@ -29,6 +29,7 @@ class BatchBuffer:
         # Only of what moved since the last batch: one of a thousand files costs one cursor, not a thousand.
         self._cursors: dict[str, int | None] = {}
         self._since: float | None = None
+        self._moved_since: float | None = None
 
     def __len__(self) -> int:
         """Entries held."""
@@ -39,28 +40,36 @@ class BatchBuffer:
         """When the batch that is held must leave; None while there is none."""
         return None if self._since is None else self._since + self.interval
 
+    def note_due(self, after: float) -> float | None:
+        """When cursors that moved without an entry are `after` seconds old; None where a batch will take them, or none.
+
+        A source that is busy never gets there: its cursors go with its entries.
+        """
+        return None if self._count or self._moved_since is None else self._moved_since + after
+
     def add(self, chunk: Chunk, now: float, *, grown_bytes: int = 0) -> list[Batch]:
         """Takes a chunk; returns the batches that it filled, in order. A chunk without entries only moves cursors.
 
         With `grown_bytes` the count gives way: a batch leaves with half so many raw bytes and takes up to all of them.
         Many small batches in a row cost more, on the wire and in time, than a large one.
         """
-        full: list[Batch] = []
         self._cursors |= dict.fromkeys(chunk.forgotten)
+        self._cursors |= chunk.begun
         if chunk.source:
             # At once, not with the first entry: a full batch may leave before it, and would only say what is forgotten.
             self._cursors[chunk.source] = chunk.start
-        if not chunk.entries:
-            return full
-        limit = min(grown_bytes, self.max_bytes)
-        whole = b"".join(chunk.entries)
-        fits = self._count + len(chunk.entries) <= self.size and self._bytes + len(whole) <= self.max_bytes
-        if not fits and self._bytes + len(whole) > limit:
+        full = self._add_entries(chunk, now, min(grown_bytes, self.max_bytes)) if chunk.entries else []
+        if self._cursors and self._moved_since is None:
+            self._moved_since = now
+        return full
+
+    def _add_entries(self, chunk: Chunk, now: float, limit: int) -> list[Batch]:
+        may_fit = self._count + len(chunk.entries) <= self.size
+        whole = b"".join(chunk.entries) if may_fit or limit else b""
+        if self._bytes + len(whole) > (self.max_bytes if may_fit else limit) or not whole:
             return self._add_in_parts(chunk, now, limit)
         self._take_up(whole, len(chunk.entries), chunk, chunk.end, now)
-        if self._is_full(limit):
-            full.append(self._take())
-        return full
+        return [self._take()] if self._is_full(limit) else []
 
     def _add_in_parts(self, chunk: Chunk, now: float, limit: int) -> list[Batch]:
         full: list[Batch] = []
@@ -105,6 +114,14 @@ class BatchBuffer:
     def flush(self) -> Batch | None:
         """What is held, however little."""
         return self._take() if self._count else None
+
+    def take_cursors(self) -> dict[str, int | None]:
+        """Cursors that moved without an entry; none where a batch will take them."""
+        if self._count:
+            return {}
+        cursors = self._cursors
+        self._start_batch()
+        return cursors
 
     def _take(self) -> Batch:
         raw = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)

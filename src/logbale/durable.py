@@ -8,8 +8,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from shutil import rmtree
 
 from logbale.errors import LockedError, StorageError
 
@@ -56,6 +58,20 @@ def sync_directory(path: Path) -> None:
         os.close(fd)
 
 
+def delete_locked(directory: Path) -> None:
+    """Deletes a directory that this process has locked, as far as it can: the lock's file last.
+
+    Whoever takes the directory after that finds it empty, and it stays.
+    """
+    for path in directory.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            rmtree(path, ignore_errors=True)
+        elif path.name != LOCK_NAME:
+            path.unlink(missing_ok=True)
+    (directory / LOCK_NAME).unlink(missing_ok=True)
+    directory.rmdir()
+
+
 def make_directory(path: Path) -> None:
     """Makes the directory and the missing ones above it, mode 0700, each durable in its parent."""
     missing = []
@@ -79,12 +95,16 @@ class DirectoryLock:
         `setting` is what gives another process a directory of its own.
         """
         self.path = directory / LOCK_NAME
-        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            self._take(directory, setting)
-        except BaseException:
-            os.close(self._fd)
-            raise
+        while True:
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                self._take(directory, setting)
+            except BaseException:
+                os.close(self._fd)
+                raise
+            if not self.is_lost:
+                return
+            os.close(self._fd)  # its last owner deleted the directory between our two calls: this locks nothing
 
     def _take(self, directory: Path, setting: str) -> None:
         try:
@@ -103,6 +123,15 @@ class DirectoryLock:
     def is_lost(self) -> bool:
         """Whether the lock's file was deleted, so that another process could take the directory."""
         return os.fstat(self._fd).st_nlink == 0
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """The directory stays locked until the end of this, also where release() comes before."""
+        fd = os.dup(self._fd)  # a lock belongs to the open file, however many descriptors that has
+        try:
+            yield
+        finally:
+            os.close(fd)
 
     def release(self) -> None:
         """Gives the directory up. The file stays: deleting it would let two processes hold two locks."""

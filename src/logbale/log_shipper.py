@@ -29,6 +29,9 @@ from logbale.tcp_client import TCPClient
 
 log = logging.getLogger("logbale.shipper")
 
+NOTE_INTERVAL = 1.0
+"""Seconds after which cursors that moved without an entry are noted; a batch takes them along before."""
+
 LOOK_INTERVAL = 0.005
 """Seconds at least between looks at whether the ack has come that lets a partial batch leave."""
 
@@ -163,6 +166,7 @@ class LogShipper:
                 await _cancel(reader, ticker)
                 if (batch := self._buffer.flush()) is not None:
                     self._queue.append(batch)
+                self._queue.move_cursors(self._buffer.take_cursors())
                 self._queue.close_input()
                 delivered = await self._drain(spooler, sender)
         finally:
@@ -191,8 +195,7 @@ class LogShipper:
         linger = self.settings.batch_linger if self.settings.session_mode == "on" else self.settings.batch_interval
         while True:
             if self._buffer.deadline is None:
-                self._buffered.clear()
-                await self._buffered.wait()
+                await self._pass_on_due_cursors()
                 continue
             is_idle = self._queue.is_drained and self._metrics.connected
             self._buffer.interval = (
@@ -204,6 +207,16 @@ class LogShipper:
                 await asyncio.sleep(wait if is_idle else min(wait, max(linger, LOOK_INTERVAL)))
             elif (batch := self._buffer.take_due(monotonic())) is not None:
                 self._queue.append(batch)
+
+    async def _pass_on_due_cursors(self) -> None:
+        """Waits for the first entry; where only cursors have moved, they are noted after NOTE_INTERVAL."""
+        self._buffered.clear()
+        due = self._buffer.note_due(NOTE_INTERVAL)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(None if due is None else max(0.0, due - monotonic())):
+                await self._buffered.wait()
+        if (due := self._buffer.note_due(NOTE_INTERVAL)) is not None and due <= monotonic():
+            self._queue.move_cursors(self._buffer.take_cursors())
 
     async def _drain(self, spooler: asyncio.Task[None], sender: asyncio.Task[None]) -> bool:
         """Waits for the queue to empty and for the receiver's word; False where that took too long."""

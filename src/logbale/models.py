@@ -105,7 +105,7 @@ class Chunk(msgspec.Struct, frozen=True):
     source: str = ""
     """What the cursor counts in; empty where nothing can be resumed."""
     start: int = 0
-    """The cursor before the first entry; without entries, where reading begins or blank lines are."""
+    """The cursor before the first entry; without entries, where blank lines are."""
     end: int = 0
     """The cursor after the last entry."""
     measure: Callable[[], list[int]] | None = None
@@ -113,6 +113,8 @@ class Chunk(msgspec.Struct, frozen=True):
     asked only where a batch ends inside the chunk. None where there is no source to resume."""
     forgotten: tuple[str, ...] = ()
     """Sources whose cursors are of no use from here on."""
+    begun: dict[str, int] = {}
+    """Cursors of sources that are begun here, before any entry of theirs."""
 
 
 class Batch(msgspec.Struct, frozen=True):

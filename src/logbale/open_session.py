@@ -172,6 +172,7 @@ class OpenSession:
         for reject in event.welcome.rejects:
             await self._queue.reject(reject.sequence, reject.reason)
         await self._queue.acknowledge(event.resume_at - 1)
+        await self._queue.begin_sending(event.resume_at)
         self._resume_at = event.resume_at
         self._window_log = event.welcome.window_log
         self._welcomed.set()
@@ -242,7 +243,6 @@ class OpenSession:
             self._acked.clear()
             await self._acked.wait()
         self._session.sent(sequence, len(frame))
-        self._queue.sent_up_to = max(self._queue.sent_up_to, sequence)
         self._writer.write(frame)
         await self._writer.drain()
 

@@ -72,6 +72,7 @@ class SessionLink:
                     waits = self._new_delays()
                 self._last_error = str(end)
                 self._metrics.errors[end.counter] += 1
+                await self._queue.end_sending()
             finally:
                 self._metrics.connected = False
                 if self.unreachable_since == inf:

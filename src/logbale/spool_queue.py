@@ -62,6 +62,11 @@ class Store(Protocol):
         """What may still be appended, in bytes as they are stored: hardly ever more than raw."""
         ...
 
+    @property
+    def sent_up_to(self) -> int:
+        """The highest sequence that may have been sent, also by the process before this one."""
+        ...
+
     def known_crcs(self) -> Mapping[int, int]:
         """The CRCs of the batches that are not consumed, and of the last one that was."""
         ...
@@ -86,12 +91,24 @@ class Store(Protocol):
         """Keeps the batch as a dead letter, durably, before it counts as consumed."""
         ...
 
+    def begin_sending(self) -> None:
+        """All there is, and what is appended from now on, may have been sent should this process end now."""
+        ...
+
+    def end_sending(self) -> None:
+        """Not what is appended from now on."""
+        ...
+
     def drop_oldest(self, bytes_needed: int, sent_up_to: int) -> Skip | None:
         """Drops the oldest that were not sent; None where there is nothing to drop."""
         ...
 
     def note_dropped(self, count: int, reason: str, cursors: Mapping[str, Any]) -> None:
         """Entries were dropped before they were numbered."""
+        ...
+
+    def note_cursors(self, cursors: Mapping[str, Any]) -> None:
+        """The sources are read so far, without a batch. Raises StorageError: then the next write tells it."""
         ...
 
     def new_stream(self) -> None:
@@ -111,14 +128,17 @@ class SpoolQueue:
         self.store = store
         self.storage_error: str | None = None
         """Why nothing can be stored now; None while it can."""
-        self.sent_up_to = 0
-        """The highest sequence that was given to a connection: such a batch is never dropped to make room."""
+        self.sent_up_to = store.sent_up_to
+        """The highest sequence that the receiver may have or get: such a batch is never dropped to make room."""
         self._opening = self._counts = dict(store.counts)
         self._max_memory = max_memory
         self._policy = policy
         self._incoming: list[NewBatch] = []
         self._incoming_bytes = 0
         self._incoming_entries = 0
+        self._moved: dict[str, Any] = {}
+        """Cursors that moved without an entry, after all that is incoming."""
+        self._is_note_late = False
         self._fresh: dict[int, tuple[Record, bytes]] = {}
         """The newest batches, as long as they fit into memory: most are sent from here."""
         self._fresh_bytes = 0
@@ -133,11 +153,17 @@ class SpoolQueue:
 
     def append(self, batch: Batch) -> None:
         """Takes a batch, whether there is room or not."""
-        self._incoming.append((batch.raw, batch.count, batch.cursors))
+        cursors, self._moved = self._moved | batch.cursors, {}
+        self._incoming.append((batch.raw, batch.count, cursors))
         self._incoming_bytes += len(batch.raw)
         self._incoming_entries += batch.count
         self._arrived.set()
         self._look_for_room()
+
+    def move_cursors(self, cursors: Mapping[str, Any]) -> None:
+        """The sources are read so far, though no entry came of it: noted behind the batches that wait to be stored."""
+        self._moved |= cursors
+        self._arrived.set()
 
     async def wait_for_room(self) -> None:
         """Returns once less than the bound waits in memory."""
@@ -151,7 +177,7 @@ class SpoolQueue:
 
     async def run(self) -> None:
         """Stores what arrives, in groups, until the input is closed and all of it is stored."""
-        while self._incoming or not self._closed:
+        while self._incoming or self._moved or not self._closed:
             await self._arrived.wait()
             self._arrived.clear()
             while self._incoming:
@@ -160,7 +186,24 @@ class SpoolQueue:
                 self._incoming_bytes -= sum(len(raw) for raw, _, _ in batches)
                 self._incoming_entries -= sum(count for _, count, _ in batches)
                 self._step()
+            await self._note()
         self._step()
+
+    async def _note(self) -> None:
+        """Makes the cursors durable that no batch took. Only when nothing waits: they are behind all of it."""
+        if not self._moved or self._incoming_entries:
+            return
+        moved = dict(self._moved)
+        try:
+            await self.call(self.store.note_cursors, moved)
+        except StorageError as error:
+            if not self._is_note_late:
+                log.warning("how far the files are read is not on disk yet: %s", error)
+            self._is_note_late = True
+            asyncio.get_running_loop().call_later(STORAGE_RETRY, self._arrived.set)
+        else:
+            self._is_note_late = False
+            self._moved = {name: at for name, at in self._moved.items() if name not in moved or moved[name] != at}
 
     def _take_group(self) -> list[NewBatch]:
         """The oldest that arrived: as many as one write should take and the store has room for, but at least one."""
@@ -206,11 +249,11 @@ class SpoolQueue:
     async def _make_room(self, batches: list[NewBatch]) -> bool:
         if self._policy != "drop_oldest":
             return False
-        needed = sum(len(raw) for raw, _, _ in batches)
-        skip = await self.call(self.store.drop_oldest, needed, self.sent_up_to)
-        for sequence in range(skip.first, skip.last + 1) if skip is not None else ():
+        # Before the store drops any of them: next_item() must not give out from memory what is just being dropped.
+        for sequence in [sequence for sequence in self._fresh if sequence > self.sent_up_to]:
             self._forget(sequence)
-        return skip is not None
+        needed = sum(len(raw) for raw, _, _ in batches)
+        return await self.call(self.store.drop_oldest, needed, self.sent_up_to) is not None
 
     async def _drop(self, batches: list[NewBatch]) -> None:
         cursors: dict[str, Any] = {}
@@ -232,12 +275,28 @@ class SpoolQueue:
 
     # the sender's side
 
+    async def begin_sending(self, resume_at: int) -> None:
+        """The receiver has everything before `resume_at`, and of the rest nothing is on its way to it."""
+        try:
+            await self.call(self.store.begin_sending)
+        except (
+            StorageError
+        ) as error:  # on a full disk it is acknowledgements that make room, so it is sent all the same
+            log.warning("what is sent now cannot be noted; after a crash now it may be dropped as unsent: %s", error)
+        self.sent_up_to = resume_at - 1
+
+    async def end_sending(self) -> None:
+        """The connection has ended. What was sent may still arrive."""
+        await self.call(self.store.end_sending)
+
     async def next_item(self, sequence: int) -> Record | Skip | None:
-        """What there is of a sequence, once there is; None where there never will be."""
+        """What there is of a sequence, once there is, to be sent; None where there never will be."""
         while sequence >= self.store.next_sequence:
             if self._closed and not self._incoming_entries:
                 return None
             await self.wait_for_change()
+        # Now, not when it leaves: it may wait for the compression or the window, and must not be dropped meanwhile.
+        self.sent_up_to = max(self.sent_up_to, sequence)
         if sequence < self.store.first:  # rejected here, and the receiver never heard of it
             return Skip(sequence, self.store.first - 1, 0, "rejected")
         if sequence in self._fresh:
@@ -325,7 +384,8 @@ class SpoolQueue:
         return self._closed
 
     async def close(self) -> None:
-        """Frees the store."""
+        """Frees the store, with the last cursors in it."""
+        await self._note()
         await self.call(self.store.close)
         self._thread.shutdown(wait=False)
 

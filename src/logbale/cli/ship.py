@@ -124,6 +124,8 @@ def ship(
     loaded = check_receiver(load_settings(given, config))
     if demo:
         return ship_generated(loaded, seed=seed)
+    from logbale.spool import removed_when_finished
+
     source: StdinSource | TailSource
     spool = open_spool(loaded.settings, name, paths)
     if paths == ("-",):
@@ -145,12 +147,11 @@ def ship(
             resume=spool.cursors if spool is not None else None,
         )
     is_finite = once or paths == ("-",)
-    code = _deliver(
-        loaded, source, lambda _: (source.read_bytes, source.total_bytes()) if is_finite else None, spool=spool
-    )
-    if spool is not None and is_finite and name is None:
-        remove_if_finished(spool)
-    return code
+    keeping = contextlib.nullcontext() if spool is None or name or not is_finite else removed_when_finished(spool)
+    with keeping:
+        return _deliver(
+            loaded, source, lambda _: (source.read_bytes, source.total_bytes()) if is_finite else None, spool=spool
+        )
 
 
 def open_spool(settings: Settings, name: str | None, sources: tuple[str, ...]) -> DiskSpool | None:
@@ -166,20 +167,6 @@ def open_spool(settings: Settings, name: str | None, sources: tuple[str, ...]) -
     if counts["spooled"]:
         log.info("%s: left from an earlier run: %s", directory, count(counts["spooled"], "entry", "entries"))
     return spool
-
-
-def remove_if_finished(spool: DiskSpool) -> None:
-    """Forgets the spool of a finite run that delivered everything: the next run of the same command starts anew.
-
-    Otherwise a second `ship --once app.log` would ship nothing. With --name the spool stays, and a next run ships what
-    is new.
-    """
-    from shutil import rmtree
-
-    from logbale.spool.dead_letters import letter_paths
-
-    if not spool.counts["spooled"] and not letter_paths(spool.directory):
-        rmtree(spool.directory, ignore_errors=True)
 
 
 def _check_usage(

@@ -115,9 +115,14 @@ class Catalogue:
 
     def missing(self, position: int, state: State) -> Skip:
         """The gap that a missing position is in, as far as it is neither consumed nor skipped already."""
+
+        def is_gap(position: int) -> bool:
+            is_told = position in state.rejects or state.skip_at(position) is not None
+            return not is_told and self.find(position) is None
+
         first = last = position
-        while first > state.first and self.find(first - 1) is None and state.skip_at(first - 1) is None:
+        while first > state.first and is_gap(first - 1):
             first -= 1
-        while last + 1 < state.next and self.find(last + 1) is None and state.skip_at(last + 1) is None:
+        while last + 1 < state.next and is_gap(last + 1):
             last += 1
         return Skip(first, last, self.before(last + 1) - self.before(first), DAMAGED)

@@ -6,51 +6,27 @@ its directory, to use a sequence twice for different batches, and to believe a f
 
 from __future__ import annotations
 
-import errno
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from logbale.durable import DirectoryLock, make_directory, storage_error, sync_directory
+from logbale.durable import DirectoryLock, make_directory, storage_error
 from logbale.errors import StorageError
-from logbale.session import batch_crc
 from logbale.spool import dead_letters, format, identity
+from logbale.spool.batches import Batches, Crcs, Record
 from logbale.spool.catalogue import Catalogue
-from logbale.spool.format import MiB, NotARecord, Skip
+from logbale.spool.format import MiB, Skip
 from logbale.spool.journal import SETTING, Journal
-from logbale.spool.recovery import recover, set_aside
+from logbale.spool.recovery import recover
 from logbale.spool.segment import Segment
-from logbale.spool.state import DROPPED, REJECTED, UNNUMBERED, State
+from logbale.spool.state import ACKNOWLEDGED, DROPPED, REJECTED, UNNUMBERED, State
 
 SEGMENT_BYTES = 8 * MiB
-DROPPED_OLDEST = "drop_oldest"
-"""The reason of a skip that made room."""
 
 logger = logging.getLogger(__name__)
-
-
-class DamagedError(StorageError):
-    """A batch is lost: `skip` tells the receiver so, and is among DiskSpool.skips until that is acknowledged."""
-
-    def __init__(self, message: str, skip: Skip) -> None:
-        super().__init__(message)
-        self.skip = skip
-
-
-class Record(msgspec.Struct, frozen=True):
-    """A batch that is durable in the spool."""
-
-    sequence: int
-    count: int
-    raw_bytes: int
-    crc: int
-    """session.batch_crc of sequence and raw batch."""
-    stored_bytes: int
 
 
 class DiskSpool:
@@ -69,16 +45,21 @@ class DiskSpool:
         self.max_bytes = max_bytes
         self.torn_bytes = 0
         """Bytes of unfinished writes that open() cut."""
-        self.damaged = 0
-        """Places on disk that were not what they should be."""
+        self._damaged = 0
         self._reserve = min(MiB, max_bytes // 16)
         # Room comes back a segment at a time.
         self._segment_bytes = min(segment_bytes, max(4 * format.KiB, max_bytes // 8))
         self._now = now
         self._adopt(State.new(""), [], 1)
-        self._lock: DirectoryLock | None = None
+        self.lock: DirectoryLock | None = None
+        """Held while it is open."""
 
     # What there is.
+
+    @property
+    def damaged(self) -> int:
+        """Places on disk that were not what they should be."""
+        return self._damaged + self._batches.damaged
 
     @property
     def stream(self) -> str:
@@ -97,20 +78,20 @@ class DiskSpool:
 
     @property
     def cursors(self) -> dict[str, Any]:
-        """How far each source was read when the last batch was appended."""
+        """How far each source is read, as the last batch or note has it."""
         return dict(self._state.cursors)
 
     @property
     def counts(self) -> dict[str, int]:
         """Entries since the spool began: read = acknowledged + rejected + spooled + every dropped_*."""
-        counts = {"acknowledged": 0, REJECTED: 0} | self._state.counts
+        counts = {ACKNOWLEDGED: 0, REJECTED: 0} | self._state.counts
         unnumbered = counts.pop(UNNUMBERED, 0)
         return {"read": self._state.before + unnumbered, "spooled": self._state.spooled, **counts}
 
     @property
     def skips(self) -> list[Skip]:
         """Skips that the receiver has not acknowledged, in order, by sequence."""
-        return [self._in_stream(skip) for skip in self._state.skips]
+        return [self._state.in_stream(skip) for skip in self._state.skips]
 
     @property
     def unconsumed_bytes(self) -> int:
@@ -134,7 +115,7 @@ class DiskSpool:
 
     def known_crcs(self) -> Mapping[int, int]:
         """The CRCs of the batches that are not consumed and of the last one that is; each is looked up when asked."""
-        return _Crcs(self)
+        return Crcs(self._batches.crc, self._state)
 
     # Opening and closing.
 
@@ -145,7 +126,7 @@ class DiskSpool:
         """
         try:
             make_directory(self.directory)
-            self._lock = DirectoryLock(self.directory, setting=SETTING)
+            self.lock = DirectoryLock(self.directory, setting=SETTING)
             self._recover()
         except BaseException as error:
             self._release()
@@ -165,6 +146,7 @@ class DiskSpool:
             segment_bytes=self._segment_bytes,
             note_bytes=self._reserve // 3,
         )
+        self._batches = Batches(self.directory, state, self._catalogue, self._journal)
 
     def _recover(self) -> None:
         named = identity.read_stream(self.directory)
@@ -174,7 +156,7 @@ class DiskSpool:
         else:
             self._adopt(found.state, found.segments, found.next_serial)
             self.torn_bytes += found.torn_bytes
-            self.damaged += found.damaged
+            self._damaged += found.damaged
         if found is not None and found.history_lost:
             self._state.renumber(identity.new_stream())
             logger.error(
@@ -184,27 +166,12 @@ class DiskSpool:
             )
         if self.stream != named:
             identity.write_stream(self.directory, self.stream)
-        dead_letters.settle_retries(self.directory, self._state.next)
-        kept = list(dead_letters.letters(self.directory))
-        if kept:
-            # What kill -9 left in the page cache is not durable yet, and its batch is about to be consumed.
-            sync_directory(self.directory / dead_letters.DIRECTORY)
-        for _, letter in kept:
-            self._adopt_letter(letter)
-        self._consume_rejected()
+        self._batches.adopt_letters()
         self._journal.delete_finished()
-
-    def _adopt_letter(self, letter: dead_letters.DeadLetter) -> None:
-        """A crash may have come between a dead letter and the note of it."""
-        position = letter.sequence + self._state.base
-        open_batch = self._state.first <= position < self._state.next
-        if letter.stream == self.stream and open_batch and position not in self._state.rejects:
-            self._state.rejects[position] = letter.count
-            self._state.count(REJECTED, letter.count)
 
     def close(self) -> None:
         """Notes what is settled, so that a restart resends nothing of it, and gives the directory up."""
-        if self._lock is not None:
+        if self.lock is not None:
             try:
                 if not self._state.is_settled:
                     self._journal.note()
@@ -215,9 +182,9 @@ class DiskSpool:
 
     def _release(self) -> None:
         self._journal.close()
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        if self.lock is not None:
+            self.lock.release()
+            self.lock = None
 
     # Batches in and out.
 
@@ -237,50 +204,18 @@ class DiskSpool:
 
     def item(self, sequence: int) -> Record | Skip:
         """What there is of a sequence that is not consumed: a batch, or why it will never come. Raises StorageError."""
-        position = self._open_position(sequence)
-        if (skip := self._state.skip_at(position)) is not None:
-            return self._in_stream(skip)
-        if (count := self._state.rejects.get(position)) is not None:
-            return Skip(sequence, sequence, count, REJECTED)
-        if (found := self._catalogue.find(position)) is None:
-            return self._lost(position, "no sound record of it is left").skip
-        header = found[2]
-        crc = self._crc(position)
-        if crc is None:
-            return self._lost(position, "it cannot be read").skip
-        return Record(sequence, header.entries, header.raw_bytes, crc, header.size)
+        return self._batches.item(self._open_position(sequence))
 
     def read(self, sequence: int) -> bytes:
         """The raw batch. Raises DamagedError where it is lost, and StorageError."""
-        position = self._open_position(sequence)
-        if (skip := self._state.skip_at(position)) is not None:
-            raise DamagedError(f"{self.directory}: batch {sequence} is skipped: {skip.reason}", self._in_stream(skip))
-        try:
-            return self._catalogue.read(position)
-        except NotARecord as error:
-            reason = str(error)
-        except OSError as error:
-            if error.errno != errno.EIO:
-                raise storage_error(self.directory, f"read batch {sequence}", error, setting=SETTING) from error
-            reason = "the disk cannot read it"
-        raise self._lost(position, reason)
+        return self._batches.read(self._open_position(sequence))
 
-    def _lost(self, position: int, reason: str) -> DamagedError:
-        self._keep_aside(position)
-        skip = self._catalogue.missing(position, self._state)
-        self._state.skip(skip)
-        self.damaged += 1
-        told = self._in_stream(skip)
-        message = f"{self.directory}: batches {told.first} to {told.last}, {told.entries} entries, are lost: {reason}"
-        logger.error("%s", message)
-        return DamagedError(message, told)
-
-    def _keep_aside(self, position: int) -> None:
-        if (found := self._catalogue.spoilt(position)) is not None:
-            segment, offset, header = found
-            with suppress(OSError), open(segment.path, "rb") as file:
-                file.seek(offset)
-                set_aside(self.directory, f"{segment.path.name}-{offset}", file.read(header.size))
+    def _open_position(self, sequence: int) -> int:
+        if not self.first <= sequence < self.next_sequence:
+            raise StorageError(
+                f"{self.directory}: batch {sequence} is not in the spool: {self.first} to {self.next_sequence - 1} are"
+            )
+        return sequence + self._state.base
 
     def acknowledge(self, last: int) -> None:
         """Everything up to and including `last` is settled at the receiver.
@@ -291,39 +226,11 @@ class DiskSpool:
         position = min(last + state.base, state.next - 1)
         if position < state.first:
             return
-        before = self._before(position + 1)
-        if (skip := state.skip_at(position)) is not None and skip.last > position:
-            before = self._shorten(skip, position, before)
-        state.consume(position, entries=before - state.consumed, crc=self._crc(position))
-        self._consume_rejected()
-        self._journal.delete_finished()
+        self._batches.acknowledge(position)
         if state.first == state.next and self.is_full:
             with suppress(StorageError):  # the next append() tells
                 self._journal.rotate()
                 self._journal.delete_finished()
-
-    def _before(self, position: int) -> int:
-        """Entries before a position not below `first`. Where segments are gone, the skips that stand for them tell."""
-        state, dropped = self._state, 0
-        while position > state.first and (skip := state.skip_at(position - 1)) is not None and skip.last < position:
-            dropped += skip.entries
-            position = skip.first
-        return dropped + (state.consumed if position <= state.first else self._catalogue.before(position))
-
-    def _shorten(self, skip: Skip, position: int, before: int) -> int:
-        """The receiver has batches of a skip, up to `position`: they were sent before they were lost here.
-
-        `before` is the number of entries before the position after that; returned as far as the skip explains it.
-        """
-        state = self._state
-        start = self._before(max(skip.first, state.first))
-        # Where no record is left to tell how many they were, they stay counted as dropped: no loss must look delivered.
-        is_known = any(self._catalogue.find(one) is not None for one in (position, position + 1))
-        part = max(0, min(skip.entries, before - start)) if is_known else 0
-        state.count(DROPPED + skip.reason, -part)
-        rest = Skip(position + 1, skip.last, skip.entries - part, skip.reason)
-        state.skips = [rest if one is skip else one for one in state.skips]
-        return start + part
 
     def reject(self, sequence: int, reason: str) -> None:
         """The receiver will never store this batch: it becomes a dead letter, and is consumed in its turn.
@@ -331,32 +238,8 @@ class DiskSpool:
         The letter is durable on return. Raises DamagedError where there is nothing left to keep, and StorageError.
         """
         position = sequence + self._state.base
-        if position < self._state.first or position in self._state.rejects:
-            return
-        raw = self.read(sequence)
-        found = self._catalogue.find(position)
-        assert found is not None
-        count = found[2].entries
-        try:
-            dead_letters.write_letter(
-                self.directory,
-                raw,
-                stream=self.stream,
-                sequence=sequence,
-                count=count,
-                reason=reason,
-                now=self._now(),
-            )
-        except OSError as error:
-            raise storage_error(self.directory, "keep a dead letter", error, setting=SETTING) from error
-        self._state.rejects[position] = count
-        self._state.count(REJECTED, count)
-        self._consume_rejected()
-
-    def _consume_rejected(self) -> None:
-        state = self._state
-        while (count := state.rejects.get(state.first)) is not None:
-            state.consume(state.first, entries=count, crc=self._crc(state.first))
+        if position >= self._state.first and position not in self._state.rejects:
+            self._batches.reject(self._open_position(sequence), reason, now=self._now())
 
     def retry(self, path: Path, letter: dead_letters.DeadLetter) -> Record:
         """Puts a dead letter back as a new batch, and removes it. Its entries count as read once more."""
@@ -372,47 +255,46 @@ class DiskSpool:
             raise storage_error(path, "put back a dead letter", error, setting=SETTING) from error
         return record
 
+    def note_cursors(self, cursors: Mapping[str, Any]) -> None:
+        """The sources are read so far, though no batch came of it. Costs nothing where the disk knows it.
+
+        Raises StorageError where that is not durable yet: the next write tells it.
+        """
+        self._check_lock()
+        self._state.move_cursors(self._state.changed(cursors), written=False)
+        if self._state.are_cursors_unsettled:
+            self._journal.note()
+
     # Room.
+
+    @property
+    def sent_up_to(self) -> int:
+        """The highest sequence that may have been sent, by this process or one before it: durable before it is sent."""
+        return self._state.sent_up_to - self._state.base
+
+    def begin_sending(self) -> None:
+        """From now on any batch may be sent at once, those that wait as well as those to come.
+
+        Raises StorageError where that is not durable yet: the next write tells it.
+        """
+        self._check_lock()
+        self._state.is_sending = True
+        self._state.mark_sent()
+        # What was acknowledged or rejected meanwhile needs no write of its own.
+        if self._state.is_mark_unsettled:
+            self._journal.note()
+
+    def end_sending(self) -> None:
+        """What is appended from now on waits for the next begin_sending()."""
+        self._state.is_sending = False
 
     def drop_oldest(self, bytes_needed: int, sent_up_to: int) -> Skip | None:
         """Drops the oldest segments with nothing sent in them, until that many bytes are free; None where none is left.
 
         The skip is durable before anything is deleted. Raises StorageError; then nothing was dropped.
         """
-        state = self._state
         self._check_lock()
-        unsent = max(state.first, sent_up_to + state.base + 1)
-        newest = self._catalogue.segments[-1] if self._catalogue.segments else None
-        if newest is not None and newest.start >= unsent and newest.end > newest.start and self._only_newest(unsent):
-            self._journal.rotate()
-        dropped = []
-        for segment in self._catalogue.segments[:-1]:
-            if segment.start < unsent or segment.start == segment.end:
-                continue
-            dropped.append(segment)
-            if sum(one.size for one in dropped) >= bytes_needed:
-                break
-        if not dropped:
-            return None
-        first, last = dropped[0].start, dropped[-1].end - 1
-        entries = self._catalogue.before(last + 1) - self._catalogue.before(first)
-        skip = Skip(first, last, entries, DROPPED_OLDEST)
-        saved = list(state.skips), dict(state.counts)
-        state.count(DROPPED + skip.reason, entries - state.skipped(first, last))
-        state.skips = sorted(
-            [*(one for one in state.skips if not first <= one.first <= last), skip], key=lambda one: one.first
-        )
-        try:
-            self._journal.note()
-        except StorageError:
-            state.skips, state.counts = saved
-            raise
-        self._journal.delete_finished()
-        logger.error("%s: full: dropped the oldest %d entries that were not sent", self.directory, entries)
-        return self._in_stream(skip)
-
-    def _only_newest(self, unsent: int) -> bool:
-        return not any(one.start >= unsent and one.end > one.start for one in self._catalogue.segments[:-1])
+        return self._batches.drop_oldest(bytes_needed, max(self._state.first, sent_up_to + self._state.base + 1))
 
     def note_dropped(self, count: int, reason: str, cursors: Mapping[str, Any]) -> None:
         """Entries were dropped before they were numbered; the sources go on behind them.
@@ -435,69 +317,20 @@ class DiskSpool:
         """
         state = self._state
         self._check_lock()
-        saved = state.stream, state.base, state.epoch, state.consumed_crc, state.rejects, state.skips
-        # To the new stream, a rejected batch is a hole that has to be announced; it stays counted as rejected.
-        holes = [Skip(position, position, count, REJECTED) for position, count in state.rejects.items()]
-        state.renumber(identity.new_stream())
-        state.skips, state.rejects = sorted([*state.skips, *holes], key=lambda skip: skip.first), {}
+        undo = state.renumber(identity.new_stream())
         try:
             self._journal.rotate()
         except StorageError:
-            state.stream, state.base, state.epoch, state.consumed_crc, state.rejects, state.skips = saved
+            undo()
             raise
         with suppress(OSError):  # the snapshot decides; open() mends the file
             identity.write_stream(self.directory, state.stream)
         self._journal.delete_finished()
 
     def _check_lock(self) -> None:
-        if self._lock is None:
+        if self.lock is None:
             raise StorageError(f"{self.directory}: the spool is not open")
-        if self._lock.is_lost:
+        if self.lock.is_lost:
             raise StorageError(
-                f"{self._lock.path}: deleted while in use, so another process could write here too; restart this one"
+                f"{self.lock.path}: deleted while in use, so another process could write here too; restart this one"
             )
-
-    # Positions and sequences.
-
-    def _in_stream(self, skip: Skip) -> Skip:
-        base = self._state.base
-        return Skip(skip.first - base, skip.last - base, skip.entries, skip.reason)
-
-    def _open_position(self, sequence: int) -> int:
-        if not self.first <= sequence < self.next_sequence:
-            raise StorageError(
-                f"{self.directory}: batch {sequence} is not in the spool: {self.first} to {self.next_sequence - 1} are"
-            )
-        return sequence + self._state.base
-
-    def _crc(self, position: int) -> int | None:
-        """The CRC of a batch under its present sequence; None where it cannot be told."""
-        state = self._state
-        if position == state.first - 1:
-            return state.consumed_crc
-        if state.skip_at(position) is not None or (found := self._catalogue.find(position)) is None:
-            return None
-        if position >= state.epoch:
-            return found[2].crc
-        with suppress(NotARecord, OSError):
-            return batch_crc(position - state.base, self._catalogue.read(position))
-        return None
-
-
-class _Crcs(Mapping[int, int]):
-    def __init__(self, spool: DiskSpool) -> None:
-        self._spool = spool
-
-    def __getitem__(self, sequence: int) -> int:
-        if not self._spool.first - 1 <= sequence < self._spool.next_sequence:
-            raise KeyError(sequence)
-        if (crc := self._spool._crc(sequence + self._spool._state.base)) is None:
-            raise KeyError(sequence)
-        return crc
-
-    def __iter__(self) -> Iterator[int]:
-        sequences = range(self._spool.first - 1, self._spool.next_sequence)
-        return (sequence for sequence in sequences if sequence in self)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)

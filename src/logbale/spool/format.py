@@ -111,6 +111,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     skips: list[Skip]
     rejects: dict[int, int]
     """Entries of each rejected batch, by position, that batches before it still hold up."""
+    sent: Natural | None = None
+    """Up to this position batches may have been sent; None, from before there was this mark: any of them may."""
 
 
 class Delta(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -122,6 +124,8 @@ class Delta(msgspec.Struct, kw_only=True, omit_defaults=True):
     consumed_crc: int | UnsetType | None = msgspec.UNSET
     skips: list[Skip] | UnsetType = msgspec.UNSET
     rejects: dict[int, int] | UnsetType = msgspec.UNSET
+    sent: int | UnsetType = msgspec.UNSET
+    """Batches that are appended while nothing is sent say nothing: they lie above the mark."""
 
 
 class _Version(msgspec.Struct):

@@ -57,6 +57,8 @@ class Journal:
             return []
         state = self.state
         writer = self._ready()
+        if state.is_sending:
+            state.mark_sent(len(batches))
         position, before, delta = state.next, state.before, state.pending()
         headers: list[Header] = []
         records: list[bytes] = []

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from logbale.session import batch_crc
-from logbale.spool.disk import Record
+from logbale.spool.batches import Record
 from logbale.spool.format import Skip
 
 log = logging.getLogger("logbale.spool")
@@ -24,6 +24,8 @@ class MemoryStore:
         self.raw_bytes = 0
         """Bytes held."""
         self.free_bytes = sys.maxsize
+        self.sent_up_to = 0
+        """No process before this one has sent any of it."""
         self.counts = {"read": 0, "spooled": 0, "acknowledged": 0, "rejected": 0}
         self._batches: dict[int, tuple[Record, bytes]] = {}
         self._last_crc: dict[int, int] = {}
@@ -67,6 +69,12 @@ class MemoryStore:
             )
             self._add(rejected=record.count, spooled=-record.count)
 
+    def begin_sending(self) -> None:
+        """No other process will ask what was sent."""
+
+    def end_sending(self) -> None:
+        """Likewise."""
+
     def drop_oldest(self, bytes_needed: int, sent_up_to: int) -> Skip | None:
         """Never asked for: it is never full."""
         return None
@@ -74,6 +82,9 @@ class MemoryStore:
     def note_dropped(self, count: int, reason: str, cursors: Mapping[str, Any]) -> None:
         """Counts entries that were dropped before they were numbered."""
         self._add(read=count, **{f"dropped_{reason}": count})
+
+    def note_cursors(self, cursors: Mapping[str, Any]) -> None:
+        """Nobody will go on from here."""
 
     def known_crcs(self) -> dict[int, int]:
         """Of what it holds, and of the last batch consumed."""

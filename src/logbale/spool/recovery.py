@@ -88,6 +88,8 @@ def recover(directory: Path, new_stream: Callable[[], str], *, repair: bool = Tr
         state.counts = {ACKNOWLEDGED: Catalogue(segments).before(state.first)}
     damaged = len(strays) + sum(map(_is_bad, (one for part in parts[base:] for one in part.read())))
     damaged += _skip_what_is_missing(state, segments, replayed=len(parts) - base)
+    if state.sent is None or damaged:  # what was damaged may have held the mark
+        state.sent = state.next - 1
     state.settle()
     return Recovered(state, segments, next_serial, torn_bytes, damaged, history_lost=snapshot is None)
 
@@ -220,7 +222,7 @@ def _skip_what_is_missing(state: State, segments: list[Segment], *, replayed: in
     catalogue = Catalogue(segments)
     if segments and state.first < segments[0].start:
         first, last = state.first, segments[0].start - 1
-        entries = segments[0].before - state.consumed - state.skipped(first, last)
+        entries = segments[0].before - state.consumed - state.skipped(first, last) - state.rejected(first, last)
         while first <= last and (skip := state.skip_at(first)) is not None:
             first = skip.last + 1
         if first <= last:
@@ -233,6 +235,9 @@ def _skip_what_is_missing(state: State, segments: list[Segment], *, replayed: in
             position = first
             while position <= last:
                 skip = state.skip_at(position)
+                if skip is None and position in state.rejects:  # its dead letter has it
+                    position += 1
+                    continue
                 if skip is None:
                     skip = catalogue.missing(position, state)
                     state.skip(skip)

@@ -47,7 +47,8 @@ def read_snapshot(path: Path) -> tuple[Header, Snapshot]:
     """The snapshot that a segment starts with. Raises NotARecord, StorageError (a later version), and OSError."""
     with open(path, "rb", buffering=0) as file:
         data = file.read(_SNAPSHOT_GUESS)
-        need = format.HEADER_BYTES + format.parse_header(data).meta_bytes
+        # What a damaged header claims is not asked for: the read would make room for it first.
+        need = min(format.HEADER_BYTES + format.parse_header(data).meta_bytes, os.fstat(file.fileno()).st_size)
         if need > len(data):
             data += os.pread(file.fileno(), need - len(data), len(data))
     header, meta = format.check_header(data)

@@ -5,7 +5,7 @@ Everything in here counts in positions; DiskSpool turns them into sequences.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -35,6 +35,10 @@ class State:
         self.counts = dict(snapshot.counts)
         self.skips = list(snapshot.skips)
         self.rejects = dict(snapshot.rejects)
+        self.sent = snapshot.sent
+        """The mark: up to this position batches may have been sent, in whatever process. See sent_up_to."""
+        self.is_sending = False
+        """Whether what is appended may be sent at once."""
         self.settle()
 
     @classmethod
@@ -54,6 +58,7 @@ class State:
                 counts={ACKNOWLEDGED: before} if before else {},
                 skips=[],
                 rejects={},
+                sent=position - 1,
             )
         )
 
@@ -72,6 +77,7 @@ class State:
             counts=self.counts,
             skips=self.skips,
             rejects=self.rejects,
+            sent=self.sent,
         )
 
     def settle(self) -> None:
@@ -79,17 +85,27 @@ class State:
         self._written = self._small_parts()
         self._changed_cursors: dict[str, Any] = {}
 
-    def _small_parts(self) -> tuple[int, int | None, dict[str, int], list[Skip], dict[int, int]]:
-        return self.first, self.consumed_crc, dict(self.counts), list(self.skips), dict(self.rejects)
+    def _small_parts(self) -> tuple[int, int | None, dict[str, int], list[Skip], dict[int, int], int | None]:
+        return self.first, self.consumed_crc, dict(self.counts), list(self.skips), dict(self.rejects), self.sent
 
     @property
     def is_settled(self) -> bool:
         """Whether all of it is on disk."""
         return not self._changed_cursors and self._written == self._small_parts()
 
+    @property
+    def are_cursors_unsettled(self) -> bool:
+        """Whether the disk has other cursors."""
+        return bool(self._changed_cursors)
+
+    @property
+    def is_mark_unsettled(self) -> bool:
+        """Whether the disk has another mark of what may have been sent."""
+        return self._written[-1] != self.sent
+
     def pending(self) -> Delta:
         """What the next record must tell."""
-        _, consumed_crc, counts, skips, rejects = self._written
+        _, consumed_crc, counts, skips, rejects, sent = self._written
         delta = Delta(
             cursors=dict(self._changed_cursors),
             counts={name: number for name, number in self.counts.items() if counts.get(name) != number},
@@ -100,6 +116,8 @@ class State:
             delta.skips = list(self.skips)
         if self.rejects != rejects:
             delta.rejects = dict(self.rejects)
+        if self.sent is not None and self.sent != sent:
+            delta.sent = self.sent
         return delta
 
     def changed(self, cursors: Mapping[str, Any], moved: Mapping[str, Any] = {}) -> dict[str, Any]:
@@ -129,6 +147,19 @@ class State:
             self.skips = delta.skips
         if delta.rejects is not msgspec.UNSET:
             self.rejects = delta.rejects
+        if delta.sent is not msgspec.UNSET:
+            self.sent = delta.sent
+
+    @property
+    def sent_up_to(self) -> int:
+        """The highest position that may have been sent; what is above it certainly was not."""
+        highest = self.next - 1  # a mark may be above that: the write that it came with was torn, or failed
+        return max(self.first - 1, highest if self.sent is None else min(self.sent, highest))
+
+    def mark_sent(self, batches: int = 0) -> None:
+        """All there are may be sent now, and so may be so many that are about to be appended."""
+        if batches or self.sent_up_to < self.next - 1:
+            self.sent = self.next - 1 + batches
 
     def count(self, name: str, entries: int) -> None:
         """Adds to a count. The old dict stays as it was: other threads may be reading it."""
@@ -155,6 +186,10 @@ class State:
         self.count(DROPPED + skip.reason, skip.entries)
         self.skips = sorted([*self.skips, skip], key=lambda one: one.first)
 
+    def in_stream(self, skip: Skip) -> Skip:
+        """The same by sequence."""
+        return Skip(skip.first - self.base, skip.last - self.base, skip.entries, skip.reason)
+
     def skip_at(self, position: int) -> Skip | None:
         """The open skip that holds a position."""
         return next((skip for skip in self.skips if skip.first <= position <= skip.last), None)
@@ -162,6 +197,15 @@ class State:
     def skipped(self, first: int, last: int) -> int:
         """Entries of the skips that begin within these positions."""
         return sum(skip.entries for skip in self.skips if first <= skip.first <= last)
+
+    def rejected(self, first: int, last: int) -> int:
+        """Entries of the rejects among these positions. A skip over one does not count them: they are no drop."""
+        return sum(count for position, count in self.rejects.items() if first <= position <= last)
+
+    def reject(self, position: int, entries: int) -> None:
+        """A dead letter has this batch."""
+        self.rejects[position] = entries
+        self.count(REJECTED, entries)
 
     def consume(self, last: int, *, entries: int, crc: int | None) -> None:
         """Everything up to `last`, which holds so many entries in all, is settled at the receiver."""
@@ -173,9 +217,21 @@ class State:
         self.first = last + 1
         self.consumed_crc = crc
 
-    def renumber(self, stream: str) -> None:
-        """A new stream, in which the lowest batch that is not consumed has the sequence 1."""
+    def renumber(self, stream: str) -> Callable[[], None]:
+        """A new stream, in which the lowest batch that is not consumed has the sequence 1; what undoes that."""
+        saved = self.stream, self.base, self.epoch, self.consumed_crc, self.rejects, self.skips, self.sent
+
+        def undo() -> None:
+            self.stream, self.base, self.epoch, self.consumed_crc, self.rejects, self.skips, self.sent = saved
+
         self.stream = stream
         self.base = self.first - 1
         self.epoch = self.next
         self.consumed_crc = None
+        self.sent = self.base
+        # To the new stream, a rejected batch is a hole that has to be announced; it stays counted as rejected.
+        dropped = {position: count for position, count in self.rejects.items() if self.skip_at(position) is not None}
+        holes = [Skip(one, one, count, REJECTED) for one, count in self.rejects.items() if one not in dropped]
+        self.skips = sorted([*self.skips, *holes], key=lambda skip: skip.first)
+        self.rejects = dropped
+        return undo

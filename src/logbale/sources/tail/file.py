@@ -87,7 +87,7 @@ class FollowedFile(OpenFile):
 
     # where reading begins
 
-    def begin_at_end(self) -> Chunk | None:
+    def begin_at_end(self) -> dict[str, int]:
         """Leaves out what is there now; the cursor there, where there is anything."""
         fd = self._must_fd()
         self.head = os.pread(fd, HEAD_BYTES, 0)
@@ -97,10 +97,7 @@ class FollowedFile(OpenFile):
         else:
             self._position = self.offset = size
             self._remember_tail()
-        if not size:
-            return None
-        forgotten, name = self._names()
-        return Chunk([], source=name, start=self.offset, forgotten=forgotten)
+        return {self._names()[1]: self.offset} if size else {}
 
     def resume(self, name: FileName, offset: int, head: bytes) -> None:
         """Goes on where the cursor of this name is."""

@@ -43,7 +43,9 @@ class FollowedFiles:
         self.unread: dict[FollowedFile, None] = {}
         """Files that may have something new, in the order in which that was noticed."""
         self.ready: list[Chunk] = []
-        """What came out beside the reading: where files begin, their last lines, cursors of no use any more."""
+        """What came out beside the reading: the last lines of files, cursors of no use any more."""
+        self.begun: dict[str, int] = {}
+        """The cursors of files that were begun at their end."""
         self.by_path: dict[str, FollowedFile] = {}
         """By every path that events may come from."""
         self._discovery = discovery
@@ -257,8 +259,7 @@ class FollowedFiles:
             file.forget_name(name)
             log.warning("%s was truncated since the last run: reading it again from its start", file.location)
         elif at_end:
-            if (chunk := file.begin_at_end()) is not None:
-                self.ready.append(chunk)
+            self.begun |= file.begin_at_end()
             log.info("reading %s from its end", file.location)
         else:
             log.info("reading %s from its start", file.location)

@@ -23,6 +23,10 @@ log = logging.getLogger("logbale.tail")
 LOOK_INTERVAL = 1.0
 """Seconds between two looks at everything where events are to be had: network file systems tell of their own only."""
 
+BEGUN = "files"
+"""Names no file: a cursor that is there once a first run has begun, so that in a later one all files are new that no
+cursor is known of, though the first one may have found none, or only empty ones."""
+
 LOOK_SHARE = 0.1
 """Of the time may go into looking because names changed: a directory with 10,000 others must not cost a core."""
 
@@ -47,11 +51,12 @@ class TailSource:
         """Raises StorageError for a named path that is no regular file, and for one that cannot be read.
 
         With `follow` the latter is only a warning: it is read from its start once it can be. `from_start` is about the
-        files that are there now and that `resume`, the cursors of an earlier run, does not know; where it knows any,
-        the others are new and read from their start. `multiline` is a preset or a pattern: ConfigError. `polling` does
+        files that are there now, in a first run; with `resume`, the cursors of an earlier one, those that it does not
+        know are new and read from their start. `multiline` is a preset or a pattern: ConfigError. `polling` does
         without file events.
         """
-        cursors = Cursors((resume or {}).items())
+        resume = resume or {}
+        cursors = Cursors(resume.items())
         self._discovery = Discovery(patterns, exclude, follow=follow)
         self._files = FollowedFiles(
             self._discovery, cursors, follow=follow, fields=fields, host=host, multiline=multiline
@@ -62,14 +67,18 @@ class TailSource:
         self._looked = 0.0
         self._next_look = 0.0
         self._no_look_before = 0.0
-        self._files.look(first=True, at_end=not from_start and not cursors)
+        was_begun = bool(cursors) or BEGUN in resume
+        self._files.look(first=True, at_end=not from_start and not was_begun)
+        if follow and BEGUN not in resume:
+            # In one chunk: of these cursors all become durable or none, or the next run took the others' files for new.
+            self._files.ready.insert(0, Chunk([], begun={**self._files.begun, BEGUN: 1}))
 
     # what it gives
 
     async def chunks(self) -> AsyncGenerator[Chunk, None]:
         """The lines of all files in turn, so that a large one does not hold up the others.
 
-        A chunk without entries says where a file begins, or which cursors are of no use any more. Raises StorageError
+        A chunk without entries says where files begin, or which cursors are of no use any more. Raises StorageError
         where a file cannot be read to its end, unless it is followed: then it is tried again. Cancelled while
         following, it leaves a last line that has no newline yet unread: the cursor is before it.
         """
@@ -101,7 +110,9 @@ class TailSource:
                 self._files.forget(file)
 
     def _take_ready(self) -> list[Chunk]:
-        ready = [chunk for chunk in self._files.ready if chunk.entries or chunk.source or chunk.forgotten]
+        ready = [
+            chunk for chunk in self._files.ready if chunk.entries or chunk.source or chunk.forgotten or chunk.begun
+        ]
         self._files.ready.clear()
         return ready
 

@@ -1,0 +1,29 @@
+"""A spool that goes with its run: who ships a file to its end twice means to ship it twice."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from logbale.durable import delete_locked
+from logbale.spool.dead_letters import letter_paths
+from logbale.spool.disk import DiskSpool
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def removed_when_finished(spool: DiskSpool) -> Iterator[None]:
+    """Deletes an open spool at the end of this, by when it is closed: unless something failed, waits, or was rejected.
+
+    No other process gets the directory before that: its first batches would be deleted.
+    """
+    assert spool.lock is not None, "it is open"
+    with spool.lock.held():
+        yield
+        try:
+            if not spool.counts["spooled"] and not letter_paths(spool.directory):
+                delete_locked(spool.directory)
+        except OSError as error:
+            logger.warning("%s: cannot be removed, so the next run goes on after this one: %s", spool.directory, error)

@@ -1,0 +1,164 @@
+"""The queue between reading and sending: what becomes durable, in which order, and what that costs."""
+
+import asyncio
+import errno
+import logging
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from spool_batches import crashed, spool_of
+
+from logbale.models import Batch
+from logbale.spool import MemoryStore
+from logbale.spool_queue import SpoolQueue
+
+
+class Noting:
+    """A store that says what is asked of it."""
+
+    def __init__(self, store):
+        self._store = store
+        self.heard = []
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+    def append(self, batches):
+        self.heard.append(("append", [dict(cursors) for _, _, cursors in batches]))
+        return self._store.append(batches)
+
+    def note_cursors(self, cursors):
+        self.heard.append(("note", dict(cursors)))
+        self._store.note_cursors(cursors)
+
+
+def queue_of(store, *events):
+    """Does these to a queue, in order and at once, lets it work, and closes it."""
+
+    async def scenario():
+        queue = SpoolQueue(store, max_memory=1 << 20)
+        running = asyncio.create_task(queue.run())
+        for event in events:
+            if isinstance(event, Batch):
+                queue.append(event)
+            else:
+                queue.move_cursors(event)
+        queue.close_input()
+        await running
+        await queue.close()
+
+    asyncio.run(scenario())
+
+
+def entry(**cursors):
+    return Batch([{"n": 1}], 10, cursors)
+
+
+def test_a_cursor_goes_with_the_next_batch_where_there_is_one():
+    """No note: a busy source costs nothing more."""
+    store = Noting(MemoryStore("s"))
+    queue_of(store, {"a": 1, "b": 1}, {"gone": None}, entry(a=2))
+    assert store.heard == [("append", [{"a": 2, "b": 1, "gone": None}])]
+
+
+def test_a_cursor_without_a_batch_is_noted_behind_those_that_wait():
+    """A note that overtook a batch would skip its entries, should a crash come between."""
+    store = Noting(MemoryStore("s"))
+    queue_of(store, entry(a=2), entry(a=3), {"a": None})
+    assert [what for what, _ in store.heard] == ["append", "note"]
+    assert store.heard[-1] == ("note", {"a": None})
+
+
+def test_a_note_is_durable_and_never_written_twice(tmp_path):
+    """What the disk knows already costs no write."""
+    spool = spool_of(tmp_path / "s")
+    spool.note_cursors({"a": 1, "b": 2})
+    size = spool.disk_bytes
+    spool.note_cursors({"a": 1})
+    spool.note_cursors({"never": None})
+    assert spool.disk_bytes == size
+    spool.note_cursors({"b": None})
+    copy = spool_of(crashed(tmp_path / "s", tmp_path / "copy"))
+    assert copy.cursors == {"a": 1}
+    copy.close()
+    spool.close()
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("append"), st.integers(1, 4000)),
+            st.tuples(st.just("acknowledge"), st.integers(0, 4)),
+            st.tuples(st.just("acknowledge"), st.integers(-3, 0)),
+            st.tuples(st.just("reject"), st.integers(-2, 3)),
+            st.tuples(st.just("new_stream"), st.none()),
+        ),
+        max_size=30,
+    ),
+    st.booleans(),
+)
+def test_no_order_of_events_leaves_bytes_behind_that_look_like_back_pressure(tmp_path_factory, events, on_disk):
+    """Acks twice, rejects before acks and after them: what is counted as held is what is held, and in the end none."""
+
+    async def scenario():
+        store = spool_of(tmp_path_factory.mktemp("s")) if on_disk else MemoryStore("s")
+        queue = SpoolQueue(store, max_memory=8_000)
+        running = asyncio.create_task(queue.run())
+        for what, how in events:
+            before = store.next_sequence
+            if what == "append":
+                queue.append(Batch([{"n": "x" * how}], how, {}))
+                while store.next_sequence == before:
+                    await queue.wait_for_change()
+            elif what == "acknowledge":
+                await queue.acknowledge(min(store.first + how, store.next_sequence - 1))
+            elif what == "reject" and 1 <= store.first + how < store.next_sequence:
+                await queue.reject(store.first + how, "odd")
+            elif what == "new_stream":
+                await queue.new_stream()
+            assert queue._fresh_bytes == sum(len(raw) for _, raw in queue._fresh.values()) >= 0
+            assert queue._fresh.keys() <= set(range(store.first, store.next_sequence))
+            if not on_disk:
+                assert store.raw_bytes == sum(len(raw) for _, raw in store._batches.values()) >= 0
+        await queue.acknowledge(store.next_sequence - 1)
+        assert (queue._fresh_bytes, queue._incoming_bytes) == (0, 0)
+        async with asyncio.timeout(1):
+            await queue.wait_for_room()
+        queue.close_input()
+        await running
+        await queue.close()
+
+    logging.disable(logging.CRITICAL)
+    try:
+        asyncio.run(scenario())
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def test_a_note_that_a_full_disk_refuses_is_tried_again(tmp_path, fail, monkeypatch, caplog):
+    """It is said once, and written as soon as there is room, though no batch comes."""
+    monkeypatch.setattr("logbale.spool_queue.STORAGE_RETRY", 0.01)
+
+    async def scenario():
+        spool = spool_of(tmp_path / "s")
+        queue = SpoolQueue(spool, max_memory=1 << 20)
+        running = asyncio.create_task(queue.run())
+        fail("pwrite", errno.ENOSPC, lambda fd, data, offset: len(data) > 20)
+        queue.move_cursors({"a": 1})
+        async with asyncio.timeout(5):
+            while not caplog.records:
+                await asyncio.sleep(0.005)
+            await asyncio.sleep(0.05)
+            assert len(caplog.records) == 1
+            fail()
+            while not list((tmp_path / "s").glob("*.spool")):
+                await asyncio.sleep(0.005)
+        queue.close_input()
+        await running
+        copy = spool_of(crashed(tmp_path / "s", tmp_path / "copy"))
+        assert copy.cursors == {"a": 1}
+        copy.close()
+        await queue.close()
+
+    asyncio.run(scenario())
