@@ -101,17 +101,23 @@ def turn_over(loop, name, bits):
     return unnoticed
 
 
-def bits_of(loop, name):
-    """Every bit of the session, each way; and those of compressed bodies, of which some say nothing about the batch."""
+def bits_of(loop, name, *, batches_only=False):
+    """Every bit of the session, or of its batches, each way; and those of compressed bodies and their lengths.
+
+    Of the latter some say nothing about the batch: a gzip header's time, say, or that the last bytes of a sync flush
+    belong to the body, when no other frame comes behind it.
+    """
     loop.run_until_complete(short_session(Settings(**SESSIONS[name])))
     assert loop.network.connections == 1
     bits, compressed = [], set()
     for way, data in loop.network.passed.items():
-        bits += [(way, bit) for bit in range(8 * len(data))]
         begin = 0
         while begin < len(data):
             end = begin + 5 + int.from_bytes(data[begin : begin + 4], "big")
+            if not (batches_only and data[begin + 4] == Flag.CONTROL):
+                bits += [(way, bit) for bit in range(8 * begin, 8 * end)]
             if data[begin + 4] & Flag.COMPRESSED:
+                compressed |= {(way, 8 * begin + bit) for bit in range(32)}
                 compressed |= {(way, bit) for bit in range(8 * (begin + 5 + 16), 8 * end)}
             begin = end
     return bits, compressed
@@ -129,8 +135,10 @@ def test_a_flipped_bit_anywhere_in_a_session_changes_nothing(loop, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SESSIONS)
 def test_no_single_flipped_bit_of_a_session_changes_anything(loop, name):
-    """All of them, one after the other. All are noticed, but for those that say nothing, as a gzip header's time."""
-    bits, compressed = bits_of(loop, name)
+    """All of them, one after the other. All are noticed, but for the few that say nothing."""
+    # What is said beside the batches is in all sessions the same.
+    bits, compressed = bits_of(loop, name, batches_only=name != "zstd")
+    print(len(bits), "bits")
     assert compressed >= set(turn_over(loop, name, bits))
 
 
