@@ -156,12 +156,12 @@ def test_what_happens_in_a_world_does_not_depend_on_the_garbage_collector(tmp_pa
         world.turn()
 
 
-def test_a_mark_that_is_not_durable_before_the_sending_is_found_out(tmp_path, monkeypatch):
+def test_a_send_bound_that_is_not_durable_before_the_sending_is_found_out(tmp_path, monkeypatch):
     """A mutant: that waiting batches may be sent is only in memory, so a restart may drop what has arrived."""
 
     def begin_sending(spool):
         spool._state.is_sending = True
-        spool._state.mark_sent()
+        spool._state.raise_bound()
 
     monkeypatch.setattr(DiskSpool, "begin_sending", begin_sending)
     with pytest.raises(Violation):

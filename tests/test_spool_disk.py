@@ -420,7 +420,7 @@ def test_what_may_have_been_sent_is_known_after_a_restart(tmp_path, is_killed):
     again.close()
 
 
-def test_a_batch_in_a_session_costs_no_write_of_its_own_for_the_mark(tmp_path, monkeypatch):
+def test_a_batch_in_a_session_costs_no_write_of_its_own_for_the_send_bound(tmp_path, monkeypatch):
     """It carries it; and a welcome with nothing waiting, or with nothing new, writes nothing."""
     spool = spool_of(tmp_path / "s")
     spool.begin_sending()
@@ -439,7 +439,7 @@ def test_a_batch_in_a_session_costs_no_write_of_its_own_for_the_mark(tmp_path, m
     spool.close()
 
 
-def test_in_a_spool_from_before_the_mark_all_may_have_been_sent(tmp_path):
+def test_in_a_spool_from_before_the_send_bound_all_may_have_been_sent(tmp_path):
     """It is read as ever, and nothing that an older logbale put there is dropped as unsent."""
     directory = tmp_path / "s"
     spool = spool_of(directory)

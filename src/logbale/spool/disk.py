@@ -279,9 +279,9 @@ class DiskSpool:
         """
         self._check_lock()
         self._state.is_sending = True
-        self._state.mark_sent()
+        self._state.raise_bound()
         # What was acknowledged or rejected meanwhile needs no write of its own.
-        if self._state.is_mark_unsettled:
+        if self._state.is_bound_unsettled:
             self._journal.note()
 
     def end_sending(self) -> None:

@@ -112,7 +112,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     rejects: dict[int, int]
     """Entries of each rejected batch, by position, that batches before it still hold up."""
     sent: Natural | None = None
-    """Up to this position batches may have been sent; None, from before there was this mark: any of them may."""
+    """Up to this position batches may have been sent; None, from before this was written: any of them may."""
 
 
 class Delta(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -125,7 +125,7 @@ class Delta(msgspec.Struct, kw_only=True, omit_defaults=True):
     skips: list[Skip] | UnsetType = msgspec.UNSET
     rejects: dict[int, int] | UnsetType = msgspec.UNSET
     sent: int | UnsetType = msgspec.UNSET
-    """Batches that are appended while nothing is sent say nothing: they lie above the mark."""
+    """Batches that are appended while nothing is sent say nothing: they lie above the bound."""
 
 
 class _Version(msgspec.Struct):

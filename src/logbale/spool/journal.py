@@ -58,7 +58,7 @@ class Journal:
         state = self.state
         writer = self._ready()
         if state.is_sending:
-            state.mark_sent(len(batches))
+            state.raise_bound(len(batches))
         position, before, delta = state.next, state.before, state.pending()
         headers: list[Header] = []
         records: list[bytes] = []

@@ -88,7 +88,7 @@ def recover(directory: Path, new_stream: Callable[[], str], *, repair: bool = Tr
         state.counts = {ACKNOWLEDGED: Catalogue(segments).before(state.first)}
     damaged = len(strays) + sum(map(_is_bad, (one for part in parts[base:] for one in part.read())))
     damaged += _skip_what_is_missing(state, segments, replayed=len(parts) - base)
-    if state.sent is None or damaged:  # what was damaged may have held the mark
+    if state.sent is None or damaged:  # what was damaged may have held the bound
         state.sent = state.next - 1
     state.settle()
     return Recovered(state, segments, next_serial, torn_bytes, damaged, history_lost=snapshot is None)

@@ -36,7 +36,7 @@ class State:
         self.skips = list(snapshot.skips)
         self.rejects = dict(snapshot.rejects)
         self.sent = snapshot.sent
-        """The mark: up to this position batches may have been sent, in whatever process. See sent_up_to."""
+        """The send bound: up to this position batches may have been sent, in whatever process. See sent_up_to."""
         self.is_sending = False
         """Whether what is appended may be sent at once."""
         self.settle()
@@ -99,8 +99,8 @@ class State:
         return bool(self._changed_cursors)
 
     @property
-    def is_mark_unsettled(self) -> bool:
-        """Whether the disk has another mark of what may have been sent."""
+    def is_bound_unsettled(self) -> bool:
+        """Whether the disk has another send bound."""
         return self._written[-1] != self.sent
 
     def pending(self) -> Delta:
@@ -153,10 +153,10 @@ class State:
     @property
     def sent_up_to(self) -> int:
         """The highest position that may have been sent; what is above it certainly was not."""
-        highest = self.next - 1  # a mark may be above that: the write that it came with was torn, or failed
+        highest = self.next - 1  # the bound may be above that: the write that it came with was torn, or failed
         return max(self.first - 1, highest if self.sent is None else min(self.sent, highest))
 
-    def mark_sent(self, batches: int = 0) -> None:
+    def raise_bound(self, batches: int = 0) -> None:
         """All there are may be sent now, and so may be so many that are about to be appended."""
         if batches or self.sent_up_to < self.next - 1:
             self.sent = self.next - 1 + batches
