@@ -157,7 +157,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="How batches are compressed", extra=_flags("--algorithm")),
     ] = "gzip"
     compression_level: Annotated[
-        Level, _COMPRESSION, Meta(description="1 (fast) to 9 (small); mapped for zstd", extra=_flags("--level"))
+        Level, _COMPRESSION, Meta(description="1 (fast) to 9 (small), whatever the algorithm", extra=_flags("--level"))
     ] = 6
     compression_enabled: Annotated[bool, _COMPRESSION, Meta(description="false sends every batch raw")] = True
     bypass_threshold: Annotated[
