@@ -1,6 +1,6 @@
 """What each algorithm makes of log files at each level: alone and in a context, in batches of 50 and of 500.
 
-    .venv/bin/python benchmarks/levels.py [--rounds 3] [--once] [--native] FILE...
+    .venv/bin/python benchmarks/levels.py [--rounds 3] [--window-log 17] [--once] [--native] FILE...
 
 The files' lines become entries as `logbale ship` makes them when it follows the files, each with a time of its own
 (`--once`: as it ships them with --once, where lines that are read together have one time). Each file is a stream of its
@@ -9,7 +9,7 @@ own, and where there are several, one more holds all of them, which take turns.
 First table: the ratio, as the geometric mean over the streams, of raw bytes to whole frames (header, the session's
 prefix, body), and raw MB a CPU second of one core; medians of the rounds, in which all take turns. A level must not be
 larger than the one below it. Second table, per stream: how many times smaller than the standard library's gzip 6, each
-batch on its own, the levels of zstd and gzip are in a context of window 2**17; batches of 50. The last column is the
+batch on its own, the levels of zstd and gzip are in a context; batches of 50. The last column is the
 same for the stream's second half, without the context's start. `--native` adds zstd's own levels to both, and the
 standard library's to the first.
 """
@@ -36,7 +36,6 @@ from logbale.models import Chunk
 from logbale.protocol import HEADER_BYTES, Algorithm
 from logbale.sources.tail.file import READ_BYTES
 
-WINDOW_LOG = 17
 PREFIX_BYTES = 16
 """Of a session's batch: sequence, raw length, CRC-32."""
 OVERHEAD = HEADER_BYTES + PREFIX_BYTES
@@ -74,9 +73,9 @@ def alone(algorithm: Algorithm, level: int) -> Maker:
     return lambda: lambda raw: handler.compress(raw).payload
 
 
-def in_context(algorithm: Algorithm, level: int) -> Maker:
+def in_context(algorithm: Algorithm, level: int, window_log: int) -> Maker:
     """As a session does it."""
-    return lambda: ContextCompressor(algorithm, level, window_log=WINDOW_LOG).compress
+    return lambda: ContextCompressor(algorithm, level, window_log=window_log).compress
 
 
 def zstd_alone(level: int) -> Maker:
@@ -86,9 +85,9 @@ def zstd_alone(level: int) -> Maker:
     return lambda: lambda raw: one.compress(raw, zstd.ZstdCompressor.FLUSH_FRAME)
 
 
-def zstd_in_context(level: int) -> Maker:
+def zstd_in_context(level: int, window_log: int) -> Maker:
     """zstd's own level."""
-    options = {zstd.CompressionParameter.compression_level: level, zstd.CompressionParameter.window_log: WINDOW_LOG}
+    options = {zstd.CompressionParameter.compression_level: level, zstd.CompressionParameter.window_log: window_log}
 
     def make() -> Encoder:
         one = zstd.ZstdCompressor(options=options)
@@ -118,16 +117,16 @@ def standard_in_context(level: int) -> Maker:
     return make
 
 
-def print_levels(by_size: dict[int, dict[str, list[bytes]]], rounds: int, native: bool) -> None:
+def print_levels(by_size: dict[int, dict[str, list[bytes]]], rounds: int, window_log: int, native: bool) -> None:
     """The first table."""
     rows: dict[str, tuple[Maker, Maker]] = {}
     for algorithm in (Algorithm.GZIP, Algorithm.ZSTD):
         for level in range(1, 10):
             name = f"{algorithm.label} {level} ({library(algorithm, level)})"
-            rows[name] = alone(algorithm, level), in_context(algorithm, level)
+            rows[name] = alone(algorithm, level), in_context(algorithm, level, window_log)
     if native:
         rows |= {f"standard gzip {level}": (standard(level), standard_in_context(level)) for level in range(1, 10)}
-        rows |= {f"zstd's own {level}": (zstd_alone(level), zstd_in_context(level)) for level in NATIVE}
+        rows |= {f"zstd's own {level}": (zstd_alone(level), zstd_in_context(level, window_log)) for level in NATIVE}
     columns = [(size, place) for size in by_size for place in (0, 1)]
     sizes: dict[tuple[str, int, int], list[int]] = {}
     times: dict[tuple[str, int, int], list[float]] = {}
@@ -148,12 +147,12 @@ def print_levels(by_size: dict[int, dict[str, list[bytes]]], rounds: int, native
         print(f"| {name} | {' | '.join(cells)} |")
 
 
-def print_halves(batches_of: dict[str, list[bytes]], native: bool) -> None:
+def print_halves(batches_of: dict[str, list[bytes]], window_log: int, native: bool) -> None:
     """The second table."""
-    makers = {f"zstd {level}": in_context(Algorithm.ZSTD, level) for level in (1, 2, 3, 6, 8, 9)}
-    makers["gzip 6"] = in_context(Algorithm.GZIP, 6)
+    makers = {f"zstd {level}": in_context(Algorithm.ZSTD, level, window_log) for level in (1, 2, 3, 6, 8, 9)}
+    makers["gzip 6"] = in_context(Algorithm.GZIP, 6, window_log)
     if native:
-        makers |= {f"own {level}": zstd_in_context(level) for level in (6, 9, 12, 15, 19)}
+        makers |= {f"own {level}": zstd_in_context(level, window_log) for level in (6, 9, 12, 15, 19)}
     print("| stream | raw kB | gzip 6 per batch, kB | " + " | ".join(makers) + " | zstd 6, 2nd half |")
     print("| --- |" + " --- |" * (len(makers) + 3))
     for name, batches in batches_of.items():
@@ -170,13 +169,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--window-log", type=int, default=17, help="of zstd's contexts")
     parser.add_argument("--once", action="store_true", help="entries as logbale ship --once makes them")
     parser.add_argument("--native", action="store_true", help="zstd's own levels too")
     given = parser.parse_args()
     by_size = {size: streams(given.files, size, once=given.once) for size in (50, 500)}
-    print_levels(by_size, given.rounds, given.native)
+    print_levels(by_size, given.rounds, given.window_log, given.native)
     print()
-    print_halves(by_size[50], given.native)
+    print_halves(by_size[50], given.window_log, given.native)
 
 
 if __name__ == "__main__":
