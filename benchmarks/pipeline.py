@@ -25,7 +25,7 @@ LOGBALE = [sys.executable, "-m", "logbale"]
 DEFAULT = [
     "--batch-size 500",
     "--batch-size 500 --spool-dir off",
-    "--batch-size 500 --algorithm zstd",
+    "--batch-size 500 --algorithm gzip",
     "--batch-size 500 --session-mode off --spool-dir off",
 ]
 

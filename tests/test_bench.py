@@ -26,8 +26,10 @@ from logbale.bench import (
 )
 from logbale.bench_chart import chart, draw, table
 from logbale.bench_corpus import Corpus, from_files, generated, press
+from logbale.compression import library
 from logbale.config import Settings
 from logbale.errors import DecompressionError, LogbaleError
+from logbale.protocol import Algorithm
 
 PATHS = ["/", "/cart", "/cart/checkout", "/login", "/api/v2/items"]
 
@@ -53,6 +55,7 @@ def one(algorithm: str, level: int, *, wire: int, cpu: float, raw: int = 100_000
     return Measurement(
         algorithm=algorithm,
         level=level,
+        library="",
         ratio=raw / wire,
         wire_bytes=wire,
         saved_bytes=raw - wire,
@@ -317,11 +320,13 @@ def printed(renderable) -> str:
 
 
 def test_the_table_shows_every_setting_and_marks_what_matters(result):
-    """28 rows; the default and the recommended one are named."""
+    """28 rows, each with its library; the defaults and the recommended one are named."""
     text = printed(table(result))
     assert sum("gzip" in line or "zlib" in line or "zstd" in line for line in text.splitlines()) == 27
     default = next(line for line in text.splitlines() if "gzip 6" in line)
     assert "default" in default
+    assert library(Algorithm.GZIP, 6) in default
+    assert "default (session)" in next(line for line in text.splitlines() if "zstd 6" in line)
     assert text.count("recommended") == 1
 
 

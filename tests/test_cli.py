@@ -72,6 +72,23 @@ def test_the_demo_is_finite_and_reproducible(tmp_path):
     assert messages[:100] == messages[100:]
 
 
+@pytest.mark.parametrize(
+    ("environment", "used"),
+    [
+        ({}, "zstd 6"),
+        ({"COMPRESSION_ALGORITHM": "gzip"}, "gzip 6"),
+        ({"SESSION_MODE": "off"}, "gzip 6"),
+    ],
+)
+def test_a_session_ships_with_zstd_where_nothing_says_otherwise(tmp_path, environment, used):
+    """And the base protocol with gzip, as the settings say; the table at the end names it."""
+    with receiver(tmp_path) as receiving:
+        shipped = logbale_run("ship", "--demo", "--run-time", 0.1, "--to", receiving.address, **environment)
+        assert shipped.returncode == 0
+        assert receiving.end() == 0
+    assert re.search(rf"compression +│ +{used}\b", shipped.stderr)
+
+
 def test_sigterm_delivers_what_was_read(tmp_path):
     """A follower's half-full batch leaves before the process does."""
     log = tmp_path / "app.log"
@@ -394,6 +411,7 @@ def test_config_show_prints_each_value_and_its_origin(tmp_path):
     assert lines["LOG_RATE=5.0"] == "settings.toml"
     assert lines["ADAPTIVE_ENABLED=true"] == "the environment"
     assert lines["BATCH_SIZE=50"] == "the default"
+    assert lines["COMPRESSION_ALGORITHM=zstd"].startswith("the default with SESSION_MODE=on: ")
 
 
 def test_config_check_answers_with_its_exit_code(tmp_path):

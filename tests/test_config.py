@@ -71,10 +71,12 @@ def test_the_names_and_defaults_are_those_that_were_agreed():
         "DASHBOARD_PORT": 8080,
         "METRICS_PORT": 0,
     }
-    loaded = load({}, {})
+    loaded = load({}, {"SESSION_MODE": "off"})
     assert {name: getattr(loaded.settings, name.lower()) for name in promised} == promised
+    assert loaded.origins.pop("session_mode") == "the environment"
     assert set(loaded.origins.values()) == {"the default"}
-    assert loaded.origins.keys() == SETTINGS.keys()
+    assert loaded.origins.keys() | {"session_mode"} == SETTINGS.keys()
+    assert loaded.given == {"session_mode"}
 
 
 def test_settings_are_frozen():
@@ -106,7 +108,7 @@ def test_a_flag_beats_the_environment_beats_the_file_beats_the_default(toml):
 
 def test_an_empty_variable_counts_as_unset():
     """Compose files pass variables on that have no value."""
-    assert settings({"BATCH_SIZE": "", "SINK": "", CONFIG_VARIABLE: ""}) == Settings()
+    assert settings({"BATCH_SIZE": "", "SINK": "", CONFIG_VARIABLE: ""}) == settings({})
 
 
 def test_a_flag_of_none_was_not_given():
@@ -126,6 +128,34 @@ def test_an_entry_point_has_defaults_of_its_own():
     loaded = load({}, {}, defaults={"sink": "archive,console"})
     assert (loaded.settings.sink, loaded.origins["sink"]) == ("archive,console", "the default")
     assert settings({"SINK": "null"}, defaults={"sink": "archive,console"}).sink == "null"
+
+
+def test_a_session_compresses_with_zstd_unless_it_is_told_otherwise(toml):
+    """A flag, a variable or the file decides, gzip too; where none does, a session takes zstd, and its origin says why.
+    The base protocol keeps gzip.
+    """
+    loaded = load({}, {})
+    assert loaded.settings.compression_algorithm == "zstd"
+    assert loaded.origins["compression_algorithm"].startswith("the default with SESSION_MODE=on: ")
+    assert not loaded.given
+    assert settings({"SESSION_MODE": "off"}).compression_algorithm == "gzip"
+    assert settings({}, {"session_mode": "off"}).compression_algorithm == "gzip"
+    for algorithm in ("gzip", "zlib", "none"):
+        for told in (
+            load({"compression_algorithm": algorithm}, {}),
+            load({}, {"COMPRESSION_ALGORITHM": algorithm}),
+            load({}, {}, toml(f'compression_algorithm = "{algorithm}"\n')),
+            load({}, {}, defaults={"compression_algorithm": algorithm}),
+        ):
+            assert told.settings.compression_algorithm == algorithm
+            assert "SESSION_MODE" not in told.origins["compression_algorithm"]
+
+
+def test_a_derived_default_is_documented():
+    """In the help, on the settings page and in .env.example."""
+    assert SETTINGS["compression_algorithm"].default_words == "gzip; zstd with SESSION_MODE=on"
+    assert "| gzip; zstd with SESSION_MODE=on |" in settings_page()
+    assert "# Unset, it is zstd with SESSION_MODE=on.\n#COMPRESSION_ALGORITHM=gzip\n" in env_example()
 
 
 @pytest.mark.parametrize("text", ["true", "TRUE", "1", "Yes", "on", " on "])
@@ -309,8 +339,16 @@ def test_the_page_of_settings_is_up_to_date():
 
 
 def test_the_example_file_sets_what_is_the_default_anyway():
-    """Every setting is in it, and taking the # away changes nothing."""
+    """Every setting is in it, and taking the # away changes nothing but a default that another setting made, which the
+    line above it says.
+    """
     environ = dict(re.findall(r"^#([A-Z_]+)=(.*)$", env_example(), re.MULTILINE))
     assert environ.keys() == {setting.variable for setting in SETTINGS.values()}
     loaded = load({}, environ)
     assert msgspec.structs.asdict(loaded.settings) == msgspec.structs.asdict(Settings())
+    changed = {
+        name
+        for name, value in msgspec.structs.asdict(load({}, {}).settings).items()
+        if value != getattr(Settings(), name)
+    }
+    assert changed == {name for name, setting in SETTINGS.items() if setting.derived} == {"compression_algorithm"}

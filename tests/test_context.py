@@ -1,13 +1,16 @@
 """Compression in context: in order it gives back what went in, far smaller; out of order or soiled it says so."""
 
 import contextlib
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from logbale.compression import CompressionHandler
-from logbale.context import ContextCompressor, ContextDecompressor
+from logbale.context import ZSTD_CONTEXT_BYTES, ContextCompressor, ContextDecompressor, context_bytes
 from logbale.errors import DecompressionError
 from logbale.protocol import Algorithm
 
@@ -78,3 +81,27 @@ def test_any_bytes_decode_or_raise_the_one_error(algorithm, bodies, raw_bytes):
     with contextlib.suppress(DecompressionError):
         for body in bodies:
             assert len(receiver.decompress(body, raw_bytes)) == raw_bytes
+
+
+def test_what_a_context_costs_grows_with_its_window():
+    """Never less than the window, and more where a peer fills the buffers; raw costs nothing."""
+    costs = [context_bytes(Algorithm.ZSTD, window_log) for window_log in ZSTD_CONTEXT_BYTES]
+    for window_log, cost in zip(ZSTD_CONTEXT_BYTES, costs, strict=True):
+        assert 1 << window_log < cost.usual < cost.most
+    assert costs == sorted(costs, key=lambda cost: cost.usual) == sorted(costs, key=lambda cost: cost.most)
+    assert context_bytes(Algorithm.GZIP, 17) == context_bytes(Algorithm.ZLIB, 10)
+    assert context_bytes(Algorithm.NONE, 17).most == 0
+    with pytest.raises(ValueError, match="window_log=24: expected 10 to 23"):
+        context_bytes(Algorithm.ZSTD, 24)
+
+
+def test_the_table_of_costs_is_what_the_benchmark_measures():
+    """In a fresh process that holds 300 contexts, with room for another allocator."""
+    script = Path(__file__).parent.parent / "benchmarks" / "context_memory.py"
+    if not script.exists() or not sys.platform.startswith("linux"):
+        pytest.skip("not a checkout on Linux")
+    for name, window_log in (("gzip", 15), ("zstd", 14), ("zstd", 17)):
+        command = [sys.executable, str(script), "--contexts", "300", "--hold", name, str(window_log)]
+        made = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        cost = context_bytes(Algorithm.named(name), window_log)
+        assert 0.6 * cost.usual < int(made.stdout) < 1.2 * cost.most

@@ -11,6 +11,7 @@ CORE = {
     "models",
     "protocol",
     "compression",
+    "deflate",
     "batch_buffer",
     "adaptive",
     "backoff",

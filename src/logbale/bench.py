@@ -7,23 +7,18 @@ trip compared. The network, the disk and the building of the JSON are not in it 
 from __future__ import annotations
 
 import platform
-import sys
 import zlib
 from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from statistics import median
 from time import perf_counter, thread_time
 
 import msgspec
 
 from logbale.bench_corpus import Corpus
-from logbale.compression import Compressed, CompressionHandler, decompress
+from logbale.compression import Compressed, CompressionHandler, decompress, library, zstd
 from logbale.errors import DecompressionError
 from logbale.protocol import HEADER_BYTES, Algorithm
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 DEFAULT_SECONDS = 20.0
 QUICK_SECONDS = 4.0
@@ -43,7 +38,10 @@ TIE = 0.02
 """Costs closer than this are equal, and the faster setting wins: timing is no more exact."""
 
 BASELINE = (Algorithm.GZIP.label, 6)
-"""The default setting, which everything is compared with."""
+"""The default without a session, where each batch stands alone, as here: what everything is compared with."""
+
+DEFAULTS = {BASELINE: "default", (Algorithm.ZSTD.label, 6): "default (session)"}
+"""Remarks for the settings that nobody has to choose."""
 
 ROUGH_BATCHES = 100
 """With fewer the processor's caches see the same bytes again and again, and a few odd batches tilt the ratio."""
@@ -62,6 +60,8 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
 
     algorithm: str
     level: int
+    library: str
+    """Which library does it, and what it calls the level: `zlib-ng 6`."""
     ratio: float
     """Raw bytes for each wire byte."""
     wire_bytes: int
@@ -158,10 +158,19 @@ def measure(
         environment={
             "python": platform.python_version(),
             "zlib": zlib.ZLIB_RUNTIME_VERSION,
+            "isal": _version("isal"),
+            "zlib-ng": _version("zlib-ng"),
             "zstd": zstd.zstd_version,
             "machine": platform.platform(),
         },
     )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 class _Trial:
@@ -202,6 +211,7 @@ class _Trial:
         return Measurement(
             algorithm=self._algorithm.label,
             level=self._level,
+            library=library(self._algorithm, self._level),
             ratio=raw_bytes / wire_bytes,
             wire_bytes=wire_bytes,
             saved_bytes=raw_bytes - wire_bytes,
@@ -222,7 +232,9 @@ def _affordable(corpus: Corpus, trials: Sequence[_Trial], seconds: float) -> Cor
 
 
 def _notes(available: int, measured: int, rounds: int, seconds: float) -> list[str]:
-    notes = []
+    notes = [
+        "each batch is on its own, as SESSION_MODE=off sends it; a session goes on from batch to batch: zstd gains most"
+    ]
     if measured < available:
         notes.append(f"{measured:,} of {available:,} batches, evenly spaced, were measured: what {seconds:g} s allow")
     if measured < ROUGH_BATCHES:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from logbale.bench import BASELINE, BenchResult, Measurement, compared, pareto
+from logbale.bench import BASELINE, DEFAULTS, BenchResult, Measurement, compared, pareto
 from logbale.errors import LogbaleError
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def table(result: BenchResult) -> Table:
         caption_justify="left",
     )
     shown.add_column("setting")
+    shown.add_column("by")
     for heading in ("ratio", "wire kB", "saved kB", "saved", "compress MB/s", "decompress MB/s"):
         shown.add_column(heading, justify="right")
     shown.add_column("")
@@ -58,16 +59,17 @@ def table(result: BenchResult) -> Table:
             shown.add_section()
             previous = one.algorithm
         key = (one.algorithm, one.level)
-        remarks = ["*"] * (one in front) + ["recommended"] * (key == best) + ["default"] * (key == BASELINE)
+        remarks = ["*"] * (one in front) + ["recommended"] * (key == best) + [DEFAULTS.get(key, "")]
         shown.add_row(
             one.name,
+            one.library,
             f"{one.ratio:.2f}",
             f"{one.wire_bytes / 1e3:,.1f}",
             f"{one.saved_bytes / 1e3:z,.1f}",
             f"{100 * one.saved_bytes / result.raw_bytes:z.1f} %",
             _speed(one.compress_mb_per_s),
             _speed(one.decompress_mb_per_s),
-            " ".join(remarks),
+            " ".join(remarks).rstrip(),
             style="bold" if key == best else None,
         )
     return shown

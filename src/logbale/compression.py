@@ -7,11 +7,12 @@ payload that decompresses beyond a limit is refused at that limit; memory beyond
 from __future__ import annotations
 
 import sys
-import zlib
 from collections.abc import Callable
 
 import msgspec
 
+from logbale import deflate
+from logbale.deflate import GZIP_WBITS, ZLIB_WBITS
 from logbale.errors import DecompressionError
 from logbale.protocol import Algorithm
 
@@ -28,18 +29,66 @@ MAX_RATIO = 256
 
 RATIO_FREE_BYTES = 4 * 1024 * 1024
 
-ZSTD_LEVELS = {1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 6, 7: 7, 8: 8, 9: 9}
-"""The settings' levels 1-9 for zstd. Its faster ones (below 1) send half as much again for a fifth less CPU, and those
-above 9 take ten times the CPU for a few percent: batches of 50 entries, `logbale bench`."""
+_P = zstd.CompressionParameter
+
+
+class ZstdLevel(msgspec.Struct, frozen=True):
+    """How zstd does the work of one of the settings' levels."""
+
+    name: str
+    """zstd's own level, or its strategy and search depth."""
+    options: dict[int, int]
+
+
+def _lazy(depth: int, table_log: int) -> ZstdLevel:
+    """The lazy2 parser, which looks at 2**depth candidates.
+
+    In logs a match of less than six bytes costs more than its literals do. With tables of 2**table_log entries, smaller
+    than zstd's own, it is up to a quarter faster and no larger: they stay in the nearer caches, and lines repeat soon.
+    """
+    options = {
+        _P.compression_level: 8,
+        _P.strategy: zstd.Strategy.lazy2,
+        _P.search_log: depth,
+        _P.min_match: 6,
+        _P.target_length: 16,
+        _P.hash_log: table_log,
+        _P.chain_log: table_log,
+    }
+    return ZstdLevel(f"lazy2 {depth}", {int(name): int(value) for name, value in options.items()})
+
+
+ZSTD_LEVELS = {
+    1: ZstdLevel("-5", {int(_P.compression_level): -5}),
+    2: ZstdLevel("1", {int(_P.compression_level): 1}),
+    3: _lazy(1, 15),
+    4: _lazy(2, 15),
+    5: _lazy(3, 15),
+    6: _lazy(4, 15),
+    7: _lazy(5, 16),
+    8: _lazy(6, 16),
+    9: ZstdLevel(
+        "btopt 3",
+        {
+            int(_P.compression_level): 8,
+            int(_P.strategy): int(zstd.Strategy.btopt),
+            int(_P.search_log): 3,
+            int(_P.min_match): 4,
+            # zstd's level 16 has 32, stops at short matches, and ends up larger than lazy2.
+            int(_P.target_length): 256,
+        },
+    ),
+}
+"""The settings' levels 1-9 for zstd: each smaller than the one before, in a context and alone, and slower. zstd's own
+do not rise so: 2 to 4 are larger than 1 in a context, 11 to 13 larger than 6 alone, and 9 to 15 save 0.5 % of 8 in a
+context, at up to eight times its CPU. Nothing lies between 2 and 3: greedy and dfast cost almost what lazy2 does, and
+save next to nothing. The measurements: docs/decisions/0006-fast-deflate.md, benchmarks/levels.py."""
 
 ZSTD_MAX_WINDOW_LOG = 23
 """A zstd window is 8 MiB at most, at both ends."""
 
 PIECE_BYTES = 4 * 1024 * 1024
 """How much zlib decompresses at a time."""
-
-GZIP_WBITS = 31
-ZLIB_WBITS = 15
 
 
 class Compressed(msgspec.Struct, frozen=True):
@@ -103,17 +152,24 @@ class CompressionHandler:
 
     def _compress(self, raw: bytes, level: int) -> bytes:
         if self.algorithm is Algorithm.GZIP:
-            return zlib.compress(raw, level, GZIP_WBITS)
+            return deflate.compress(raw, level, GZIP_WBITS)
         if self.algorithm is Algorithm.ZLIB:
-            return zlib.compress(raw, level, ZLIB_WBITS)
+            return deflate.compress(raw, level, ZLIB_WBITS)
         if self._zstd is None or self._zstd[0] != level:
             # Kept from batch to batch: making a compressor for each 12 kB batch halves the speed.
-            options: dict[int, int] = {
-                zstd.CompressionParameter.compression_level: ZSTD_LEVELS[level],
-                zstd.CompressionParameter.checksum_flag: 1,
-            }
+            options = ZSTD_LEVELS[level].options | {int(_P.checksum_flag): 1}
             self._zstd = level, zstd.ZstdCompressor(options=options)
         return self._zstd[1].compress(raw, zstd.ZstdCompressor.FLUSH_FRAME)
+
+
+def library(algorithm: Algorithm, level: int) -> str:
+    """Which library does the work of a level, and what it calls it: `zlib-ng 5`, `zstd lazy2 4`; "" for none."""
+    if algorithm is Algorithm.NONE:
+        return ""
+    if algorithm is Algorithm.ZSTD:
+        return f"zstd {ZSTD_LEVELS[level].name}"
+    row = deflate.LEVELS[level]
+    return f"{row.name} {row.level}"
 
 
 def decompress(algorithm: Algorithm, payload: bytes, *, max_raw: int, max_ratio: int | None = MAX_RATIO) -> bytes:
@@ -149,7 +205,7 @@ def _inflater(wbits: int) -> Callable[[bytes, int], tuple[bytes, bytes]]:
     """How one stream of gzip or zlib is taken off the front of a payload: its bytes, at most `room`, and the rest."""
 
     def inflate(payload: bytes, room: int) -> tuple[bytes, bytes]:
-        decoder = zlib.decompressobj(wbits)
+        decoder = deflate.decompressor(wbits)
         pieces, size = [], 0
         try:
             while not decoder.eof:
@@ -163,7 +219,7 @@ def _inflater(wbits: int) -> Callable[[bytes, int], tuple[bytes, bytes]]:
                 if not piece and not payload and not decoder.eof:
                     raise DecompressionError("corrupt", "the compressed stream has no end")
                 pieces.append(piece)
-        except zlib.error as error:
+        except deflate.ERRORS as error:
             raise DecompressionError("corrupt", str(error)) from None
         return pieces[0] if len(pieces) == 1 else b"".join(pieces), decoder.unused_data
 

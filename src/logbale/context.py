@@ -8,9 +8,65 @@ from __future__ import annotations
 
 import zlib
 
-from logbale.compression import GZIP_WBITS, ZLIB_WBITS, ZSTD_LEVELS, zstd
+import msgspec
+
+from logbale import deflate
+from logbale.compression import ZSTD_LEVELS, zstd
+from logbale.deflate import GZIP_WBITS, ZLIB_WBITS
 from logbale.errors import DecompressionError
 from logbale.protocol import Algorithm
+
+
+class ContextBytes(msgspec.Struct, frozen=True):
+    """Memory that one decompression context keeps for as long as it lives."""
+
+    usual: int
+    """With batches of log entries."""
+    most: int
+    """With bodies made to fill its buffers."""
+
+
+_KiB = 1024
+DEFLATE_CONTEXT_BYTES = ContextBytes(usual=42 * _KiB, most=42 * _KiB)
+"""gzip and zlib, whose window is 32 KiB, through zlib-ng; 41 KiB through the standard library."""
+
+ZSTD_CONTEXT_BYTES = {
+    10: ContextBytes(usual=30 * _KiB, most=97 * _KiB),
+    11: ContextBytes(usual=33 * _KiB, most=101 * _KiB),
+    12: ContextBytes(usual=43 * _KiB, most=109 * _KiB),
+    13: ContextBytes(usual=55 * _KiB, most=125 * _KiB),
+    14: ContextBytes(usual=70 * _KiB, most=159 * _KiB),
+    15: ContextBytes(usual=105 * _KiB, most=221 * _KiB),
+    16: ContextBytes(usual=167 * _KiB, most=324 * _KiB),
+    17: ContextBytes(usual=292 * _KiB, most=487 * _KiB),
+    18: ContextBytes(usual=423 * _KiB, most=613 * _KiB),
+    19: ContextBytes(usual=675 * _KiB, most=869 * _KiB),
+    20: ContextBytes(usual=1191 * _KiB, most=1381 * _KiB),
+    21: ContextBytes(usual=2215 * _KiB, most=2405 * _KiB),
+    22: ContextBytes(usual=4265 * _KiB, most=4453 * _KiB),
+    23: ContextBytes(usual=8356 * _KiB, most=8549 * _KiB),
+}
+"""zstd, by window_log: the growth of a real process's resident size for each context, rounded up to KiB; 14 and 17 with
+10,000 contexts, the others with 200 or more.
+
+    .venv/bin/python benchmarks/context_memory.py --window-logs 14 17            (usual)
+    .venv/bin/python benchmarks/context_memory.py --window-logs 14 17 --noise    (most)
+"""
+
+_ERRORS: tuple[type[Exception], ...] = (zstd.ZstdError, EOFError, *deflate.ERRORS)
+
+
+def context_bytes(algorithm: Algorithm, window_log: int) -> ContextBytes:
+    """What a context that decodes this algorithm with such a window costs the receiver. Raises ValueError for a zstd
+    window that no context has.
+    """
+    if algorithm is Algorithm.NONE:
+        return ContextBytes(usual=0, most=0)
+    if algorithm is not Algorithm.ZSTD:
+        return DEFLATE_CONTEXT_BYTES
+    if window_log not in ZSTD_CONTEXT_BYTES:
+        raise ValueError(f"window_log={window_log}: expected {min(ZSTD_CONTEXT_BYTES)} to {max(ZSTD_CONTEXT_BYTES)}")
+    return ZSTD_CONTEXT_BYTES[window_log]
 
 
 class ContextCompressor:
@@ -25,14 +81,11 @@ class ContextCompressor:
         """No body has been made yet: the first one goes with the flag for a new context."""
         if algorithm is Algorithm.ZSTD:
             self._zstd = zstd.ZstdCompressor(
-                options={
-                    int(zstd.CompressionParameter.compression_level): ZSTD_LEVELS[level],
-                    int(zstd.CompressionParameter.window_log): window_log,
-                }
+                options=ZSTD_LEVELS[level].options | {int(zstd.CompressionParameter.window_log): window_log}
             )
         else:
             wbits = GZIP_WBITS if algorithm is Algorithm.GZIP else ZLIB_WBITS
-            self._zlib = zlib.compressobj(level, zlib.DEFLATED, wbits)
+            self._zlib = deflate.compressor(level, wbits)
 
     def compress(self, raw: bytes) -> bytes:
         """The next body."""
@@ -51,7 +104,7 @@ class ContextDecompressor:
         if algorithm is Algorithm.ZSTD:
             self._zstd = zstd.ZstdDecompressor(options={int(zstd.DecompressionParameter.window_log_max): window_log})
         else:
-            self._zlib = zlib.decompressobj(GZIP_WBITS if algorithm is Algorithm.GZIP else ZLIB_WBITS)
+            self._zlib = deflate.decompressor(GZIP_WBITS if algorithm is Algorithm.GZIP else ZLIB_WBITS)
 
     def decompress(self, body: bytes, raw_bytes: int) -> bytes:
         """Exactly `raw_bytes` bytes, using up the whole body. Raises DecompressionError (`corrupt`) otherwise."""
@@ -63,7 +116,7 @@ class ContextDecompressor:
             else:
                 raw = self._zlib.decompress(body, raw_bytes + 1)
                 ended, used_up = self._zlib.eof, not self._zlib.unconsumed_tail
-        except (zlib.error, zstd.ZstdError, EOFError) as error:
+        except _ERRORS as error:
             raise DecompressionError("corrupt", str(error)) from None
         if ended:
             raise DecompressionError("corrupt", "the compressed stream ends inside a context")

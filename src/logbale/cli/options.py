@@ -57,7 +57,7 @@ class SettingOption(click.Option):
             [*setting.flags, setting.name],
             default=None,
             metavar=_metavar(setting),
-            help=f"{setting.description} [{setting.variable}, default {setting.default_text}]",
+            help=f"{setting.description} [{setting.variable}, default {setting.default_words}]",
         )
 
 

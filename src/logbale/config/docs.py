@@ -44,6 +44,8 @@ def env_example() -> str:
         lines.append(f"\n# ---- {group} ----\n")
         for setting in settings:
             lines.append(f"\n# {setting.description} ({setting.allowed})\n")
+            if setting.derived is not None:
+                lines.append(f"# Unset, it is {setting.derived.default} with {setting.derived.condition}.\n")
             lines.append(f"#{setting.variable}={setting.default_text}\n")
     return "".join(lines)
 
@@ -73,4 +75,4 @@ def _default(setting: Setting) -> str:
         for unit, name in ((MiB, "MiB"), (KiB, "KiB")):
             if setting.default % unit == 0:
                 return f"{setting.default} ({setting.default // unit} {name})"
-    return setting.default_text
+    return setting.default_words

@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 import msgspec
 from msgspec import inspect
 
-from logbale.config.settings import Settings
+from logbale.config.settings import Derived, Settings
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -34,6 +34,8 @@ class Setting(msgspec.Struct, frozen=True):
     """What stands for its value in help; None where the allowed values say it."""
     check: Callable[[str], str] | None
     """What a text must pass beside its type; see settings.py."""
+    derived: Derived | None
+    """The default that takes the place of `default` under a condition."""
 
     @property
     def variable(self) -> str:
@@ -44,6 +46,13 @@ class Setting(msgspec.Struct, frozen=True):
     def default_text(self) -> str:
         """The default as an environment variable would say it."""
         return as_text(self.default)
+
+    @property
+    def default_words(self) -> str:
+        """The default for people: `gzip; zstd with SESSION_MODE=on`."""
+        if self.derived is None:
+            return self.default_text
+        return f"{self.default_text}; {as_text(self.derived.default)} with {self.derived.condition}"
 
     @property
     def origin(self) -> str:
@@ -79,6 +88,7 @@ def _setting(field: inspect.Field, annotation: Any) -> Setting:
         is_address=extra.get("address", False),
         metavar=extra.get("metavar"),
         check=extra.get("check"),
+        derived=extra.get("derived"),
     )
 
 

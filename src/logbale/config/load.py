@@ -7,7 +7,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import msgspec
 from msgspec import inspect
 
 from logbale.config.fields import SETTINGS, Setting
-from logbale.config.settings import Settings
+from logbale.config.settings import Derived, Settings
 from logbale.errors import ConfigError
 
 CONFIG_VARIABLE = "LOGBALE_CONFIG"
@@ -34,7 +34,10 @@ class Loaded(msgspec.Struct, frozen=True):
 
     settings: Settings
     origins: dict[str, str]
-    """By field name, as messages say it: `--level`, `the environment`, `logbale.toml`, `the default`."""
+    """By field name, as messages say it: `--level`, `the environment`, `logbale.toml`, `the default`, or `the default
+    with SESSION_MODE=on: …` where that decides."""
+    given: frozenset[str]
+    """The names that a flag, a variable or the file sets."""
 
 
 def load(
@@ -51,7 +54,7 @@ def load(
     with a line for each thing that is wrong.
     """
     problems: list[str] = []
-    given: dict[str, tuple[object, str]] = {name: (value, "the default") for name, value in defaults.items()}
+    given: dict[str, tuple[object, str]] = {}
     if file is None and environ.get(CONFIG_VARIABLE):
         file = Path(environ[CONFIG_VARIABLE])
     if file is not None:
@@ -62,20 +65,35 @@ def load(
         if flags.get(name) is not None:
             given[name] = flags[name], setting.origin
     values: dict[str, Any] = {}
-    for name, (value, origin) in given.items():
+    stated = {name: (value, "the default") for name, value in defaults.items()} | given
+    for name, (value, origin) in stated.items():
         try:
             values[name] = _convert(SETTINGS[name], value)
         except ValueError as error:
             problems.append(wrong(SETTINGS[name].variable, value, str(error), origin))
     settings = Settings(**values)
-    origins = {name: given[name][1] if name in given else "the default" for name in SETTINGS}
+    origins = {name: stated[name][1] if name in stated else "the default" for name in SETTINGS}
+    for name, derived in _derived(settings, stated).items():
+        settings = msgspec.structs.replace(settings, **{name: derived.default})
+        origins[name] = f"the default with {derived.condition}: {derived.reason}"
     if settings.adaptive_min_level > settings.adaptive_max_level:
         expected = f"at most ADAPTIVE_MAX_LEVEL={settings.adaptive_max_level}"
         both = f"{origins['adaptive_min_level']}; ADAPTIVE_MAX_LEVEL from {origins['adaptive_max_level']}"
         problems.append(wrong("ADAPTIVE_MIN_LEVEL", settings.adaptive_min_level, expected, both))
     if problems:
         raise ConfigError("\n".join(problems))
-    return Loaded(settings, origins)
+    return Loaded(settings, origins, frozenset(given))
+
+
+def _derived(settings: Settings, stated: Container[str]) -> dict[str, Derived]:
+    """The defaults that these settings make others of, by the name of the setting that nothing states."""
+    return {
+        name: setting.derived
+        for name, setting in SETTINGS.items()
+        if setting.derived is not None
+        and name not in stated
+        and getattr(settings, setting.derived.setting) == setting.derived.value
+    }
 
 
 def wrong(name: str, value: object, expected: str, origin: str) -> str:

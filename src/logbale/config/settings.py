@@ -56,6 +56,23 @@ Host = Annotated[str, Meta(extra={"check": host_name, "allowed": "a host name or
 Sinks = Annotated[str, Meta(extra={"check": _sinks, "allowed": "archive, console, null", "metavar": "NAMES"})]
 Directory = Annotated[str, Meta(extra={"check": _directory, "allowed": "a path", "metavar": "DIR"})]
 
+
+class Derived(msgspec.Struct, frozen=True):
+    """Another default, which holds where another setting has a certain value and nothing sets this one."""
+
+    default: object
+    setting: str
+    """The other's field name."""
+    value: object
+    """What it has to be."""
+    reason: str
+
+    @property
+    def condition(self) -> str:
+        """`SESSION_MODE=on`."""
+        return f"{self.setting.upper()}={self.value}"
+
+
 # The groups, in the order of the documents, and the commands whose flags theirs are.
 _BOTH = Meta(extra={"group": "Both ends", "commands": ("receive", "ship")})
 _BATCHES = Meta(extra={"group": "The shipper: batches", "commands": ("ship",)})
@@ -154,10 +171,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     compression_algorithm: Annotated[
         Literal["gzip", "zlib", "zstd", "none"],
         _COMPRESSION,
-        Meta(description="How batches are compressed", extra=_flags("--algorithm")),
+        Meta(
+            description="How batches are compressed",
+            extra={
+                "flags": ("--algorithm",),
+                "derived": Derived(
+                    "zstd", "session_mode", "on", "it goes on from batch to batch, far smaller than gzip"
+                ),
+            },
+        ),
     ] = "gzip"
     compression_level: Annotated[
-        Level, _COMPRESSION, Meta(description="1 (fast) to 9 (small); mapped for zstd", extra=_flags("--level"))
+        Level, _COMPRESSION, Meta(description="1 (fast) to 9 (small), whatever the algorithm", extra=_flags("--level"))
     ] = 6
     compression_enabled: Annotated[bool, _COMPRESSION, Meta(description="false sends every batch raw")] = True
     bypass_threshold: Annotated[
