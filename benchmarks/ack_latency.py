@@ -3,9 +3,9 @@
     .venv/bin/python benchmarks/ack_latency.py [--batches 2000] [--sessions 1 10 100] [--dir DIR] [--json OUT]
 
 The receiver is `logbale receive` in a process of its own, with its archive in DIR; the sessions are opened by this one.
-From just before write() of the frame, compressed beforehand (zstd, level 6), to the ack that covers it, which follows
-the fdatasync of its block. Each session sends its next batch when the last one is acknowledged, so there are as many
-batches on the way as sessions, and several share a group commit. Nothing else should run on the machine.
+From just before write() of the frame, made and compressed (zstd, level 6) beforehand, to the ack that covers it, which
+follows the fdatasync of its block. Each session sends its next batch when the last one is acknowledged, so there are as
+many batches on the way as sessions, and several share a group commit. Nothing else should run on the machine.
 
 The bare figure is fdatasync alone after an append of 4 KiB to a file in the same directory. Both are measured in turns,
 a tenth of the batches and then fifty bare syncs while no batch is on its way, so that they meet the same disk.
@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from pathlib import Path
 
 from logbale.compression import CompressionHandler
@@ -51,6 +52,7 @@ class Session(asyncio.Protocol):
         self._chance = random.Random(stream)
         self._handler = CompressionHandler(Algorithm.ZSTD, 6)
         self._sequence = 0
+        self._frames: deque[bytes] = deque()
         self._answer: asyncio.Future[float] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -74,16 +76,21 @@ class Session(asyncio.Protocol):
     async def welcomed(self) -> None:
         await self._answer
 
+    def prepare(self, batches: int) -> None:
+        """Makes the next ones."""
+        first = self._sequence + 1
+        self._frames.extend(self._frame(sequence) for sequence in range(first, first + batches))
+
     async def send(self) -> float:
-        frame = self._frame()
+        frame = self._frames.popleft()
+        self._sequence += 1
         self._session.sent(self._sequence, len(frame))
         self._answer = asyncio.get_running_loop().create_future()
         began = time.perf_counter()
         self._transport.write(frame)  # type: ignore[attr-defined]
         return await self._answer - began
 
-    def _frame(self) -> bytes:
-        self._sequence += 1
+    def _frame(self, sequence: int) -> bytes:
         chance = self._chance
         entries = [
             {
@@ -96,7 +103,7 @@ class Session(asyncio.Protocol):
         ]
         raw = json.dumps(entries, separators=(",", ":")).encode()
         body = self._handler.compress(raw).payload
-        return encode_batch(self._sequence, len(raw), batch_crc(self._sequence, raw), body, Algorithm.ZSTD)
+        return encode_batch(sequence, len(raw), batch_crc(sequence, raw), body, Algorithm.ZSTD)
 
 
 async def measure(address: str, sessions: int, batches: int, other: Path) -> dict[str, list[float]]:
@@ -114,10 +121,13 @@ async def measure(address: str, sessions: int, batches: int, other: Path) -> dic
 
     for session in opened:
         await session.welcomed()
+        session.prepare(WARM_UP)
     await asyncio.gather(*[many(session, WARM_UP) for session in opened])
     each = -(-batches // (ROUNDS * sessions))
     with other.open("ab", buffering=0) as plain:
         for _ in range(ROUNDS):
+            for session in opened:
+                session.prepare(each)
             began = time.perf_counter()
             for latencies in await asyncio.gather(*[many(session, each) for session in opened]):
                 found["ack"] += latencies
