@@ -47,6 +47,14 @@ class PowerDisk:
         """Power is back: the file system as its disk remembers it."""
         self._unmount()
         self._mount()
+        try:
+            (self.path / "alive").touch()
+            (self.path / "alive").unlink()
+        except OSError as error:
+            raise Skipped(
+                f"{self.path}: {error.strerror} after it was mounted anew: another mount namespace holds it; "
+                "run as root where unshare(1) is"
+            ) from None
 
     def _mount(self) -> None:
         _command("mount", "-o", "loop", str(self._image), str(self.path))

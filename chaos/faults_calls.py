@@ -14,12 +14,12 @@ CALLS = ("pwrite64", "write", "fdatasync", "fsync", "rename", "unlink", "ftrunca
 TOOLS = ("strace",)
 
 
-@fault("F4", "the receiver killed at every write, sync, rename …", full=1000, smoke=12, tools=TOOLS)
+@fault("F4", "the receiver killed at every write, sync, rename …", full=1000, smoke=9, tools=TOOLS)
 def receiver_killed_at_a_call(run: Run) -> None:
     sweep(run, "receiver", CALLS)
 
 
-@fault("F5", "the shipper killed at every write, sync, rename …", full=1000, smoke=12, tools=TOOLS)
+@fault("F5", "the shipper killed at every write, sync, rename …", full=1000, smoke=9, tools=TOOLS)
 def shipper_killed_at_a_call(run: Run) -> None:
     sweep(run, "shipper", CALLS)
 

@@ -23,7 +23,7 @@ TAMPERED = (sys.executable, str(Path(__file__).with_name("tampered.py")))
 
 _PORTS = iter(random.sample(range(10_000, 30_000), 20_000))
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds that anything may take before it counts as never."""
 
 

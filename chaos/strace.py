@@ -19,6 +19,9 @@ _STRACE = ("strace", "-D", "-f", "-qq")
 BATCHES = 3
 BATCH_LINES = 20
 
+ATTEMPTS = 3
+"""Scenarios that may pass by a call before it counts as missed."""
+
 
 def inject(call: str, what: str, *, log: Path | str = "/dev/null", trace: Iterable[str] = ()) -> tuple[str, ...]:
     """A prefix that does `what` (signal=SIGKILL:when=3, error=EIO:when=2) at a call; counted in each thread."""
@@ -32,10 +35,20 @@ def sweep(run: Run, end: str, calls: Sequence[str], *, power: bool = False) -> N
     """
     points = _points(run, end, calls)
     chosen = points if len(points) <= run.times else sorted(run.chance.sample(points, run.times))
-    run.note(f"{len(points)} calls in the scenario, killed at {len(chosen)} of them")
-    run.each(chosen, lambda point: _killed_at(run, end, *point, power=power), at_a_time=4)
-    # A few may be missed: group commits and log lines do not fall alike every time.
-    run.expect(run.result.times >= 0.8 * len(chosen), f"only {run.result.times} of {len(chosen)} kills happened")
+    # A call may be missed, as group commits and log lines do not fall alike every time: then it is tried again.
+    left = chosen
+    for _ in range(ATTEMPTS):
+        missed: list[tuple[str, int]] = []
+
+        def once(point: tuple[str, int], missed: list[tuple[str, int]] = missed) -> None:
+            if not _killed_at(run, end, *point, power=power):
+                missed.append(point)
+
+        run.each(left, once, at_a_time=4)
+        left = sorted(missed)
+    killed = len(chosen) - len(left)
+    run.note(f"{len(points)} calls in the scenario, killed at {killed} of {len(chosen)} chosen ones")
+    run.expect(killed >= 0.8 * len(chosen), f"only {killed} of {len(chosen)} kills happened: never at {left}")
 
 
 def _points(run: Run, end: str, calls: Sequence[str]) -> list[tuple[str, int]]:
@@ -63,13 +76,16 @@ def _points(run: Run, end: str, calls: Sequence[str]) -> list[tuple[str, int]]:
     return [(call, n) for call in calls for n in range(1, counts[call] + 1)]
 
 
-def _killed_at(run: Run, end: str, call: str, n: int, *, power: bool) -> None:
+def _killed_at(run: Run, end: str, call: str, n: int, *, power: bool) -> bool:
+    """Whether it was killed there; judged in any case."""
     place = run.place(f"{call}-{n}")
     scenario = Scenario(run, place, end, disk=PowerDisk(run, place, megabytes=16) if power else None)
-    run.bite(scenario.play(under=inject(call, f"signal=SIGKILL:when={n}")))
+    killed = scenario.play(under=inject(call, f"signal=SIGKILL:when={n}"))
+    run.bite(killed)
     run.judge(scenario.receiver.archive, {scenario.stream: BATCHES * BATCH_LINES}, about=f"{call} {n}")
     done = subprocess.run([*LOGBALE, "verify", scenario.receiver.archive], capture_output=True, text=True, check=False)
     run.expect(done.returncode == 0, f"{call} {n}: logbale verify says {done.stdout.strip()}")
+    return killed
 
 
 class Scenario:

@@ -12,8 +12,9 @@ import pytest
 sys.path.append(str(Path(__file__).parent.parent))
 
 from chaos import oracle
-from chaos.report import table
-from chaos.suite import FAULTS, Failed, Fault, fault, perform
+from chaos.report import as_json, summary, table
+from chaos.suite import FAULTS, Failed, Fault, Result, Skipped, fault, perform
+from chaos.yardstick import Yardstick
 
 
 def entry(number, stream="web"):
@@ -146,3 +147,47 @@ def test_how_often_a_fault_bites_follows_the_length_of_the_run(length, times):
     """A tenth of the counts, but never fewer than in a smoke run."""
     assert Fault("F0", "", 100, 3, print).times(length) == times
     assert Fault("F0", "", 10, 4, print).times("tenth") == 4
+
+
+def test_the_last_line_counts_what_passed_failed_and_was_skipped():
+    """A runner's words; a skip is no failure, and a failure while cleaning up after one is."""
+    results = [
+        Result("F1", "", 1, times=2, stored=10),
+        Result("F2", "", 1, failures=["no"], lost=3),
+        Result("F3", "", 1, skipped="no strace"),
+        Result("F4", "", 1, skipped="no strace", failures=["cleaning up"]),
+        Result("F5-control", "", 1, lost=1000),
+    ]
+    assert summary(results) == "2 passed, 2 failed, 1 skipped"
+    assert json.loads(as_json(results, "smoke", 7))["seed"] == 7
+    [total] = [line for line in table(results).splitlines() if line.startswith("total")]
+    assert total.split()[5:9] == ["2", "10", "3", "0"]  # the control's losses are meant to be
+
+
+def test_a_fault_that_fails_while_it_cleans_up_fails_alone():
+    """Whatever it raises; the others go on."""
+
+    def action(run):
+        run.finally_do(lambda: 1 / 0)
+        run.bite()
+        raise Skipped("no disk")
+
+    result = perform(Fault("F0", "", 1, 1, action), 1, 1)
+    assert "ZeroDivisionError" in result.failures[0]
+    assert not result.passed
+
+
+def test_a_limit_is_stretched_by_how_slow_the_machine_is_and_by_no_more():
+    """By the time that a process took to start meanwhile beside its best, and by one bare sync."""
+    now, process, sync = 0.0, 0.02, 0.001
+    yardstick = Yardstick(process=lambda: process, sync=lambda: sync, now=lambda: now)
+    assert yardstick.allowed(2.0, 1.0) == 2.0  # nothing known, nothing granted
+    yardstick.sample()
+    assert yardstick.allowed(2.0, 1.0) == pytest.approx(2.001)
+    now, process, sync = 10.0, 0.06, 0.5
+    yardstick.sample()
+    assert yardstick.allowed(2.0, 1.0) == pytest.approx(6.5)
+    assert yardstick.allowed(2.0, 20.0) == pytest.approx(4.5)
+    now = 20.0
+    assert yardstick.allowed(2.0, 1.0) == 2.0
+    assert "python -c pass 20.0 ms at best" in str(yardstick)

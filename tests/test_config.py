@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from logbale.config import SETTINGS, Settings, connect_host, format_address, load, sink_names, split_address
 from logbale.config.docs import env_example, settings_page
-from logbale.config.load import CONFIG_VARIABLE
+from logbale.config.load import CONFIG_VARIABLE, mistyped
 from logbale.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -282,6 +282,56 @@ def test_any_text_is_taken_or_refused_in_one_printable_line(name, text):
     assert line.startswith(f"{SETTINGS[name].variable}=")
     assert line.isprintable()
     assert len(line) < 300
+
+
+# Mistyped variables
+
+OTHERS = re.findall(
+    r"\w+",
+    """
+PATH HOME LANG LC_ALL TERM SHELL USER PWD OLDPWD HOSTNAME TZ TMPDIR DISPLAY LS_COLORS COLORTERM TERM_PROGRAM_VERSION
+XDG_RUNTIME_DIR XDG_SESSION_ID XDG_STATE_HOME DBUS_SESSION_BUS_ADDRESS SESSION_MANAGER DESKTOP_SESSION SSH_CONNECTION
+VIRTUAL_ENV PYTHON_VERSION PYTHONPATH LD_LIBRARY_PATH NO_COLOR HTTP_PROXY https_proxy NO_PROXY DEBIAN_FRONTEND
+GITHUB_RUN_ID GITHUB_SERVER_URL CI_SERVER_HOST CI_SERVER_PORT CI_SERVER_NAME CI_SERVER_URL KUBERNETES_SERVICE_HOST
+KUBERNETES_SERVICE_PORT KUBERNETES_PORT_443_TCP SERVICE_HOST SERVICE_PORT SERVER_NAME SERVER_ADDR SERVER_URL
+SERVER_SOFTWARE SERVER_PROTOCOL WEB_SERVER_PORT SSH_SERVER_PORT DB_HOST DB_PORT REDIS_HOST REDIS_PORT POSTGRES_HOST
+LOG_LEVEL LOG_FORMAT LOG_FILE LOG_PATH LOG_DIR LOG_DATE LOG_NAME RUN_ENV RUN_MODE RUN_ID RUN_TIMEOUT RUNTIME_DIRECTORY
+SINK_URL SINK_TYPE BATCH_ID BATCH_NAME BATCH_TIMEOUT BATCH_SIZE_BYTES MAX_WORKERS MAX_RETRIES MAX_BODY_BYTES
+DASHBOARD_URL DASHBOARD_USER METRICS_PATH METRICS_HOST METRICS_ADDR PROMETHEUS_PORT PROMETHEUS_MULTIPROC_DIR
+ARCHIVE_URL ARCHIVE_BUCKET STATE_DIRECTORY CACHE_DIRECTORY LOGS_DIRECTORY CONFIGURATION_DIRECTORY INVOCATION_ID
+JOURNAL_STREAM NOTIFY_SOCKET LISTEN_PID LISTEN_FDS SYSTEMD_EXEC_PID AWS_REGION AWS_BATCH_JOB_ID AWS_BATCH_CE_NAME
+OTEL_SERVICE_NAME OTEL_EXPORTER_OTLP_ENDPOINT OTEL_BSP_MAX_EXPORT_BATCH_SIZE OTEL_BLRP_SCHEDULE_DELAY DOCKER_HOST
+COMPOSE_PROJECT_NAME COMPOSE_FILE KAFKA_COMPRESSION_TYPE COMPRESSION_TYPE SLURM_JOB_ID WINDOW_ID PIP_NO_CACHE_DIR
+MALLOC_ARENA_MAX OMP_NUM_THREADS PYTEST_CURRENT_TEST MAKE_TERMOUT SESSION_ID SESSION_KEY SESSION_NAME SEND_TIMEOUT_MS
+""",
+)
+
+
+def test_a_variable_that_is_almost_ours_is_pointed_out(caplog):
+    """One warning that names both, and no failure: it may be another program's."""
+    assert settings({"COMPRESION_LEVEL": "3"}).compression_level == 6
+    [line] = caplog.messages
+    assert line == "the environment has COMPRESION_LEVEL, which is no setting; is COMPRESSION_LEVEL meant?"
+    assert caplog.records[0].levelname == "WARNING"
+
+
+@pytest.mark.parametrize(
+    "name", ["BATCHSIZ_E", "BATCH_SZIE", "SERVER_PROT", "LOG_RAT", "ADAPTIVE_ENABLE", "METRIC_PORT", "LOGBALE_CONFG"]
+)
+def test_a_letter_too_many_missing_or_misplaced_is_noticed(name):
+    """As people mistype."""
+    assert [found for found, _ in mistyped({name: "1"})] == [name]
+
+
+def test_the_variables_of_other_programs_are_left_alone():
+    """A warning that is always there is read by nobody."""
+    assert mistyped(dict.fromkeys(OTHERS, "x") | {setting.variable: "x" for setting in SETTINGS.values()}) == []
+    assert mistyped(dict.fromkeys(OTHERS, "x")) == []
+
+
+def test_what_looks_like_a_variable_that_is_set_is_somebody_elses():
+    """Who sets both means both."""
+    assert mistyped({"BATCH_SIZES": "1", "BATCH_SIZE": "1"}) == []
 
 
 # Sinks and addresses

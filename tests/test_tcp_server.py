@@ -330,6 +330,29 @@ def test_a_stop_stores_what_was_received(run):
     run(scenario)
 
 
+def test_a_stop_does_not_wait_for_a_client_that_reads_nothing(run):
+    """Answers get a second to leave, and none where the deadline is over."""
+
+    async def scenario():
+        loop = asyncio.get_running_loop()
+        for deadline, limit in ((0.0, 1.0), (loop.time() + 60, 5.0)):
+            async with receiver() as server:
+                with socket.socket() as deaf:
+                    deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+                    await in_thread(deaf.connect, server.address)
+                    await eventually(lambda server=server: server._connections)
+                    (connection,) = server._connections
+                    while connection._transport.get_write_buffer_size() < 100_000:
+                        connection._transport.write(bytes(60_000))
+                        await asyncio.sleep(0)
+                    began = loop.time()
+                    async with asyncio.timeout(10):
+                        await server.stop(deadline)
+                    assert loop.time() - began < limit
+
+    run(scenario)
+
+
 def test_ipv6_works_like_ipv4(run):
     """A receiver on ::1 takes clients there."""
     try:

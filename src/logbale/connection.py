@@ -116,6 +116,10 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
+    def abort(self) -> None:
+        """Ends the connection now, whatever has not left."""
+        self._abort()
+
     def goaway(self, reason: str) -> None:
         """Tells a session that the receiver shuts down."""
         if self.session is not None:

@@ -102,7 +102,11 @@ class LogReceiver:
         return self._server.address
 
     def stop(self) -> None:
-        """Stops reading and stores what was received within DRAIN_TIMEOUT; called again, ends at once."""
+        """Stops reading and stores what was received within DRAIN_TIMEOUT; called again, waits for no more of it.
+
+        What the disk has begun is ended and the open segment sealed in any case: the command line does not wait for
+        that at a second signal.
+        """
         if self._stop_requested.is_set():
             self._stop_now.set()
         self._stop_requested.set()

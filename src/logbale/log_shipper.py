@@ -177,7 +177,13 @@ class LogShipper:
         for task in tasks:
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
+        return self.report(delivered)
+
+    def report(self, delivered: bool | None = None) -> ShipReport:
+        """How the run would end if it ended now; without the receiver's last word it goes by the acknowledgements."""
         snapshot = self.snapshot()
+        if delivered is None:
+            delivered = self.settings.session_mode == "on" and not snapshot.waiting_entries
         return ShipReport(delivered, snapshot.waiting_batches, snapshot.waiting_entries, snapshot)
 
     async def _read(self) -> None:

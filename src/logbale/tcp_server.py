@@ -30,6 +30,9 @@ LIVENESS_INTERVAL = 1.0
 BUSY_INTERVAL = 5.0
 """Seconds between two `busy` while it lasts."""
 
+CLOSE_GRACE = 1.0
+"""Seconds that a stop gives to answers that are still on their way."""
+
 
 class TCPLogReceiver:
     """Listens, decodes each frame by its own flags, and commits the batches of all connections in groups.
@@ -51,6 +54,8 @@ class TCPLogReceiver:
         self._connections: set[Connection] = set()
         self._nothing_in_flight = asyncio.Event()
         self._nothing_in_flight.set()
+        self._nobody_connected = asyncio.Event()
+        self._nobody_connected.set()
         self._paused = False
         self._stopping = False
         self._server: asyncio.Server | None = None
@@ -87,11 +92,25 @@ class TCPLogReceiver:
         for task in self.tasks:
             task.cancel()
         await asyncio.wait(self.tasks)
-        for connection in list(self._connections):
-            connection.close()
+        await self._close_connections(deadline)
         await self._server.wait_closed()
         self.pool.shutdown(wait=False, cancel_futures=True)
         return self.metrics.snapshot(monotonic()).waiting_entries
+
+    async def _close_connections(self, deadline: float) -> None:
+        """Since Python 3.12 wait_closed() waits for every connection, also for a client that never reads its answers.
+
+        Whether earlier Pythons or uvloop wait for them differs; here all behave alike.
+        """
+        for connection in list(self._connections):
+            connection.close()
+        now = asyncio.get_running_loop().time()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(min(deadline, now + CLOSE_GRACE)):
+                await self._nobody_connected.wait()
+        for connection in list(self._connections):
+            connection.abort()
+        await self._nobody_connected.wait()
 
     async def _watch_sessions(self) -> None:
         """Pings the silent, ends the dead, and tells the waiting that they wait."""
@@ -123,6 +142,7 @@ class TCPLogReceiver:
             return False
         log.info("%s connected", connection.peer)
         self._connections.add(connection)
+        self._nobody_connected.clear()
         self.metrics.clients = len(self._connections)
         if self._paused:
             connection.pause()
@@ -135,6 +155,8 @@ class TCPLogReceiver:
         log.info("%s disconnected%s", connection.peer, f": {error}" if error else "")
         self._connections.discard(connection)
         self.metrics.clients = len(self._connections)
+        if not self._connections:
+            self._nobody_connected.set()
 
     def reserve(self, size: int) -> None:
         """Counts bytes as in flight; pauses every connection when they are too many."""

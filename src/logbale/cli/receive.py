@@ -66,15 +66,20 @@ async def _serve(settings: Settings) -> int:
         settings.dashboard_port: "--dashboard-port (DASHBOARD_PORT) and --dashboard-host (DASHBOARD_HOST)",
         settings.server_port: "--listen (SERVER_HOST, SERVER_PORT)",
     }
-    with stopped_by_signals(receiver.stop):
+    with stopped_by_signals(receiver.stop, lambda: _conclude(settings, receiver.snapshot().waiting_entries)):
         with explained_addresses(flags):
             await receiver.start()
         async with summaries(receiver.snapshot):
             left = await receiver.run()
     if logging.getLogger("logbale").isEnabledFor(logging.INFO):
         print_table(receiver.snapshot())
+    return _conclude(settings, left)
+
+
+def _conclude(settings: Settings, left: int) -> int:
+    """0, or StorageError with the number of entries that are left unstored."""
     if left:
         raise StorageError(
-            f"{left:,} entries were received and not stored within DRAIN_TIMEOUT, {settings.drain_timeout:g} s"
+            f"{left:,} entries were received and not stored; DRAIN_TIMEOUT is {settings.drain_timeout:g} s"
         )
     return 0

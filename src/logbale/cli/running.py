@@ -9,7 +9,10 @@ import os
 import re
 import signal
 import socket
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from types import FrameType
 from typing import Any
 
 from logbale.cli.output import complain, flush
@@ -24,6 +27,12 @@ SUMMARY_INTERVAL = 10.0
 
 INTERRUPTED = 130
 """What a shell reports of a program that Ctrl-C ended."""
+
+LAST_WORDS = 0.2
+"""Seconds that an end which is told twice has for saying what is left."""
+
+THREADS_GRACE = 1.0
+"""Seconds that threads whose work nobody waits for any more may delay the process's exit."""
 
 
 def exit_code(action: Callable[[], int]) -> int:
@@ -47,32 +56,79 @@ def exit_code(action: Callable[[], int]) -> int:
 
 
 def run_loop(main: Coroutine[Any, Any, int]) -> int:
-    """Runs it on uvloop where there is one, on asyncio's own loop otherwise."""
+    """Runs it on uvloop where there is one, on asyncio's own loop otherwise; the exit code, as exit_code() has it.
+
+    The process ends soon after, whatever its threads still do: main() waits for those whose work counts.
+    """
     factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     with contextlib.suppress(ImportError):
         from uvloop import new_event_loop
 
         factory = new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(main)
+    code = 1
+    runner = asyncio.Runner(loop_factory=factory)
+    try:
+        code = exit_code(lambda: runner.run(main))
+    finally:
+        # The runner waits five minutes for the loop's threads and the interpreter for ever for all of them. One may
+        # be looking up a name where no name server answers, or reading from a disk that does not.
+        _exit_after(THREADS_GRACE, code)
+        runner.close()
+    return code
+
+
+def _exit_after(seconds: float, code: int) -> None:
+    """Ends the process with this code where it has not ended by itself until then."""
+
+    def wait() -> None:
+        time.sleep(seconds)
+        os._exit(code)
+
+    threading.Thread(target=wait, name="logbale-exit", daemon=True).start()
 
 
 @contextlib.contextmanager
-def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """SIGTERM and SIGINT call `stop`, each one anew."""
-    loop = asyncio.get_running_loop()
+def stopped_by_signals(stop: Callable[[], None], last_words: Callable[[], int]) -> Iterator[None]:
+    """The first SIGTERM or SIGINT calls `stop`; the next one ends the process, whatever its loop and threads do.
 
-    def on_signal(number: signal.Signals) -> None:
-        log.info("%s: stopping; once more ends at once", number.name)
+    `last_words` says what is left and returns the exit code; where the loop has no time for it, the code is a shell's
+    for that signal. What is on disk then is what kill -9 leaves, which every start takes up.
+    """
+    loop = asyncio.get_running_loop()
+    is_stopping = False
+
+    # Not the loop's own handlers, which wait for the loop. Not SIG_DFL: a container's first process does not die of it.
+    def first(number: int, frame: FrameType | None) -> None:
+        nonlocal is_stopping
+        is_stopping = True
+        _handle(second)
+        loop.call_soon_threadsafe(tell, number)
+
+    def tell(number: int) -> None:
+        log.info("%s: stopping; once more ends at once", signal.Signals(number).name)
         stop()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)
+    def second(number: int, frame: FrameType | None) -> None:
+        _handle(_leave)
+        _exit_after(LAST_WORDS, 128 + number)
+        # On the loop, where nothing is half done. What threads compress, sync or seal is not waited for.
+        loop.call_soon_threadsafe(lambda: os._exit(exit_code(last_words)))
+
+    before = _handle(first)
     try:
         yield
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
+        for number, handler in before.items():
+            signal.signal(number, _leave if is_stopping else handler)
+
+
+def _handle(handler: Any) -> dict[signal.Signals, Any]:
+    """Sets the handler of both signals; those that they had."""
+    return {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    os._exit(128 + number)
 
 
 @contextlib.asynccontextmanager

@@ -32,6 +32,7 @@ from logbale.sources import Source
 from logbale.terminal import count
 
 if TYPE_CHECKING:
+    from logbale.log_shipper import ShipReport
     from logbale.sources.stdin import StdinSource
     from logbale.sources.tail import TailSource
     from logbale.spool import DiskSpool
@@ -227,13 +228,26 @@ async def _run(loaded: Loaded, source: Source, progress: Progress, spool: DiskSp
     from logbale.log_shipper import LogShipper
     from logbale.status import print_table
 
-    settings = loaded.settings
-    shipper = LogShipper(settings, source, store=spool)
-    with stopped_by_signals(shipper.stop), explained_addresses({settings.metrics_port: METRICS_FLAG}):
-        async with _display(shipper.snapshot, progress):
+    shipper = LogShipper(loaded.settings, source, store=spool)
+    terminal = contextlib.ExitStack()
+
+    def last_words() -> int:
+        terminal.close()
+        return _conclude(loaded.settings, shipper.report(), spool)
+
+    with (
+        stopped_by_signals(shipper.stop, last_words),
+        explained_addresses({loaded.settings.metrics_port: METRICS_FLAG}),
+    ):
+        async with _display(shipper.snapshot, progress, terminal):
             report = await shipper.run()
     if log.isEnabledFor(logging.INFO):
         print_table(report.snapshot)
+    return _conclude(loaded.settings, report, spool)
+
+
+def _conclude(settings: Settings, report: ShipReport, spool: DiskSpool | None) -> int:
+    """0, or UnavailableError with what is left and where it waits."""
     if report.delivered:
         return 0
     receiver = format_address(connect_host(settings.server_host), settings.server_port)
@@ -249,8 +263,13 @@ async def _run(loaded: Loaded, source: Source, progress: Progress, spool: DiskSp
 
 
 @contextlib.asynccontextmanager
-async def _display(snapshot: Callable[[], ShipperSnapshot], progress: Progress) -> AsyncIterator[None]:
-    """While the body runs: a progress display for finite work on a terminal, summary lines otherwise."""
+async def _display(
+    snapshot: Callable[[], ShipperSnapshot], progress: Progress, terminal: contextlib.ExitStack
+) -> AsyncIterator[None]:
+    """While the body runs: a progress display for finite work on a terminal, summary lines otherwise.
+
+    Closing `terminal` gives the terminal back, before the end of the body too.
+    """
     if progress(snapshot()) is None or not sys.stderr.isatty() or not log.isEnabledFor(logging.INFO):
         async with summaries(snapshot):
             yield
@@ -263,6 +282,7 @@ async def _display(snapshot: Callable[[], ShipperSnapshot], progress: Progress) 
             shown.update(now, *(progress(now) or (0, None)))
             await asyncio.sleep(REDRAW_INTERVAL)
 
-    with ShipProgress() as shown:
+    with terminal:
+        shown = terminal.enter_context(ShipProgress())
         async with background(redraw()):
             yield

@@ -5,6 +5,7 @@ and where it came from; all of them at once, one line each, and nothing is corre
 from __future__ import annotations
 
 import difflib
+import logging
 import re
 import tomllib
 from collections.abc import Container, Mapping
@@ -18,6 +19,8 @@ from msgspec import inspect
 from logbale.config.fields import SETTINGS, Setting
 from logbale.config.settings import Derived, Settings
 from logbale.errors import ConfigError
+
+log = logging.getLogger("logbale")
 
 CONFIG_VARIABLE = "LOGBALE_CONFIG"
 """The environment variable that names the TOML file."""
@@ -82,6 +85,8 @@ def load(
         problems.append(wrong("ADAPTIVE_MIN_LEVEL", settings.adaptive_min_level, expected, both))
     if problems:
         raise ConfigError("\n".join(problems))
+    for name, setting_name in mistyped(environ):
+        log.warning("the environment has %s, which is no setting; is %s meant?", name, setting_name)
     return Loaded(settings, origins, frozenset(given))
 
 
@@ -94,6 +99,27 @@ def _derived(settings: Settings, stated: Container[str]) -> dict[str, Derived]:
         and name not in stated
         and getattr(settings, setting.derived.setting) == setting.derived.value
     }
+
+
+_NAMES = {*(setting.variable for setting in SETTINGS.values()), CONFIG_VARIABLE}
+_LIKENESS = 0.9
+"""By difflib, from which on a name counts as mistyped: a letter too many, missing, doubled or in the wrong place.
+
+CI_SERVER_PORT (0.88) and SERVICE_PORT (0.87), which are others' and common, are below it.
+"""
+
+
+def mistyped(environ: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Variables that look like one of ours and are none, each with the one that it looks like.
+
+    A guess: names without an underscore are left alone, and so is what looks like a variable that is set too.
+    """
+    found = []
+    for name in sorted(environ.keys() - _NAMES):
+        if "_" in name:
+            near = difflib.get_close_matches(name, _NAMES, n=1, cutoff=_LIKENESS)
+            found += [(name, one) for one in near if one not in environ]
+    return found
 
 
 def wrong(name: str, value: object, expected: str, origin: str) -> str:
