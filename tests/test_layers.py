@@ -13,6 +13,8 @@ CORE = {
     "compression",
     "batch_buffer",
     "adaptive",
+    "adaptive_balanced",
+    "level_table",
     "backoff",
     "context",
     "messages",
