@@ -62,13 +62,18 @@ class TCPClient:
             try:
                 # One write a frame: two small ones would wait for each other (Nagle) or leave as two segments.
                 writer.write(header + payload)
-                async with asyncio.timeout(self._send_timeout):
-                    await writer.drain()
+                self._metrics.send_begins(monotonic())
+                try:
+                    async with asyncio.timeout(self._send_timeout):
+                        await writer.drain()
+                finally:
+                    self._metrics.send_ended(monotonic())
             except TimeoutError:
                 await self._lost("send_timeout", f"a frame did not leave within {self._send_timeout:g} s")
             except OSError as error:
                 await self._lost("connection_lost", str(error))
             else:
+                self._metrics.arrived_bytes += len(header) + len(payload)
                 if self._failing:
                     self._failing = False
                     self._delays = delays(first=FIRST_DELAY, longest=LONGEST_DELAY, chance=self._chance)
