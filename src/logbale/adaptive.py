@@ -47,7 +47,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     wire_bytes: float = 0.0
     """Bytes that have arrived, as far as the protocol can tell."""
     stalled: float = 0.0
-    """Seconds in which sends waited for the network or for the window."""
+    """Seconds in which sends waited and the network was why, as far as the system can tell."""
     work: Mapping[int, Work] = {}
     """What compressing took, by level."""
 
@@ -60,7 +60,7 @@ class Decision(msgspec.Struct, frozen=True):
     """Why, with the figures, to follow `level:` in a log line."""
     changed: bool
     cause: str = ""
-    """The kind of reason for a change: cpu_busy or cpu_idle; of the balanced policy link, cpu, keep_up or cheapest."""
+    """The kind of reason for a change: cpu_busy or cpu_idle; of the balanced policy link, ends, keep_up or cheapest."""
 
 
 class Policy(Protocol):

@@ -198,7 +198,7 @@ class BalancedCompression:
             return "cheapest", f"nothing waits, bytes and CPU are cheapest together ({figures})"
         if self.table.size(self.level) / self.bandwidth >= self.table.cpu(self.level) / self.share + self._rest:
             return "link", f"the link is what everything waits for ({figures})"
-        return "cpu", f"the CPU is what everything waits for ({figures})"
+        return "ends", f"the two ends, not the link, are what everything waits for ({figures})"
 
     def _stay(self, why: str) -> Decision:
         return Decision(self.level, f"{why}: stays at {self.level}", changed=False)

@@ -6,6 +6,9 @@ here is done per entry or per batch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from math import inf
+
 from logbale.adaptive import Sample
 from logbale.compressing import Compressing
 from logbale.cpu import CpuMeter
@@ -16,7 +19,18 @@ from logbale.spool_queue import SpoolQueue
 class LoadMeter:
     """Samples from one call to the next. Owned by the event loop."""
 
-    def __init__(self, queue: SpoolQueue, metrics: ShipperMetrics, compressing: Compressing, *, now: float) -> None:
+    def __init__(
+        self,
+        queue: SpoolQueue,
+        metrics: ShipperMetrics,
+        compressing: Compressing,
+        *,
+        link_seconds: Callable[[], float | None],
+        now: float,
+    ) -> None:
+        """`link_seconds` tells how long the connection that is open was held up by the network, None if it cannot."""
+        self._link_seconds = link_seconds
+        self._linked = 0.0
         self._queue = queue
         self._metrics = metrics
         self._compressing = compressing
@@ -44,6 +58,7 @@ class LoadMeter:
         self._stats = stats.batches, stats.raw_bytes
         stalled, arrived = self._metrics.stalled_seconds(now), self._metrics.arrived_bytes
         self._last = now, stalled, backlog, arrived
+        held_up = self._held_up()
         if percent is None:
             return None
         return Sample(
@@ -52,6 +67,14 @@ class LoadMeter:
             read_bytes=max(0.0, sent + backlog - backlog_before),
             backlog_bytes=backlog,
             wire_bytes=arrived - arrived_before,
-            stalled=stalled - stalled_before,
+            stalled=min(stalled - stalled_before, held_up),
             work=work,
         )
+
+    def _held_up(self) -> float:
+        """Seconds by the network since the last call; stalls beyond them are the receiver's. Infinite if unknown."""
+        linked = self._link_seconds()
+        if linked is None:
+            return inf
+        before, self._linked = self._linked, linked
+        return linked - before if linked >= before else linked  # less than before: it is another connection

@@ -58,6 +58,10 @@ class Link(Protocol):
         """Ends what is open."""
         ...
 
+    def link_seconds(self) -> float | None:
+        """How long the connection that is open was held up by the network; None where the system does not tell."""
+        ...
+
     def status(self) -> tuple[bool, str]:
         """Whether the receiver can be had, and if not, why."""
         ...
@@ -102,8 +106,14 @@ class LogShipper:
         self._queue = SpoolQueue(
             store or MemoryStore(new_stream()), max_memory=settings.buffer_max_bytes, policy=settings.spool_policy
         )
-        self._load = LoadMeter(self._queue, self._metrics, self._compressing, now=monotonic())
         self._link = self._make_link()
+        self._load = LoadMeter(
+            self._queue,
+            self._metrics,
+            self._compressing,
+            link_seconds=self._link.link_seconds,
+            now=monotonic(),
+        )
         self._stop_requested = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._buffered = asyncio.Event()

@@ -99,7 +99,7 @@ class ShipperSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     level: int
     level_reason: str
     level_changes: dict[str, int]
-    """By cause: cpu_busy, cpu_idle; of the balanced policy link, cpu, keep_up, cheapest."""
+    """By cause: cpu_busy, cpu_idle; of the balanced policy link, ends, keep_up, cheapest."""
     backlog_bytes: int
     """Raw bytes that wait to be sent for the first time; estimated from the number of batches."""
     stalled_seconds: float

@@ -16,6 +16,7 @@ from time import monotonic
 
 from logbale.backoff import delays
 from logbale.config import format_address
+from logbale.link_time import link_seconds
 from logbale.metrics import ShipperMetrics
 
 log = logging.getLogger("logbale.client")
@@ -94,6 +95,10 @@ class TCPClient:
                 return await asyncio.shield(self._peer_ended)
         except (TimeoutError, OSError):
             return False
+
+    def link_seconds(self) -> float | None:
+        """How long this connection was held up by the network."""
+        return link_seconds(self._writer)
 
     async def close(self) -> None:
         """Ends the connection at once."""
