@@ -41,7 +41,7 @@ class LoadMeter:
 
     @property
     def backlog_bytes(self) -> int:
-        """Raw bytes that wait to be sent for the first time: the batches, at the size of those sent last."""
+        """Raw bytes that wait to be sent for the first time: the batches, at the size of those sent lately."""
         stats = self._compressing.handler.stats
         batches, raw_bytes = stats.batches - self._stats[0], stats.raw_bytes - self._stats[1]
         if batches:
