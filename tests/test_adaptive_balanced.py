@@ -4,7 +4,7 @@ import random
 from math import inf
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from logbale.adaptive import Sample
@@ -241,9 +241,16 @@ def test_100_000_samples_without_any_sense_stay_in_bounds():
 
 
 anything = st.floats(allow_nan=True, allow_infinity=True)
+
+
+def instant(seconds, stalled):
+    return Sample(cpu_percent=0.0, seconds=seconds, wire_bytes=1.0, stalled=stalled)
+
+
 works = st.builds(Work, st.integers(-5, 2**40), st.integers(-5, 2**40), anything, anything)
 
 
+@example(bounds=[1, 1], samples=[instant(1.0, 0.0), instant(2.2e-313, 1.0)])  # seen: a bandwidth that is no number
 @given(
     bounds=st.tuples(st.integers(1, 9), st.integers(1, 9)).map(sorted),
     samples=st.lists(

@@ -49,6 +49,9 @@ cannot swing faster."""
 STALLED = 0.1
 """Part of the time that sends must have stalled for the link to have been full: what left then is its bandwidth."""
 
+SHORTEST = 0.001
+"""Seconds below which a sample is ignored: rates over no time are no rates."""
+
 OUTAGE = 10.0
 """Seconds without a byte that has left, after which the time says nothing about the bandwidth."""
 
@@ -99,7 +102,7 @@ class BalancedCompression:
     def observe(self, sample: Sample) -> None:
         """Takes what was seen since the last sample; figures that cannot be true are bent to what can."""
         seconds = _sane(sample.seconds, 3600.0)
-        if not seconds:
+        if seconds < SHORTEST:
             return
         self._fresh = True
         self._changes = min(MAX_CHANGES, self._changes + min(seconds / SECONDS_PER_CHANGE, 1 / SAMPLES_PER_CHANGE))
