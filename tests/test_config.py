@@ -57,6 +57,7 @@ def test_the_names_and_defaults_are_those_that_were_agreed():
         "RUN_TIME": 30,
         "BYPASS_THRESHOLD": 256,
         "ADAPTIVE_ENABLED": False,
+        "ADAPTIVE_POLICY": "balanced",
         "ADAPTIVE_MIN_LEVEL": 1,
         "ADAPTIVE_MAX_LEVEL": 9,
         "ADAPTIVE_CHECK_INTERVAL": 5.0,

@@ -14,6 +14,8 @@ CORE = {
     "deflate",
     "batch_buffer",
     "adaptive",
+    "adaptive_balanced",
+    "level_table",
     "backoff",
     "context",
     "messages",

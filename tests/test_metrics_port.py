@@ -51,6 +51,9 @@ SHIPPER = ShipperSnapshot(
     algorithm="gzip",
     level=7,
     level_reason="fixed",
+    level_changes={"link": 271},
+    backlog_bytes=277,
+    stalled_seconds=281.5,
     reconnects=263,
     errors={"connect": 269},
 )
@@ -110,6 +113,9 @@ def test_a_shippers_numbers_arrive_under_their_names():
     assert found["logbale_shipper_bypassed_batches_total",] == 251
     assert found["logbale_shipper_compress_seconds_total",] == 257.25
     assert found["logbale_shipper_compression_level", ("algorithm", "gzip")] == 7
+    assert found["logbale_shipper_level_changes_total", ("reason", "link")] == 271
+    assert found["logbale_shipper_backlog_bytes",] == 277
+    assert found["logbale_shipper_stalled_seconds_total",] == 281.5
     assert found["logbale_shipper_reconnects_total",] == 263
     assert found["logbale_shipper_errors_total", ("reason", "connect")] == 269
 

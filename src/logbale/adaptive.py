@@ -2,11 +2,17 @@
 
 A busy CPU lowers the level, an idle one raises it, and between IDLE and BUSY it stays (docs/decisions/0003). Every
 ADAPTIVE_CHECK_INTERVAL the owner observes a reading, asks for a decision and gives the level to its CompressionHandler.
+adaptive_balanced.py has the same shape and sees more.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Protocol
+
 import msgspec
+
+from logbale.level_table import Work
 
 BUSY = 80.0
 """Smoothed percent above which the level falls."""
@@ -28,10 +34,22 @@ MAX_PATIENCE = 32
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
-    """What the shipper sees of its machine at one moment."""
+    """What the shipper saw of its machine and of itself since the sample before."""
 
     cpu_percent: float
     """How busy the CPU is that this process may use, 0 to 100; what lies outside is taken as the nearer end."""
+    seconds: float = 0.0
+    """How long that was. This and what follows only the balanced policy looks at."""
+    read_bytes: float = 0.0
+    """Raw bytes that came from the source."""
+    backlog_bytes: float = 0.0
+    """Raw bytes that wait to be sent, now."""
+    wire_bytes: float = 0.0
+    """Bytes that have arrived, as far as the protocol can tell."""
+    stalled: float = 0.0
+    """Seconds in which sends waited and the network was why, as far as the system can tell."""
+    work: Mapping[int, Work] = {}
+    """What compressing took, by level."""
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -41,6 +59,22 @@ class Decision(msgspec.Struct, frozen=True):
     reason: str
     """Why, with the figures, to follow `level:` in a log line."""
     changed: bool
+    cause: str = ""
+    """The kind of reason for a change: cpu_busy or cpu_idle; of the balanced policy link, ends, keep_up or cheapest."""
+
+
+class Policy(Protocol):
+    """What chooses levels."""
+
+    level: int
+
+    def observe(self, sample: Sample) -> None:
+        """Takes the next sample."""
+        ...
+
+    def decide(self) -> Decision:
+        """The level from now on."""
+        ...
 
 
 class AdaptiveCompression:
@@ -106,7 +140,8 @@ class AdaptiveCompression:
     def _move(self, level: int, why: str) -> Decision:
         before, self.level = self.level, level
         self._rose_last = level > before
-        return Decision(level, f"{why}: {before} → {level}", changed=True)
+        cause = "cpu_idle" if self._rose_last else "cpu_busy"
+        return Decision(level, f"{why}: {before} → {level}", changed=True, cause=cause)
 
     def _stay(self, why: str) -> Decision:
         return Decision(self.level, f"{why}: stays at {self.level}", changed=False)

@@ -57,6 +57,10 @@ class BaseLink:
         """Ends the connection."""
         await self._client.close()
 
+    def link_seconds(self) -> float | None:
+        """How long this connection was held up by the network."""
+        return self._client.link_seconds()
+
     def status(self) -> tuple[bool, str]:
         """Whether there is a connection, and if not, why."""
         if self._metrics.connected:

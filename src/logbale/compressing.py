@@ -1,4 +1,4 @@
-"""Compressing: where a batch is compressed (on the loop or in the pool), and how long it took."""
+"""Compressing: where a batch is compressed (on the loop or in the pool), and what that took, by level."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import asyncio
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import TypeVar
 
 from logbale.compression import Compressed, CompressionHandler
 from logbale.context import ContextCompressor
-from logbale.protocol import Flag
+from logbale.level_table import Work
+from logbale.protocol import Algorithm, Flag
 
 INLINE_BYTES = 64 * 1024
 """Batches below this are compressed on the loop: a trip to the pool costs about 40 µs, more than it saves."""
@@ -24,21 +25,34 @@ class Compressing:
 
     def __init__(self, handler: CompressionHandler) -> None:
         self.handler = handler
+        self._work: dict[int, Work] = {}
         self._pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="logbale-compress")
 
     async def alone(self, raw: bytes) -> Compressed:
         """The batch on its own."""
-        compressed, seconds = await self._timed(len(raw), self.handler.compress, raw)
-        self.handler.record(compressed, seconds)
+        level = self.handler.level  # now: it may change while the pool works
+        compressed, seconds, cpu_seconds = await self._timed(len(raw), self.handler.compress, raw)
+        self._record(level, compressed, seconds, cpu_seconds)
         return compressed
 
     async def in_context(self, context: ContextCompressor, raw: bytes) -> bytes:
         """The next body of a context."""
-        body, seconds = await self._timed(len(raw), context.compress, raw)
-        self.handler.record(Compressed(body, context.algorithm, len(raw), bypassed=False), seconds)
+        body, seconds, cpu_seconds = await self._timed(len(raw), context.compress, raw)
+        self._record(context.level, Compressed(body, context.algorithm, len(raw), bypassed=False), seconds, cpu_seconds)
         return body
 
-    async def _timed(self, size: int, function: Callable[[bytes], _T], raw: bytes) -> tuple[_T, float]:
+    def take_work(self) -> dict[int, Work]:
+        """What compressing took since the last call, by level; what stayed raw says nothing about levels."""
+        work, self._work = self._work, {}
+        return work
+
+    def _record(self, level: int, compressed: Compressed, seconds: float, cpu_seconds: float) -> None:
+        self.handler.record(compressed, seconds)
+        if compressed.algorithm is not Algorithm.NONE:
+            work = self._work.setdefault(level, Work())
+            work.add(compressed.raw_bytes, len(compressed.payload), cpu_seconds, seconds)
+
+    async def _timed(self, size: int, function: Callable[[bytes], _T], raw: bytes) -> tuple[_T, float, float]:
         if size < INLINE_BYTES:
             return _timed(function, raw)
         return await asyncio.get_running_loop().run_in_executor(self._pool, _timed, function, raw)
@@ -53,6 +67,7 @@ def context_flags(context: ContextCompressor) -> Flag:
     return Flag.CONTINUED | Flag.NEW_CONTEXT if context.is_new else Flag.CONTINUED
 
 
-def _timed(function: Callable[[bytes], _T], raw: bytes) -> tuple[_T, float]:
-    start = perf_counter()
-    return function(raw), perf_counter() - start
+def _timed(function: Callable[[bytes], _T], raw: bytes) -> tuple[_T, float, float]:
+    """The result, and what it took in seconds of the clock and of this thread's CPU time."""
+    start, cpu_start = perf_counter(), thread_time()
+    return function(raw), perf_counter() - start, thread_time() - cpu_start

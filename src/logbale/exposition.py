@@ -74,6 +74,9 @@ def _shipper(snapshot: ShipperSnapshot) -> Iterator[Metric]:
     yield _gauge("logbale_shipper_waiting_entries", "Entries read, not delivered yet", snapshot.waiting_entries)
     yield _counter("logbale_shipper_bypassed_batches", "Batches sent raw though compression is on", snapshot.bypassed)
     yield _counter("logbale_shipper_compress_seconds", "Time spent in compression", snapshot.compress_seconds)
+    yield _gauge("logbale_shipper_backlog_bytes", "Raw bytes waiting to be sent, estimated", snapshot.backlog_bytes)
+    yield _counter("logbale_shipper_stalled_seconds", "Time in which sends waited", snapshot.stalled_seconds)
+    yield _by_reason("logbale_shipper_level_changes", "Changes of level by reason", snapshot.level_changes)
     level = GaugeMetricFamily("logbale_shipper_compression_level", "Level in use", labels=["algorithm"])
     level.add_metric([snapshot.algorithm], snapshot.level)
     yield level

@@ -11,13 +11,15 @@ from typing import Any, Protocol
 
 import msgspec
 
-from logbale.adaptive import AdaptiveCompression, Sample
+from logbale.adaptive import AdaptiveCompression, Policy
+from logbale.adaptive_balanced import BEHIND_BYTES, BalancedCompression
 from logbale.base_link import BaseLink
 from logbale.batch_buffer import BatchBuffer
 from logbale.compressing import Compressing
 from logbale.compression import CompressionHandler
 from logbale.config import Settings, connect_host
-from logbale.cpu import CpuMeter
+from logbale.level_table import PRIORS
+from logbale.load_meter import LoadMeter
 from logbale.metrics import ShipperMetrics, ShipperSnapshot
 from logbale.protocol import Algorithm
 from logbale.session_link import SessionLink
@@ -31,6 +33,9 @@ log = logging.getLogger("logbale.shipper")
 
 NOTE_INTERVAL = 1.0
 """Seconds after which cursors that moved without an entry are noted; a batch takes them along before."""
+
+BEHIND_INTERVAL = 0.5
+"""Seconds between decisions of the balanced policy while the shipper is behind: a short run is over in five."""
 
 LOOK_INTERVAL = 0.005
 """Seconds at least between looks at whether the ack has come that lets a partial batch leave."""
@@ -54,6 +59,10 @@ class Link(Protocol):
 
     async def close(self) -> None:
         """Ends what is open."""
+        ...
+
+    def link_seconds(self) -> float | None:
+        """How long the connection that is open was held up by the network; None where the system does not tell."""
         ...
 
     def status(self) -> tuple[bool, str]:
@@ -83,9 +92,7 @@ class LogShipper:
         """`store` is where batches wait for the receiver; in memory by default. The shipper closes it."""
         self.settings = settings
         self._source = source
-        self._adaptive = AdaptiveCompression(
-            settings.adaptive_min_level, settings.adaptive_max_level, level=settings.compression_level
-        )
+        self._adaptive = _policy(settings)
         handler = CompressionHandler(
             Algorithm.named(settings.compression_algorithm),
             self._adaptive.level if settings.adaptive_enabled else settings.compression_level,
@@ -103,6 +110,13 @@ class LogShipper:
             store or MemoryStore(new_stream()), max_memory=settings.buffer_max_bytes, policy=settings.spool_policy
         )
         self._link = self._make_link()
+        self._load = LoadMeter(
+            self._queue,
+            self._metrics,
+            self._compressing,
+            link_seconds=self._link.link_seconds,
+            now=monotonic(),
+        )
         self._stop_requested = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._buffered = asyncio.Event()
@@ -133,6 +147,7 @@ class LogShipper:
         metrics.delivered_entries = counts.pop("acknowledged")
         metrics.read_entries = counts.pop("read") + len(self._buffer)
         metrics.dropped = counts
+        metrics.backlog_bytes = self._load.backlog_bytes
         metrics.errors |= self._source.counts()
         return metrics.snapshot(monotonic())
 
@@ -243,18 +258,29 @@ class LogShipper:
         return await self._link.finish(max(0.0, left))
 
     async def _adapt(self) -> None:
-        """Lets the CPU load choose the level, and keeps the window of the current rates, looked at or not."""
-        meter = CpuMeter() if self.settings.adaptive_enabled else None
+        """Lets the policy choose the level, and keeps the window of the current rates, looked at or not."""
+        interval = self.settings.adaptive_check_interval
+        looks_sooner = self.settings.adaptive_enabled and self.settings.adaptive_policy == "balanced"
+        due = monotonic()
         while True:
             self.snapshot()
-            if meter is not None and (percent := meter.read()) is not None:
-                self._adaptive.observe(Sample(cpu_percent=percent))
-                decision = self._adaptive.decide()
-                if decision.changed:
-                    log.info("compression level %d: %s", decision.level, decision.reason)
-                self._compressing.handler.level = self._metrics.level = decision.level
-                self._metrics.level_reason = decision.reason
-            await asyncio.sleep(self.settings.adaptive_check_interval)
+            if self.settings.adaptive_enabled and (
+                monotonic() >= due or (looks_sooner and self._load.backlog_bytes >= BEHIND_BYTES)
+            ):
+                due = monotonic() + interval
+                self._choose_level()
+            await asyncio.sleep(min(interval, BEHIND_INTERVAL) if looks_sooner else interval)
+
+    def _choose_level(self) -> None:
+        if (sample := self._load.sample(monotonic())) is None:
+            return
+        self._adaptive.observe(sample)
+        decision = self._adaptive.decide()
+        if decision.changed:
+            log.info("compression level %d: %s", decision.level, decision.reason)
+            self._metrics.level_changes[decision.cause] += 1
+        self._compressing.handler.level = self._metrics.level = decision.level
+        self._metrics.level_reason = decision.reason
 
     @contextlib.asynccontextmanager
     async def _metrics_server(self) -> AsyncIterator[None]:
@@ -273,6 +299,14 @@ class LogShipper:
             yield
         finally:
             await server.stop()
+
+
+def _policy(settings: Settings) -> Policy:
+    low, high, level = settings.adaptive_min_level, settings.adaptive_max_level, settings.compression_level
+    if settings.adaptive_policy == "cpu":
+        return AdaptiveCompression(low, high, level=level)
+    algorithm = Algorithm.named(settings.compression_algorithm)
+    return BalancedCompression(low, high, level=level, prior=PRIORS[algorithm])
 
 
 async def _cancel(*tasks: asyncio.Task[Any]) -> None:

@@ -98,6 +98,12 @@ class ShipperSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     algorithm: str
     level: int
     level_reason: str
+    level_changes: dict[str, int]
+    """By cause: cpu_busy, cpu_idle; of the balanced policy link, ends, keep_up, cheapest."""
+    backlog_bytes: int
+    """Raw bytes that wait to be sent for the first time; estimated from the number of batches."""
+    stalled_seconds: float
+    """In which sends waited for the network or for room in the window."""
     reconnects: int
     errors: dict[str, int]
     """By reason: connect, send_timeout, connection_lost, invalid_utf8, split_line, …"""
@@ -120,14 +126,32 @@ class ShipperMetrics:
         self.algorithm = algorithm
         self.level = level
         self.level_reason = "fixed"
+        self.level_changes: Counter[str] = Counter()
+        self.backlog_bytes = 0
+        self.arrived_bytes = 0
+        """Wire bytes that the receiver acknowledged; to a receiver without a session: that left."""
         self.connections = 0
         self.errors: Counter[str] = Counter()
+        self._stalled = 0.0
+        self._stalled_since: float | None = None
         self._started = now
         self._window = _RateWindow(now)
 
     def batch_sent(self, *, entries: int, raw_bytes: int, wire_bytes: int) -> None:
         """A whole frame has left."""
         self.sent.add(entries, raw_bytes, wire_bytes)
+
+    def send_begins(self, now: float) -> None:
+        """A frame is ready and waits for the network from now on."""
+        self._stalled_since = now
+
+    def send_ended(self, now: float) -> None:
+        """It has left, or its connection is lost."""
+        self._stalled, self._stalled_since = self.stalled_seconds(now), None
+
+    def stalled_seconds(self, now: float) -> float:
+        """In all, the send that waits now included."""
+        return self._stalled + (now - self._stalled_since if self._stalled_since is not None else 0.0)
 
     def snapshot(self, now: float) -> ShipperSnapshot:
         """Everything at once."""
@@ -149,6 +173,9 @@ class ShipperMetrics:
             algorithm=self.algorithm,
             level=self.level,
             level_reason=self.level_reason,
+            level_changes=dict(self.level_changes),
+            backlog_bytes=self.backlog_bytes,
+            stalled_seconds=self.stalled_seconds(now),
             reconnects=max(0, self.connections - 1),
             errors=dict(self.errors),
         )

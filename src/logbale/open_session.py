@@ -124,7 +124,9 @@ class OpenSession:
         while data := await self._reader.read(READ_BYTES):
             self._decoder.feed(data)
             for frame in self._decoder.frames():
+                unacked = self._session.unacked_bytes
                 event, answer = self._session.receive(frame, monotonic())
+                self._metrics.arrived_bytes += unacked - self._session.unacked_bytes
                 if answer:
                     self._writer.write(answer)
                 if event is not None:
@@ -239,12 +241,16 @@ class OpenSession:
 
     async def _write(self, frame: bytes, sequence: int) -> None:
         """Gives a frame to the connection once the window has room for it."""
-        while not self._session.has_room(len(frame)):
-            self._acked.clear()
-            await self._acked.wait()
-        self._session.sent(sequence, len(frame))
-        self._writer.write(frame)
-        await self._writer.drain()
+        self._metrics.send_begins(monotonic())
+        try:
+            while not self._session.has_room(len(frame)):
+                self._acked.clear()
+                await self._acked.wait()
+            self._session.sent(sequence, len(frame))
+            self._writer.write(frame)
+            await self._writer.drain()
+        finally:
+            self._metrics.send_ended(monotonic())
 
     # time
 

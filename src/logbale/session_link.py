@@ -17,6 +17,7 @@ from typing import Any
 from logbale.backoff import delays
 from logbale.compressing import Compressing
 from logbale.config import Settings, connect_host, format_address
+from logbale.link_time import link_seconds
 from logbale.metrics import ShipperMetrics
 from logbale.open_session import OpenSession, SessionEnded
 from logbale.spool_queue import SpoolQueue
@@ -57,6 +58,7 @@ class SessionLink:
         self._host = connect_host(settings.server_host)
         self._address = format_address(self._host, settings.server_port)
         self._last_error = "not tried yet"
+        self._writer: asyncio.StreamWriter | None = None
         self._first_alone = False
         """The last session ended because a body did not decode: the next one's first batch travels alone."""
 
@@ -91,6 +93,10 @@ class SessionLink:
     async def close(self) -> None:
         """Nothing is open outside run()."""
 
+    def link_seconds(self) -> float | None:
+        """How long this connection was held up by the network."""
+        return link_seconds(self._writer)
+
     def status(self) -> tuple[bool, str]:
         """Whether a session is open, and if not, why."""
         if self._metrics.connected:
@@ -106,6 +112,7 @@ class SessionLink:
             raise SessionEnded("connect", f"no answer within {CONNECT_TIMEOUT:g} s") from None
         except OSError as error:
             raise SessionEnded("connect", error.strerror or str(error)) from None
+        self._writer = writer
         self._metrics.connections += 1
         session = OpenSession(
             self._queue,

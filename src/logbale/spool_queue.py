@@ -374,6 +374,11 @@ class SpoolQueue:
         return self.store.next_sequence - self.store.first + len(self._incoming)
 
     @property
+    def unsent_batches(self) -> int:
+        """Of which, those that were never given to a connection."""
+        return self.store.next_sequence - max(self.store.first, self.sent_up_to + 1) + len(self._incoming)
+
+    @property
     def is_drained(self) -> bool:
         """Nothing waits: all that was appended is consumed."""
         return not self._incoming_entries and self.store.first == self.store.next_sequence

@@ -16,6 +16,7 @@ from time import monotonic
 
 from logbale.backoff import delays
 from logbale.config import format_address
+from logbale.link_time import link_seconds
 from logbale.metrics import ShipperMetrics
 
 log = logging.getLogger("logbale.client")
@@ -62,13 +63,18 @@ class TCPClient:
             try:
                 # One write a frame: two small ones would wait for each other (Nagle) or leave as two segments.
                 writer.write(header + payload)
-                async with asyncio.timeout(self._send_timeout):
-                    await writer.drain()
+                self._metrics.send_begins(monotonic())
+                try:
+                    async with asyncio.timeout(self._send_timeout):
+                        await writer.drain()
+                finally:
+                    self._metrics.send_ended(monotonic())
             except TimeoutError:
                 await self._lost("send_timeout", f"a frame did not leave within {self._send_timeout:g} s")
             except OSError as error:
                 await self._lost("connection_lost", str(error))
             else:
+                self._metrics.arrived_bytes += len(header) + len(payload)
                 if self._failing:
                     self._failing = False
                     self._delays = delays(first=FIRST_DELAY, longest=LONGEST_DELAY, chance=self._chance)
@@ -89,6 +95,10 @@ class TCPClient:
                 return await asyncio.shield(self._peer_ended)
         except (TimeoutError, OSError):
             return False
+
+    def link_seconds(self) -> float | None:
+        """How long this connection was held up by the network."""
+        return link_seconds(self._writer)
 
     async def close(self) -> None:
         """Ends the connection at once."""

@@ -191,11 +191,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="Batches below this many raw bytes are sent raw"),
     ] = 256
     adaptive_enabled: Annotated[
-        bool, _COMPRESSION, Meta(description="Let the CPU load choose the compression level")
+        bool, _COMPRESSION, Meta(description="Let what is observed choose the compression level")
     ] = False
-    adaptive_min_level: Annotated[Level, _COMPRESSION, Meta(description="Level when the CPU is busy")] = 1
-    adaptive_max_level: Annotated[Level, _COMPRESSION, Meta(description="Level when the CPU is idle")] = 9
-    adaptive_check_interval: Annotated[Seconds, _COMPRESSION, Meta(description="Seconds between CPU readings")] = 5.0
+    adaptive_policy: Annotated[
+        Literal["balanced", "cpu"],
+        _COMPRESSION,
+        Meta(description="By what: balanced weighs backlog, link and CPU; cpu looks at the CPU load alone"),
+    ] = "balanced"
+    adaptive_min_level: Annotated[Level, _COMPRESSION, Meta(description="Lowest level; cpu's when the CPU is busy")] = 1
+    adaptive_max_level: Annotated[
+        Level, _COMPRESSION, Meta(description="Highest level; cpu's when the CPU is idle")
+    ] = 9
+    adaptive_check_interval: Annotated[
+        Seconds, _COMPRESSION, Meta(description="Seconds between decisions; balanced looks sooner while behind")
+    ] = 5.0
 
     log_rate: Annotated[
         Annotated[float, Meta(gt=0, le=1_000_000)],

@@ -1,0 +1,163 @@
+"""What an adaptive policy is told is what happened, and its decisions are seen outside."""
+
+import asyncio
+import contextlib
+import sys
+
+import msgspec
+import pytest
+
+from logbale.compressing import Compressing
+from logbale.compression import CompressionHandler
+from logbale.config import Settings
+from logbale.load_meter import LoadMeter
+from logbale.log_shipper import LogShipper
+from logbale.metrics import ReceiverMetrics, ShipperMetrics
+from logbale.models import Chunk
+from logbale.protocol import Algorithm
+from logbale.sinks.null import NullSink
+from logbale.spool import MemoryStore
+from logbale.spool_queue import SpoolQueue
+from logbale.tcp_server import TCPLogReceiver
+
+
+class Endless:
+    """Entries for as long as anybody reads."""
+
+    async def chunks(self):
+        while True:
+            yield Chunk(entries=[{"message": f"line {number} of many"} for number in range(1000)], sizes=[30] * 1000)
+
+    def counts(self):
+        return {}
+
+
+def make(monkeypatch):
+    monkeypatch.setattr("logbale.cpu.CpuMeter.read", lambda _: 37.0)
+    queue = SpoolQueue(MemoryStore("test:1"), max_memory=1 << 20)
+    metrics = ShipperMetrics(now=0.0)
+    compressing = Compressing(CompressionHandler(Algorithm.GZIP, 6))
+    return queue, metrics, compressing, LoadMeter(queue, metrics, compressing, link_seconds=lambda: None, now=100.0)
+
+
+def test_a_sample_says_what_was_read_sent_and_left_waiting(run, monkeypatch):
+    """Ten batches came, three were compressed and sent: seven wait, and ten came from the source."""
+
+    async def scenario():
+        queue, metrics, compressing, meter = make(monkeypatch)
+        raw = b"a line of a thousand bytes " * 40
+        queue.store.append([(raw, 1, {})] * 10)
+        for sequence in (1, 2, 3):
+            await compressing.alone(raw)
+            queue.sent_up_to = sequence
+        metrics.arrived_bytes = 500
+        sample = meter.sample(105.0)
+        assert (sample.cpu_percent, sample.seconds, sample.wire_bytes) == (37.0, 5.0, 500)
+        assert sample.backlog_bytes == 7 * len(raw)
+        assert sample.read_bytes == 10 * len(raw)
+        [(level, work)] = sample.work.items()
+        assert (level, work.raw_bytes) == (6, 3 * len(raw))
+        assert 0 < work.wire_bytes < work.raw_bytes
+        assert work.cpu_seconds > 0
+        assert work.wall_seconds > 0
+        idle = meter.sample(106.0)
+        assert (idle.read_bytes, idle.wire_bytes, idle.work, idle.seconds) == (0, 0, {}, 1.0)
+        compressing.close()
+        await queue.close()
+
+    run(scenario)
+
+
+def test_what_stays_raw_says_nothing_about_levels(run, monkeypatch):
+    """A batch below BYPASS_THRESHOLD has no ratio and took no time."""
+
+    async def scenario():
+        queue, _, compressing, meter = make(monkeypatch)
+        await compressing.alone(b"[]")
+        assert meter.sample(101.0).work == {}
+        compressing.close()
+        await queue.close()
+
+    run(scenario)
+
+
+def test_a_send_that_still_waits_counts_as_stalled():
+    """A frame that takes ten seconds stalls in each of them, not in the last one."""
+    metrics = ShipperMetrics(now=0.0)
+    metrics.send_begins(10.0)
+    assert metrics.stalled_seconds(13.0) == 3.0
+    metrics.send_ended(14.0)
+    assert metrics.stalled_seconds(20.0) == 4.0
+    assert metrics.snapshot(20.0).stalled_seconds == 4.0
+
+
+@pytest.mark.parametrize("mode", ["on", "off"])
+def test_in_the_end_everything_that_was_sent_has_arrived(run, mode):
+    """By acknowledgements in a session, by what has left without one; and nothing waits."""
+
+    class Some(Endless):
+        async def chunks(self):
+            yield Chunk(entries=[{"n": number} for number in range(5000)], sizes=[10] * 5000)
+
+    async def scenario():
+        settings = Settings(server_host="127.0.0.1", server_port=0, session_mode=mode)
+        server = TCPLogReceiver(settings, NullSink(), ReceiverMetrics(now=0.0))
+        await server.start()
+        running = LogShipper(msgspec.structs.replace(settings, server_port=server.address[1]), Some())
+        report = await running.run()
+        assert running._metrics.arrived_bytes == report.snapshot.sent.wire_bytes > 0
+        assert report.snapshot.backlog_bytes == 0
+        await server.stop(deadline=0.0)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_slow_link_raises_the_level_and_a_slow_receiver_does_not(run, told, caplog, monkeypatch):
+    """Backlog, stalls, level, cause and log line from real sockets, within seconds.
+
+    The receiver is the slow end: Linux tells, and where nobody tells it looks like a slow link.
+    """
+    if told and sys.platform != "linux":
+        pytest.skip("the system does not tell")
+    if not told:
+        monkeypatch.setattr("logbale.tcp_client.link_seconds", lambda _: None)
+
+    async def scenario():
+        writers = []
+
+        async def serve(reader, writer):
+            writers.append(writer)
+            with contextlib.suppress(ConnectionError):
+                while await reader.read(4096):
+                    await asyncio.sleep(0.02)
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=4096)
+        host, port = server.sockets[0].getsockname()
+        settings = Settings(
+            server_host=host, server_port=port, session_mode="off", batch_size=500, adaptive_enabled=True
+        )
+        running = LogShipper(settings, Endless())
+        task = asyncio.create_task(running.run())
+        try:
+            async with asyncio.timeout(20):
+                while not (
+                    running.snapshot().stalled_seconds > 2 if told else running.snapshot().level_changes.get("link")
+                ):
+                    await asyncio.sleep(0.05)
+            now = running.snapshot()
+            assert ("link" in now.level_changes) == (not told)
+            assert now.backlog_bytes > 0
+            assert now.stalled_seconds > 0
+        finally:
+            running.stop()
+            running.stop()
+            await task
+            for writer in writers:
+                writer.transport.abort()
+            server.close()
+            await asyncio.sleep(0.1)  # for the ends of the connections to be seen, and closed, by their handlers
+
+    caplog.set_level("INFO", logger="logbale.shipper")
+    run(scenario)
+    assert any("compression level" in record.message for record in caplog.records)
