@@ -159,5 +159,5 @@ def test_cursors_that_move_without_an_entry_are_due_by_themselves():
     held.add(Chunk([], begun={"d": 7}), now=5.0)
     held.add(chunk(10, start=20, source="b"), now=5.5)
     assert (held.note_due(1.0), held.take_cursors()) == (None, {})
-    assert held.flush().cursors == {"b": 30, "d": 7}
+    assert held.flush().cursors == {"b": 40, "d": 7}
     assert held.note_due(1.0) is None

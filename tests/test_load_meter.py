@@ -6,6 +6,7 @@ import sys
 
 import msgspec
 import pytest
+from chunks import chunk_of
 
 from logbale.compressing import Compressing
 from logbale.compression import CompressionHandler
@@ -13,7 +14,6 @@ from logbale.config import Settings
 from logbale.load_meter import LoadMeter
 from logbale.log_shipper import LogShipper
 from logbale.metrics import ReceiverMetrics, ShipperMetrics
-from logbale.models import Chunk
 from logbale.protocol import Algorithm
 from logbale.sinks.null import NullSink
 from logbale.spool import MemoryStore
@@ -26,7 +26,7 @@ class Endless:
 
     async def chunks(self):
         while True:
-            yield Chunk(entries=[{"message": f"line {number} of many"} for number in range(1000)], sizes=[30] * 1000)
+            yield chunk_of([{"message": f"line {number} of many"} for number in range(1000)])
 
     def counts(self):
         return {}
@@ -97,7 +97,7 @@ def test_in_the_end_everything_that_was_sent_has_arrived(run, mode):
 
     class Some(Endless):
         async def chunks(self):
-            yield Chunk(entries=[{"n": number} for number in range(5000)], sizes=[10] * 5000)
+            yield chunk_of([{"n": number} for number in range(5000)])
 
     async def scenario():
         settings = Settings(server_host="127.0.0.1", server_port=0, session_mode=mode)

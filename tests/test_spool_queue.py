@@ -4,6 +4,7 @@ import asyncio
 import errno
 import logging
 
+from chunks import batch_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from spool_batches import crashed, spool_of
@@ -51,7 +52,7 @@ def queue_of(store, *events):
 
 
 def entry(**cursors):
-    return Batch([{"n": 1}], 10, cursors)
+    return Batch(b'{"n":1}\n', 1, cursors)
 
 
 def test_a_cursor_goes_with_the_next_batch_where_there_is_one():
@@ -108,7 +109,7 @@ def test_no_order_of_events_leaves_bytes_behind_that_look_like_back_pressure(tmp
         for what, how in events:
             before = store.next_sequence
             if what == "append":
-                queue.append(Batch([{"n": "x" * how}], how, {}))
+                queue.append(batch_of([{"n": "x" * how}]))
                 while store.next_sequence == before:
                     await queue.wait_for_change()
             elif what == "acknowledge":
