@@ -117,4 +117,4 @@ class Committer:
 
 def weight(item: Item) -> int:
     """Bytes that an item keeps in memory until it is settled."""
-    return ITEM_BYTES + (len(item.ndjson) if isinstance(item, ReceivedBatch) else 0)
+    return ITEM_BYTES + (len(item.ndjson) + len(item.frame) if isinstance(item, ReceivedBatch) else 0)

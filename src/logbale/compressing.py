@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter, thread_time
 from typing import TypeVar
 
+import msgspec
+
 from logbale.compression import Compressed, CompressionHandler
 from logbale.context import ContextCompressor
 from logbale.level_table import Work
@@ -20,12 +22,24 @@ INLINE_BYTES = 64 * 1024
 _T = TypeVar("_T")
 
 
+class Pressed(msgspec.Struct, frozen=True):
+    """A large batch as it is stored and sent, and what making it took."""
+
+    payload: bytes
+    """One zstd frame."""
+    level: int
+    raw_bytes: int
+    seconds: float
+    cpu_seconds: float
+
+
 class Compressing:
     """The shell around a CompressionHandler: it times, and gives large batches to threads. One batch at a time."""
 
     def __init__(self, handler: CompressionHandler) -> None:
         self.handler = handler
         self._work: dict[int, Work] = {}
+        self._presser = CompressionHandler(Algorithm.ZSTD, handler.level, bypass_threshold=0)
         self._pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="logbale-compress")
 
     async def alone(self, raw: bytes) -> Compressed:
@@ -40,6 +54,17 @@ class Compressing:
         body, seconds, cpu_seconds = await self._timed(len(raw), context.compress, raw)
         self._record(context.level, Compressed(body, context.algorithm, len(raw), bypassed=False), seconds, cpu_seconds)
         return body
+
+    def press(self, raw: bytes) -> Pressed:
+        """A batch that is stored and sent as one and the same frame. On the store's thread, while the others work."""
+        level = self._presser.level = self.handler.level
+        payload, seconds, cpu_seconds = _timed(self._presser.compress_always, raw)
+        return Pressed(payload, level, len(raw), seconds, cpu_seconds)
+
+    def sent(self, pressed: Pressed) -> None:
+        """It left: from now on it counts."""
+        compressed = Compressed(pressed.payload, Algorithm.ZSTD, pressed.raw_bytes, bypassed=False)
+        self._record(pressed.level, compressed, pressed.seconds, pressed.cpu_seconds)
 
     def take_work(self) -> dict[int, Work]:
         """What compressing took since the last call, by level; what stayed raw says nothing about levels."""

@@ -142,6 +142,10 @@ class CompressionHandler:
                 return Compressed(payload, self.algorithm, len(raw), bypassed=False)
         return Compressed(raw, Algorithm.NONE, len(raw), bypassed=True)
 
+    def compress_always(self, raw: bytes) -> bytes:
+        """The compressed form, though it may be larger."""
+        return self._compress(raw, self.level)
+
     def record(self, compressed: Compressed, seconds: float) -> None:
         """Counts one batch that took so long to compress."""
         self.stats.batches += 1
@@ -160,6 +164,22 @@ class CompressionHandler:
             options = ZSTD_LEVELS[level].options | {int(_P.checksum_flag): 1}
             self._zstd = level, zstd.ZstdCompressor(options=options)
         return self._zstd[1].compress(raw, zstd.ZstdCompressor.FLUSH_FRAME)
+
+
+def frame_of_size(payload: bytes, raw_bytes: int) -> bool:
+    """Whether a zstd payload that was decoded is one frame that states its size and has a checksum: fit to be kept."""
+    if len(payload) < 6 or not payload[4] & _CHECKSUM_BIT:
+        return False
+    try:
+        return zstd.get_frame_info(payload).decompressed_size == raw_bytes and zstd.get_frame_size(payload) == len(
+            payload
+        )
+    except zstd.ZstdError:
+        return False
+
+
+_CHECKSUM_BIT = 0b100
+"""Of the descriptor, the byte after a frame's magic number (RFC 8878, 3.1.1.1.1)."""
 
 
 def library(algorithm: Algorithm, level: int) -> str:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import msgspec
 
-from logbale.compression import decompress
+from logbale.compression import decompress, frame_of_size
 from logbale.config import Settings
 from logbale.context import ContextDecompressor
 from logbale.errors import DecompressionError, EntryError
 from logbale.ndjson import Lines, to_ndjson
-from logbale.protocol import Frame
+from logbale.protocol import Algorithm, Frame
 from logbale.session import SequencedBatch, batch_crc
 
 INLINE_BYTES = 64 * 1024
 """Payloads below this are decoded on the loop: a trip to the pool costs about 40 µs, more than it saves."""
+
+INLINE_RAW_BYTES = 1024 * 1024
+"""And batches up to this: most of the work on their lines holds the interpreter's lock wherever it is done. A
+millisecond and a half, for which the other connections wait."""
+
+KEPT_FRAME_BYTES = 256 * 1024
+"""Raw bytes from which on a batch's own frame goes into the archive: sealing merges blocks that are smaller."""
 
 
 class Decoded(msgspec.Struct, frozen=True):
@@ -21,6 +28,8 @@ class Decoded(msgspec.Struct, frozen=True):
 
     lines: Lines
     raw_bytes: int
+    frame: bytes = b""
+    """The body, where it is a zstd frame of exactly these lines that the archive can keep."""
 
 
 def decode_base(frame: Frame, settings: Settings) -> Decoded | DecompressionError | EntryError:
@@ -43,6 +52,17 @@ def decode_sequenced(
             raw = decompress(batch.algorithm, batch.body, max_raw=batch.raw_bytes, max_ratio=None)
         if len(raw) != batch.raw_bytes or batch_crc(batch.sequence, raw) != batch.crc:
             raise DecompressionError("corrupt", "its length or CRC is not that of its prefix")
-        return Decoded(to_ndjson(raw, max_entries=settings.max_batch_entries, in_session=True), len(raw))
+        lines = to_ndjson(raw, max_entries=settings.max_batch_entries, in_session=True)
+        return Decoded(lines, len(raw), batch.body if _is_worth_keeping(batch, raw, lines) else b"")
     except (DecompressionError, EntryError) as error:
         return error
+
+
+def _is_worth_keeping(batch: SequencedBatch, raw: bytes, lines: Lines) -> bool:
+    return (
+        batch.algorithm is Algorithm.ZSTD
+        and not batch.continued
+        and len(raw) >= KEPT_FRAME_BYTES
+        and lines.ndjson is raw
+        and frame_of_size(batch.body, len(raw))
+    )

@@ -7,6 +7,7 @@ or zlib-ng; where they are missing the standard library does the same work, slow
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -84,6 +85,10 @@ _DECODER: Any = zlib_ng or zlib
 
 ERRORS: tuple[type[Exception], ...] = (zlib.error, _DECODER.error)
 """What a decompressor raises for what is no stream: zlib-ng's error is not a subclass of zlib's."""
+
+
+crc32: Callable[[bytes, int], int] = isal_zlib.crc32 if isal_zlib is not None else zlib.crc32
+"""zlib's CRC-32, at five times its speed where isal is installed."""
 
 
 def compress(raw: bytes, level: int, wbits: int) -> bytes:

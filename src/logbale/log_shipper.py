@@ -15,6 +15,7 @@ from logbale.adaptive import AdaptiveCompression, Policy
 from logbale.adaptive_balanced import BEHIND_BYTES, BalancedCompression
 from logbale.base_link import BaseLink
 from logbale.batch_buffer import BatchBuffer
+from logbale.carried import Carried
 from logbale.compressing import Compressing
 from logbale.compression import CompressionHandler
 from logbale.config import Settings, connect_host
@@ -36,6 +37,9 @@ NOTE_INTERVAL = 1.0
 
 BEHIND_INTERVAL = 0.5
 """Seconds between decisions of the balanced policy while the shipper is behind: a short run is over in five."""
+
+GROWN_BYTES = 64 * 1024
+"""Raw bytes that a batch grows to under backlog before it is known what the link carries: a second at 64 kbit/s."""
 
 LOOK_INTERVAL = 0.005
 """Seconds at least between looks at whether the ack has come that lets a partial batch leave."""
@@ -106,8 +110,12 @@ class LogShipper:
         self._buffer = BatchBuffer(
             size=settings.batch_size, interval=settings.batch_interval, max_bytes=settings.batch_max_bytes
         )
+        sends_zstd = settings.session_mode == "on" and handler.algorithm is Algorithm.ZSTD
         self._queue = SpoolQueue(
-            store or MemoryStore(new_stream()), max_memory=settings.buffer_max_bytes, policy=settings.spool_policy
+            store or MemoryStore(new_stream()),
+            max_memory=settings.buffer_max_bytes,
+            policy=settings.spool_policy,
+            press=self._compressing.press if sends_zstd else None,
         )
         self._link = self._make_link()
         self._load = LoadMeter(
@@ -117,6 +125,7 @@ class LogShipper:
             link_seconds=self._link.link_seconds,
             now=monotonic(),
         )
+        self._carried = Carried()
         self._stop_requested = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._buffered = asyncio.Event()
@@ -204,12 +213,22 @@ class LogShipper:
     async def _read(self) -> None:
         async with contextlib.aclosing(self._source.chunks()) as chunks:
             async for chunk in chunks:
-                for batch in self._buffer.add(chunk, monotonic()):
+                for batch in self._buffer.add(chunk, monotonic(), grown_bytes=self._grown_bytes()):
                     self._queue.append(batch)
                 self._buffered.set()
                 await self._queue.wait_for_room()
                 # A source that never has to wait would otherwise keep the loop to itself.
                 await asyncio.sleep(0)
+
+    def _grown_bytes(self) -> int:
+        """Raw bytes that a batch may have beyond BATCH_SIZE: in a session, while batches wait, what passes in seconds.
+
+        A slow link must not be busy with one batch for so long that its silence looks like its end.
+        """
+        if self.settings.session_mode == "off" or self._queue.is_drained:
+            return 0
+        carried = self._carried.lately(self._metrics.arrived_bytes, monotonic())
+        return max(GROWN_BYTES, int(carried * self._compressing.handler.stats.ratio))
 
     async def _pass_on_due_batches(self) -> None:
         """A partial batch leaves after BATCH_INTERVAL; in a session that has nothing else to do, after BATCH_LINGER."""

@@ -34,7 +34,7 @@ from logbale.metrics import ShipperMetrics
 from logbale.protocol import Algorithm, FrameDecoder
 from logbale.session import WELCOME_TIMEOUT, Event, ShipperSession, Welcomed, encode_batch
 from logbale.spool import DamagedError, Record, Skip
-from logbale.spool_queue import SpoolQueue
+from logbale.spool_queue import LARGE_BYTES, SpoolQueue
 
 log = logging.getLogger("logbale.client")
 
@@ -193,16 +193,21 @@ class OpenSession:
 
     async def _send_record(self, record: Record) -> int:
         """Sends a batch, or what stands in its place; returns the last sequence that this covers."""
-        try:
-            raw = await self._queue.read(record)
-        except DamagedError as error:
-            return await self._skip(error.skip, record.sequence)
-        frame = await self._frame(record, raw)
+        if (pressed := self._queue.pressed(record)) is not None:
+            self._alone = False
+            self._compressing.sent(pressed)
+            frame = encode_batch(record.sequence, record.raw_bytes, record.crc, pressed.payload, Algorithm.ZSTD)
+        else:
+            try:
+                raw = await self._queue.read(record)
+            except DamagedError as error:
+                return await self._skip(error.skip, record.sequence)
+            frame = await self._frame(record, raw)
         welcome = self._session.welcome
         assert welcome is not None, "nothing is sent before the welcome"
-        if len(raw) > welcome.max_raw or len(frame) > welcome.max_frame:
+        if record.raw_bytes > welcome.max_raw or len(frame) > welcome.max_frame:
             reason = (
-                f"{len(raw)} raw bytes, {len(frame)} as a frame: "
+                f"{record.raw_bytes} raw bytes, {len(frame)} as a frame: "
                 f"the receiver takes {welcome.max_raw} and {welcome.max_frame}"
             )
             await self._queue.reject(record.sequence, reason)
@@ -210,13 +215,15 @@ class OpenSession:
             skip = Skip(record.sequence, record.sequence, record.count, "too large for the receiver")
             return await self._skip(skip, record.sequence)
         await self._write(frame, record.sequence)
-        self._metrics.batch_sent(entries=record.count, raw_bytes=len(raw), wire_bytes=len(frame))
+        self._metrics.batch_sent(entries=record.count, raw_bytes=record.raw_bytes, wire_bytes=len(frame))
         return record.sequence
 
     async def _frame(self, record: Record, raw: bytes) -> bytes:
         algorithm = self._compressing.handler.algorithm
         in_context = self._settings.compression_context == "stream" and algorithm is not Algorithm.NONE
-        if self._alone or not in_context:
+        # What is large gains nothing from a context, and the archive can keep its frame as it is.
+        is_large = algorithm is Algorithm.ZSTD and len(raw) >= LARGE_BYTES
+        if self._alone or is_large or not in_context:
             self._alone = False
             compressed = await self._compressing.alone(raw)
             return encode_batch(record.sequence, len(raw), record.crc, compressed.payload, compressed.algorithm)

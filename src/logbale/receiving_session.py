@@ -10,7 +10,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from logbale.context import ContextDecompressor
-from logbale.decoding import INLINE_BYTES, Decoded, decode_sequenced
+from logbale.decoding import INLINE_BYTES, INLINE_RAW_BYTES, Decoded, decode_sequenced
 from logbale.errors import DecompressionError, EntryError, ProtocolError
 from logbale.messages import Ack, Hello, Ping, Pong, Reject, Skip, Status
 from logbale.protocol import Algorithm, Frame
@@ -150,7 +150,7 @@ class ReceivingSession:
 
     def _take_batch(self, batch: SequencedBatch) -> None:
         context = self._context(batch)
-        if len(batch.body) < INLINE_BYTES and batch.raw_bytes < 4 * INLINE_BYTES:
+        if len(batch.body) < INLINE_BYTES and batch.raw_bytes <= INLINE_RAW_BYTES:
             self._take_sequenced(batch, decode_sequenced(batch, context, self._receiver.settings))
         else:
             self._connection.work(self._decode_in_pool, batch, context)
@@ -190,7 +190,7 @@ class ReceivingSession:
             self._connection.count(batch.algorithm, decoded, batch.wire_bytes)
             lines = decoded.lines
             item = ReceivedBatch(
-                lines.ndjson,
+                b"" if decoded.frame else lines.ndjson,
                 lines.count,
                 lines.first,
                 lines.last,
@@ -198,6 +198,8 @@ class ReceivingSession:
                 stream.name,
                 batch.sequence,
                 batch.crc,
+                decoded.frame,
+                decoded.raw_bytes if decoded.frame else 0,
             )
             self._submit(item, batch.wire_bytes)
 

@@ -8,13 +8,13 @@ or a ProtocolError; `now` is passed in (seconds of a clock that never goes back)
 from __future__ import annotations
 
 import struct
-import zlib
 from collections import deque
 from collections.abc import Mapping
 from enum import Enum
 
 import msgspec
 
+from logbale.deflate import crc32
 from logbale.errors import ProtocolError
 from logbale.liveness import Liveness
 from logbale.messages import (
@@ -49,7 +49,7 @@ PREFIX_BYTES = _PREFIX.size
 
 def batch_crc(sequence: int, raw: bytes) -> int:
     """CRC-32 of the sequence (uint64, big-endian) and the raw batch, as the prefix of a sequenced payload has it."""
-    return zlib.crc32(raw, zlib.crc32(sequence.to_bytes(8, "big")))
+    return crc32(raw, crc32(sequence.to_bytes(8, "big"), 0))
 
 
 class SequencedBatch(msgspec.Struct, frozen=True):

@@ -11,8 +11,9 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
+from logbale.compressing import Pressed
 from logbale.errors import StorageError
 from logbale.models import Batch
 from logbale.spool import DamagedError, MemoryStore, Record, Skip
@@ -22,8 +23,15 @@ log = logging.getLogger("logbale.spool")
 STORAGE_RETRY = 1.0
 """Seconds between attempts while the store cannot take a batch."""
 
-GROUP_BYTES = 8 * 1024 * 1024
+GROUP_BYTES = 4 * 1024 * 1024
 """Raw bytes that one write to the store takes at most."""
+
+MAX_INCOMING = 8 * 1024 * 1024
+"""Raw bytes that wait for a store on disk: enough to keep it busy. What a longer wait would take is on its disk."""
+
+LARGE_BYTES = 128 * 1024
+"""Raw bytes from which on a batch gains nothing from the context of those before it, so that one compression can serve
+the store and the wire (decision 0008)."""
 
 Policy = Literal["block", "drop_oldest", "drop_newest"]
 """What happens when the store is full: reading waits, or entries are dropped and counted."""
@@ -71,8 +79,11 @@ class Store(Protocol):
         """The CRCs of the batches that are not consumed, and of the last one that was."""
         ...
 
-    def append(self, batches: Sequence[NewBatch]) -> Sequence[Record]:
-        """Numbers and keeps them; durable on return. Raises StorageError: then none is kept."""
+    def append(self, batches: Sequence[NewBatch], bodies: Sequence[bytes | None] = ()) -> Sequence[Record]:
+        """Numbers and keeps them; durable on return. Raises StorageError: then none is kept.
+
+        `bodies` are zstd frames of the batches, None or nothing where there is none yet.
+        """
         ...
 
     def item(self, sequence: int) -> Record | Skip:
@@ -120,11 +131,33 @@ class Store(Protocol):
         ...
 
 
+class _Fresh(NamedTuple):
+    """A batch that need not be read back: raw, or compressed where it will be sent so."""
+
+    record: Record
+    raw: bytes
+    pressed: Pressed | None
+
+    @property
+    def size(self) -> int:
+        return len(self.raw) if self.pressed is None else len(self.pressed.payload)
+
+
 class SpoolQueue:
     """The queue that one loop owns. run() beside the reader and the sender."""
 
-    def __init__(self, store: Store, *, max_memory: int, policy: Policy = "block") -> None:
-        """`max_memory` bounds the raw bytes that wait for the store, or are kept so as not to read them back."""
+    def __init__(
+        self,
+        store: Store,
+        *,
+        max_memory: int,
+        policy: Policy = "block",
+        press: Callable[[bytes], Pressed] | None = None,
+    ) -> None:
+        """`max_memory` bounds the bytes that wait for the store, or are kept so as not to read them back.
+
+        `press` compresses a large batch as it will be sent: so it is compressed once, and stored and sent as it is.
+        """
         self.store = store
         self.storage_error: str | None = None
         """Why nothing can be stored now; None while it can."""
@@ -139,7 +172,9 @@ class SpoolQueue:
         self._moved: dict[str, Any] = {}
         """Cursors that moved without an entry, after all that is incoming."""
         self._is_note_late = False
-        self._fresh: dict[int, tuple[Record, bytes]] = {}
+        self._press = press if not isinstance(store, MemoryStore) else None
+        self._max_incoming = max_memory if isinstance(store, MemoryStore) else min(max_memory, MAX_INCOMING)
+        self._fresh: dict[int, _Fresh] = {}
         """The newest batches, as long as they fit into memory: most are sent from here."""
         self._fresh_bytes = 0
         self._closed = False
@@ -226,7 +261,7 @@ class SpoolQueue:
         while True:
             try:
                 if self._fits(batches) or await self._make_room(batches):
-                    records = await self.call(self.store.append, batches)
+                    records, pressed = await self.call(self._press_and_append, batches)
                     break
                 if self._policy == "drop_newest":
                     await self._drop(batches)
@@ -241,10 +276,17 @@ class SpoolQueue:
         if self.storage_error is not None:
             log.warning("spooling again")
             self.storage_error = None
-        for record, (raw, _, _) in zip(records, batches, strict=True):
-            if self._fresh_bytes + len(raw) <= self._max_memory:
-                self._fresh[record.sequence] = record, raw
-                self._fresh_bytes += len(raw)
+        for record, (raw, _, _), one in zip(records, batches, pressed, strict=True):
+            fresh = _Fresh(record, raw if one is None else b"", one)
+            if self._fresh_bytes + fresh.size <= self._max_memory:
+                self._fresh[record.sequence] = fresh
+                self._fresh_bytes += fresh.size
+
+    def _press_and_append(self, batches: list[NewBatch]) -> tuple[Sequence[Record], list[Pressed | None]]:
+        """On the store's thread, where compressing keeps nobody waiting."""
+        press = self._press
+        pressed = [press(raw) if press is not None and len(raw) >= LARGE_BYTES else None for raw, _, _ in batches]
+        return self.store.append(batches, [None if one is None else one.payload for one in pressed]), pressed
 
     async def _make_room(self, batches: list[NewBatch]) -> bool:
         if self._policy != "drop_oldest":
@@ -268,7 +310,7 @@ class SpoolQueue:
 
     def _look_for_room(self) -> None:
         held = self.store.raw_bytes if isinstance(self.store, MemoryStore) else 0
-        if self._incoming_bytes + held < self._max_memory:
+        if self._incoming_bytes + held < self._max_incoming:
             self._room.set()
         else:
             self._room.clear()
@@ -300,7 +342,7 @@ class SpoolQueue:
         if sequence < self.store.first:  # rejected here, and the receiver never heard of it
             return Skip(sequence, self.store.first - 1, 0, "rejected")
         if sequence in self._fresh:
-            return self._fresh[sequence][0]
+            return self._fresh[sequence].record
         return await self.call(self.store.item, sequence)
 
     async def wait_for_change(self) -> None:
@@ -310,9 +352,14 @@ class SpoolQueue:
 
     async def read(self, record: Record) -> bytes:
         """The raw batch, from memory or back from the store. Raises DamagedError."""
-        if record.sequence in self._fresh:
-            return self._fresh[record.sequence][1]
+        if (fresh := self._fresh.get(record.sequence)) is not None and fresh.pressed is None:
+            return fresh.raw
         return await self.call(self.store.read, record.sequence)
+
+    def pressed(self, record: Record) -> Pressed | None:
+        """The batch as it shall be sent, where it is compressed already."""
+        fresh = self._fresh.get(record.sequence)
+        return fresh.pressed if fresh is not None else None
 
     async def acknowledge(self, last: int) -> None:
         """Every batch up to and including `last` is durable at the receiver."""
@@ -333,7 +380,7 @@ class SpoolQueue:
 
     def _forget(self, sequence: int) -> None:
         if (fresh := self._fresh.pop(sequence, None)) is not None:
-            self._fresh_bytes -= len(fresh[1])
+            self._fresh_bytes -= fresh.size
 
     async def new_stream(self) -> None:
         """For a spool whose history is not the receiver's: a new name, and what waits is numbered from 1."""

@@ -17,7 +17,7 @@ import struct
 import sys
 import zlib
 from collections.abc import Iterable, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -172,10 +172,19 @@ class BlockEncoder:
         }
         self._compressor = zstd.ZstdCompressor(options=options)
 
-    def encode(
+    def compress(self, ndjson: bytes) -> bytes:
+        """The lines as the frame of a block."""
+        return self._compressor.compress(ndjson, mode=self._compressor.FLUSH_FRAME)
+
+    def encode(self, ndjson: bytes, **header: Any) -> bytes:
+        """A block of these lines; the rest as block() takes it."""
+        return self.block(self.compress(ndjson), raw=len(ndjson), **header)
+
+    def block(
         self,
-        ndjson: bytes,
+        frame: bytes,
         *,
+        raw: int,
         count: int,
         first: str,
         last: str,
@@ -183,12 +192,11 @@ class BlockEncoder:
         rejects: Sequence[Reject] = (),
         skips: Sequence[Skip] = (),
     ) -> bytes:
-        """One block. Raises ValueError where its header would be too long to be read again."""
-        frame = self._compressor.compress(ndjson, mode=self._compressor.FLUSH_FRAME)
+        """One block of a frame of `raw` bytes. Raises ValueError where its header would be too long to read."""
         header = BlockHeader(
             size=len(frame),
             count=count,
-            raw=len(ndjson),
+            raw=raw,
             first=first,
             last=last,
             streams=streams,

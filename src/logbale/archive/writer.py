@@ -194,8 +194,14 @@ class ArchiveWriter:
     def _encode(self, items: list[Item]) -> bytes:
         batches = [item for item in items if isinstance(item, ReceivedBatch)]
         first, last = format.span((batch.first, batch.last) for batch in batches)
-        return self._encoder.encode(
-            batches[0].ndjson if len(batches) == 1 else b"".join([batch.ndjson for batch in batches]),
+        if len(batches) == 1 and batches[0].frame:
+            frame, raw = batches[0].frame, batches[0].raw_bytes
+        else:
+            ndjson = batches[0].ndjson if len(batches) == 1 else b"".join([batch.ndjson for batch in batches])
+            frame, raw = self._encoder.compress(ndjson), len(ndjson)
+        return self._encoder.block(
+            frame,
+            raw=raw,
             count=sum(batch.count for batch in batches),
             first=first,
             last=last,
@@ -283,10 +289,16 @@ def _blocks(items: list[Item]) -> Iterator[list[Item]]:
     group: list[Item] = []
     raw = weight = 0
     for item in items:
-        item_raw, item_weight = (len(item.ndjson), 1) if isinstance(item, ReceivedBatch) else (0, NOTE_WEIGHT)
-        if group and (raw + item_raw > BLOCK_BYTES or weight + item_weight > BLOCK_BATCHES):
+        item_raw, item_weight = (item.raw_bytes, 1) if isinstance(item, ReceivedBatch) else (0, NOTE_WEIGHT)
+        # What came as a frame is a block as it is: nothing is gained by compressing it anew, and much time lost.
+        has_frame = isinstance(item, ReceivedBatch) and bool(item.frame)
+        is_full = raw + item_raw > BLOCK_BYTES or weight + item_weight > BLOCK_BATCHES
+        if group and (is_full or has_frame):
             yield group
             group, raw, weight = [], 0, 0
+        if has_frame:
+            yield [item]
+            continue
         group.append(item)
         raw += item_raw
         weight += item_weight

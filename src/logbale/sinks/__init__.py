@@ -9,14 +9,16 @@ from typing import Protocol
 
 import msgspec
 
+from logbale.compression import decompress
 from logbale.messages import RejectedBatch
+from logbale.protocol import Algorithm
 
 
 class ReceivedBatch(msgspec.Struct, frozen=True):
     """One batch, decoded and checked: every line of `ndjson` is one JSON object."""
 
     ndjson: bytes
-    """One entry a line, each line ended by a newline, valid UTF-8."""
+    """One entry a line, each line ended by a newline, valid UTF-8; nothing where `frame` has the lines."""
     count: int
     """Entries, at least 1."""
     first: str
@@ -31,6 +33,22 @@ class ReceivedBatch(msgspec.Struct, frozen=True):
     """Its place in the stream; 0 for a base client."""
     crc: int = 0
     """CRC-32 as the session's prefix has it; 0 for a base client."""
+
+    frame: bytes = b""
+    """The lines as one zstd frame with size and checksum, where they came so: large ones, fit to be kept as it is."""
+    frame_raw_bytes: int = 0
+    """Bytes of its lines."""
+
+    @property
+    def raw_bytes(self) -> int:
+        """Bytes of the lines."""
+        return self.frame_raw_bytes or len(self.ndjson)
+
+    def lines(self) -> bytes:
+        """The lines, wherever they are."""
+        if not self.frame:
+            return self.ndjson
+        return decompress(Algorithm.ZSTD, self.frame, max_raw=self.frame_raw_bytes, max_ratio=None)
 
     @property
     def last_sequence(self) -> int:

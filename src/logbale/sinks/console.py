@@ -40,7 +40,7 @@ CLOSE_TIMEOUT = 2.0
 class _Piece(msgspec.Struct, frozen=True):
     """A batch on its way to the thread."""
 
-    ndjson: bytes
+    batch: ReceivedBatch
     skipped: int
     """Entries skipped since the start when this one was queued."""
 
@@ -83,8 +83,8 @@ class ConsoleSink:
             if self._is_full or self._ended:
                 self._skipped += batch.count
             else:
-                self._queued_bytes += len(batch.ndjson)
-                self._pieces.put(_Piece(batch.ndjson, self._skipped))
+                self._queued_bytes += batch.raw_bytes
+                self._pieces.put(_Piece(batch, self._skipped))
 
     async def close(self) -> None:
         """Shows what waits, for CLOSE_TIMEOUT seconds at most; says how many entries were not shown."""
@@ -101,8 +101,8 @@ class ConsoleSink:
         try:
             while (piece := self._pieces.get()) is not None and not self._ended:
                 self._say_skipped(piece.skipped)
-                self._write(piece.ndjson)
-                self._taken_bytes += len(piece.ndjson)
+                self._write(piece.batch.lines())
+                self._taken_bytes += piece.batch.raw_bytes
                 if self._pieces.empty():
                     self._say_skipped(self._skipped)
             self._say_skipped(self._skipped)

@@ -23,7 +23,7 @@ class NullSink:
             if isinstance(item, ReceivedBatch):
                 self.batches += 1
                 self.entries += item.count
-                self.raw_bytes += len(item.ndjson)
+                self.raw_bytes += item.raw_bytes
         return [Stored()] * len(items)
 
     def mark(self, stream: str) -> Mark:

@@ -188,14 +188,17 @@ class DiskSpool:
 
     # Batches in and out.
 
-    def append(self, batches: Sequence[tuple[bytes, int, Mapping[str, Any]]]) -> list[Record]:
+    def append(
+        self, batches: Sequence[tuple[bytes, int, Mapping[str, Any]]], bodies: Sequence[bytes | None] = ()
+    ) -> list[Record]:
         """Adds batches (raw JSON, entries, cursors after it): one write, one sync; all are durable on return.
 
-        A cursor of None is taken away; a value is kept as it is, so give a new one instead of changing it. Raises
-        StorageError where they cannot be stored now: then none of them is, and a later call can succeed.
+        `bodies` are zstd frames of the batches, None or nothing where the spool shall compress one itself. A cursor of
+        None is taken away; a value is kept as it is, so give a new one instead of changing it. Raises StorageError
+        where they cannot be stored now: then none of them is, and a later call can succeed.
         """
         self._check_lock()
-        headers = self._journal.append(batches)
+        headers = self._journal.append(batches, bodies)
         base = self._state.base
         return [
             Record(header.position - base, header.entries, header.raw_bytes, header.crc, header.size)

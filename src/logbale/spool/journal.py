@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,10 @@ class Journal:
         self._note_bytes = 0
         self._writer: SegmentWriter | None = None
 
-    def append(self, batches: Sequence[tuple[bytes, int, Mapping[str, Any]]]) -> list[Header]:
-        """Makes batches durable, all or none; their headers. Raises StorageError."""
+    def append(
+        self, batches: Sequence[tuple[bytes, int, Mapping[str, Any]]], bodies: Sequence[bytes | None] = ()
+    ) -> list[Header]:
+        """Makes batches durable, all or none; their headers. `bodies` are compressed already. Raises StorageError."""
         if not batches:
             return []
         state = self.state
@@ -63,7 +66,7 @@ class Journal:
         headers: list[Header] = []
         records: list[bytes] = []
         moved: dict[str, Any] = {}
-        for raw, count, cursors in batches:
+        for (raw, count, cursors), body in zip_longest(batches, bodies):
             # Against the batch before, not the state: within a group a cursor may go forth and back to where it was.
             changed = state.changed(cursors, moved)
             moved |= changed
@@ -78,7 +81,7 @@ class Journal:
                 entries=count,
                 raw_bytes=len(raw),
                 crc=batch_crc(position - state.base, raw),
-                body=format.compress(raw),
+                body=body or format.compress(raw),
             )
             headers.append(header)
             records.append(record)

@@ -30,8 +30,10 @@ class MemoryStore:
         self._batches: dict[int, tuple[Record, bytes]] = {}
         self._last_crc: dict[int, int] = {}
 
-    def append(self, batches: Sequence[tuple[bytes, int, Mapping[str, Any]]]) -> list[Record]:
-        """Numbers and keeps them."""
+    def append(
+        self, batches: Sequence[tuple[bytes, int, Mapping[str, Any]]], bodies: Sequence[bytes | None] = ()
+    ) -> list[Record]:
+        """Numbers and keeps them, as they are."""
         records = []
         for raw, count, _ in batches:
             sequence = self.next_sequence
