@@ -44,7 +44,7 @@ class KeepingSink(NullSink):
     @property
     def numbers(self):
         batches = [item for item in self.items if isinstance(item, ReceivedBatch)]
-        return [json.loads(line)["n"] for batch in batches for line in batch.ndjson.splitlines()]
+        return [json.loads(line)["n"] for batch in batches for line in batch.lines().splitlines()]
 
 
 class Numbers:
@@ -383,7 +383,7 @@ def test_base_clients_keep_working_beside_sessions(run):
             base = asyncio.to_thread(base_client.send_everything, server.address)
             report, sent = await asyncio.gather(shipper(server.address[1], Numbers(300)).run(), base)
             assert report.delivered
-            entries = [json.loads(line) for item in server.sink.items for line in item.ndjson.splitlines()]
+            entries = [json.loads(line) for item in server.sink.items for line in item.lines().splitlines()]
             assert [entry["n"] for entry in entries if "n" in entry] == list(range(300))
             assert [entry["number"] for entry in entries if "number" in entry] == list(range(sent))
 
@@ -489,7 +489,7 @@ def test_a_batch_that_does_not_compress_stays_in_its_context(run, algorithm):
         async with receiver() as server, Proxy(server.address[1]) as proxy:
             source = Scripted([[entry] for entry in text])
             assert (await shipper(proxy.port, source, batch_size=1, compression_algorithm=algorithm).run()).delivered
-            assert [json.loads(item.ndjson) for item in server.sink.items] == text
+            assert [json.loads(item.lines()) for item in server.sink.items] == text
             assert proxy.connections == 1
 
     run(scenario)
@@ -509,7 +509,7 @@ def test_a_million_identical_lines(run, context):
             assert report.snapshot.delivered_entries == server.metrics.stored_entries == 1_000_000
             assert report.snapshot.sent.raw_bytes > 256 * report.snapshot.sent.wire_bytes
             assert all(
-                set(item.ndjson.split(b"\n")) == {json.dumps(line, separators=(",", ":")).encode(), b""}
+                set(item.lines().split(b"\n")) == {json.dumps(line, separators=(",", ":")).encode(), b""}
                 for item in server.sink.items
             )
 

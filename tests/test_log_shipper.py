@@ -48,7 +48,7 @@ class ListSink(NullSink):
         self.arrived = []
 
     async def commit(self, batches):
-        self.arrived += [json.loads(line)["n"] for batch in batches for line in batch.ndjson.splitlines()]
+        self.arrived += [json.loads(line)["n"] for batch in batches for line in batch.lines().splitlines()]
         return [Stored() for _ in batches]
 
     async def close(self):
@@ -86,7 +86,7 @@ def test_everything_read_arrives_once_and_in_order(run, algorithm, batch_size):
             assert server.sink.arrived == list(range(10_013))
             snapshot = report.snapshot
             assert snapshot.read_entries == snapshot.sent.entries == 10_013
-            assert snapshot.sent.batches == -(-10_013 // batch_size)
+            assert snapshot.sent.batches <= -(-10_013 // batch_size)  # more may go together while they wait
             assert snapshot.errors == {"invalid_utf8": 3}
             received = server.metrics.snapshot(1.0).received
             assert (received.raw_bytes, received.wire_bytes) == (snapshot.sent.raw_bytes, snapshot.sent.wire_bytes)

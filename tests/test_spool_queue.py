@@ -24,9 +24,9 @@ class Noting:
     def __getattr__(self, name):
         return getattr(self._store, name)
 
-    def append(self, batches):
+    def append(self, batches, bodies=()):
         self.heard.append(("append", [dict(cursors) for _, _, cursors in batches]))
-        return self._store.append(batches)
+        return self._store.append(batches, bodies)
 
     def note_cursors(self, cursors):
         self.heard.append(("note", dict(cursors)))
@@ -118,7 +118,7 @@ def test_no_order_of_events_leaves_bytes_behind_that_look_like_back_pressure(tmp
                 await queue.reject(store.first + how, "odd")
             elif what == "new_stream":
                 await queue.new_stream()
-            assert queue._fresh_bytes == sum(len(raw) for _, raw in queue._fresh.values()) >= 0
+            assert queue._fresh_bytes == sum(fresh.size for fresh in queue._fresh.values()) >= 0
             assert queue._fresh.keys() <= set(range(store.first, store.next_sequence))
             if not on_disk:
                 assert store.raw_bytes == sum(len(raw) for _, raw in store._batches.values()) >= 0

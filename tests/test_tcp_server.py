@@ -47,7 +47,7 @@ class ListSink(NullSink):
 
     @property
     def arrived(self):
-        return [json.loads(line) for batch in self.kept for line in batch.ndjson.splitlines()]
+        return [json.loads(line) for batch in self.kept for line in batch.lines().splitlines()]
 
 
 @contextlib.asynccontextmanager

@@ -7,6 +7,9 @@ from itertools import accumulate
 
 from logbale.models import Batch, Chunk
 
+GROWN_ENTRIES = 10_000
+"""Most entries that a batch grows to: a tenth of what receivers take by default (MAX_BATCH_ENTRIES)."""
+
 
 class BatchBuffer:
     """Holds the batch that is not full yet.
@@ -50,8 +53,8 @@ class BatchBuffer:
     def add(self, chunk: Chunk, now: float, *, grown_bytes: int = 0) -> list[Batch]:
         """Takes a chunk; returns the batches that it filled, in order. A chunk without entries only moves cursors.
 
-        With `grown_bytes` the count gives way: a batch leaves with half so many raw bytes and takes up to all of them.
-        Many small batches in a row cost more, on the wire and in time, than a large one.
+        With `grown_bytes` the count gives way, up to GROWN_ENTRIES: a batch leaves with half so many raw bytes and
+        takes up to all of them. Many small batches in a row cost more, on the wire and in time, than a large one.
         """
         self._cursors |= dict.fromkeys(chunk.forgotten)
         self._cursors |= chunk.begun
@@ -64,8 +67,9 @@ class BatchBuffer:
         return full
 
     def _add_entries(self, chunk: Chunk, now: float, limit: int) -> list[Batch]:
-        may_fit = self._count + len(chunk.entries) <= self.size
-        whole = b"".join(chunk.entries) if may_fit or limit else b""
+        count = self._count + len(chunk.entries)
+        may_fit = count <= self.size
+        whole = b"".join(chunk.entries) if may_fit or (limit and count <= GROWN_ENTRIES) else b""
         if self._bytes + len(whole) > (self.max_bytes if may_fit else limit) or not whole:
             return self._add_in_parts(chunk, now, limit)
         self._take_up(whole, len(chunk.entries), chunk, chunk.end, now)
@@ -80,6 +84,7 @@ class BatchBuffer:
         while position < len(entries):
             within = position + self.size - self._count
             grown = bisect_right(ends, ends[position] + limit - self._bytes) - 1
+            grown = min(grown, position + GROWN_ENTRIES - self._count)
             allowed = bisect_right(ends, ends[position] + self.max_bytes - self._bytes) - 1
             end = min(max(within, grown), allowed, len(entries))
             if end <= position:
@@ -105,7 +110,7 @@ class BatchBuffer:
     def _is_full(self, limit: int) -> bool:
         if self._bytes >= self.max_bytes:
             return True
-        return self._count >= self.size and 2 * self._bytes >= limit
+        return self._count >= self.size and (2 * self._bytes >= limit or 2 * self._count >= GROWN_ENTRIES)
 
     def take_due(self, now: float) -> Batch | None:
         """The batch whose deadline has come, if there is one."""

@@ -38,8 +38,11 @@ NOTE_INTERVAL = 1.0
 BEHIND_INTERVAL = 0.5
 """Seconds between decisions of the balanced policy while the shipper is behind: a short run is over in five."""
 
-GROWN_BYTES = 64 * 1024
-"""Raw bytes that a batch grows to under backlog before it is known what the link carries: a second at 64 kbit/s."""
+BACKLOG_BATCHES = 4
+"""Batches that are not acknowledged from which on the next ones grow. Fewer are always on their way."""
+
+GROWN_BYTES = 256 * 1024
+"""Raw bytes that a batch grows to under backlog before it is known what the link carries: 2 s at 64 kbit/s."""
 
 LOOK_INTERVAL = 0.005
 """Seconds at least between looks at whether the ack has come that lets a partial batch leave."""
@@ -225,10 +228,11 @@ class LogShipper:
 
         A slow link must not be busy with one batch for so long that its silence looks like its end.
         """
-        if self.settings.session_mode == "off" or self._queue.is_drained:
+        if self.settings.session_mode == "off" or self._queue.waiting_batches < BACKLOG_BATCHES:
             return 0
         carried = self._carried.lately(self._metrics.arrived_bytes, monotonic())
-        return max(GROWN_BYTES, int(carried * self._compressing.handler.stats.ratio))
+        carried_raw = int(carried * self._compressing.handler.stats.ratio)
+        return min(max(GROWN_BYTES, carried_raw), self.settings.buffer_max_bytes // 8)
 
     async def _pass_on_due_batches(self) -> None:
         """A partial batch leaves after BATCH_INTERVAL; in a session that has nothing else to do, after BATCH_LINGER."""
