@@ -74,10 +74,13 @@ def _from_lines(raw: bytes) -> tuple[bytes, list[_Timed], int]:
     # The parser takes any space between and inside objects. Each newline must end one: it does if "}" stands before it
     # and "{" or the end behind it, because between those two JSON has a comma everywhere but between two whole texts.
     lines = raw.split(b"\n")
-    is_whole = not lines.pop() and len(lines) == len(times) and all(lines) and b"\r" not in raw
-    if not is_whole or {*map(_first_byte, lines)} != {ord("{")} or {*map(_last_byte, lines)} != {ord("}")}:
-        raise msgspec.DecodeError("not one object a line")
-    return raw, times, 0
+    is_whole = not lines.pop() and len(lines) == len(times) and b"\r" not in raw
+    try:
+        if is_whole and {*map(_first_byte, lines)} == {ord("{")} and {*map(_last_byte, lines)} == {ord("}")}:
+            return raw, times, 0
+    except IndexError:  # a blank line has no bytes
+        pass
+    raise msgspec.DecodeError("not one object a line")
 
 
 def _from_array(raw: bytes) -> tuple[bytes, list[_Timed], int]:
