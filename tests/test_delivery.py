@@ -333,6 +333,28 @@ def test_a_stand_alone_batch_that_does_not_decode_is_asked_for_once_more_and_the
     run(scenario)
 
 
+def test_a_batch_that_is_damaged_anew_each_time_is_asked_for_as_often_as_it_takes(run):
+    """Other bytes each time are the link's doing, and no reason to give the batch up: `make chaos` once lost one so."""
+    good = encode_batch(1, 9, batch_crc(1, b'[{"n":1}]'), b'[{"n":1}]', Algorithm.NONE)
+
+    async def scenario():
+        async with receiver() as server:
+            for position in (*range(13, len(good), 3), None):
+                reader, writer = await asyncio.open_connection(*server.address)
+                writer.write(encode_message(Hello(1, "web-1", 1)))
+                await next_message(reader)
+                frame = bytearray(good)
+                if position is not None:
+                    frame[position] ^= 1
+                writer.write(frame)
+                answer = await next_message(reader)
+                assert answer["type"] == ("ack" if position is None else "error")
+                writer.transport.abort()
+            assert server.sink.numbers == [1]
+
+    run(scenario)
+
+
 def test_silence_is_never_a_downgrade(run, monkeypatch, caplog):
     """A receiver that accepts and says nothing gets a hello, again and again, and never a base frame."""
     monkeypatch.setattr("logbale.open_session.WELCOME_TIMEOUT", 0.05)

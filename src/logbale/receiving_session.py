@@ -204,9 +204,9 @@ class ReceivingSession:
             self._submit(item, batch.wire_bytes)
 
     def _undecodable(self, batch: SequencedBatch, stream: Stream, error: DecompressionError) -> None:
-        """A flipped bit on the way, most likely: sent again, alone. A batch that fails alone twice never decodes."""
+        """A flipped bit on the way, most likely: sent again, alone. Twice the same bytes alone never decode."""
         self._receiver.metrics.frame_refused(error.reason)
-        if not batch.continued and self._receiver.streams.failed_before(stream.name, batch.sequence):
+        if not batch.continued and self._receiver.streams.failed_before(stream.name, batch):
             self._reject(batch, stream, str(error))
             return
         self._receiver.release(batch.wire_bytes)

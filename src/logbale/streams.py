@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from hashlib import sha256
 from typing import Protocol
 
+from logbale.session import SequencedBatch
 from logbale.sinks import Mark, Sink
 
 MAX_FAILED = 1000
@@ -59,7 +61,7 @@ class Streams:
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
         self._streams: dict[str, Stream] = {}
-        self._failed: OrderedDict[str, int] = OrderedDict()
+        self._failed: OrderedDict[str, tuple[int, bytes]] = OrderedDict()
 
     def claim(self, name: str, writer: Writer) -> Stream | None:
         """Makes `writer` the one writer of the stream; an older one is superseded.
@@ -82,14 +84,17 @@ class Streams:
             stream.writer = None
         self.forget_if_idle(stream)
 
-    def failed_before(self, name: str, sequence: int) -> bool:
-        """Whether this batch of a stream failed to decode on its own once already; from now on it has.
+    def failed_before(self, name: str, batch: SequencedBatch) -> bool:
+        """Whether this batch of a stream failed to decode on its own, with these very bytes, once already; now it has.
 
-        Of MAX_FAILED streams at a time: to forget one costs no more than another attempt.
+        A link that flips bits gives other bytes each time. Of MAX_FAILED streams at a time: to forget one costs no more
+        than another attempt.
         """
-        if self._failed.pop(name, None) == sequence:
+        prefix = b"%d %d" % (batch.raw_bytes, batch.crc)
+        failed = batch.sequence, sha256(prefix + batch.body).digest()
+        if self._failed.pop(name, None) == failed:
             return True
-        self._failed[name] = sequence
+        self._failed[name] = failed
         if len(self._failed) > MAX_FAILED:
             self._failed.popitem(last=False)
         return False

@@ -112,7 +112,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="Seconds that a stop may take to deliver what was read"),
     ] = 10.0
 
-    batch_size: Annotated[Count, _BATCHES, Meta(description="Entries a batch")] = 50
+    batch_size: Annotated[
+        Count, _BATCHES, Meta(description="Entries a batch; in a session more under backlog, up to BATCH_MAX_BYTES")
+    ] = 50
     batch_interval: Annotated[
         Seconds, _BATCHES, Meta(description="Seconds after its first entry at which a batch leaves, however small")
     ] = 5.0
@@ -142,7 +144,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 0.2
     window_bytes: Annotated[
         Bytes, _BATCHES, Meta(description="Wire bytes that may be unacknowledged in a session; one batch always may")
-    ] = 16 * MiB
+    ] = 2 * MiB
 
     spool_dir: Annotated[
         str,
