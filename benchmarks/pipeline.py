@@ -1,9 +1,12 @@
 """What a line costs from a file to the archive: entries/s, CPU and memory of both ends, wire bytes; real processes.
 
-    .venv/bin/python benchmarks/pipeline.py [FILE] [--lines 300000] [--rounds 3] [--ship "FLAGS"]... [--json OUT]
+    .venv/bin/python benchmarks/pipeline.py [FILE] [--lines 1000000] [--rounds 3] [--ship="FLAGS"]... [--json OUT]
+    .venv/bin/python benchmarks/pipeline.py --replay LOG... [--lines 1000000]
 
-Without a FILE the lines are generated. Each --ship is one setting to measure, in flags of `logbale ship`; the rounds of
-all settings take turns, and medians are printed. Every round has an archive of its own, and its entries are counted.
+Without a FILE the lines are generated, with --replay they are those of real logs, interleaved, with fresh ids and times
+(replay.py). Each --ship is one setting to measure, in flags of `logbale ship`; the rounds of all settings take turns,
+and medians are printed. Every round has an archive of its own, and its entries are counted. The time is that from the
+start of the shipper's process to its end, when all is durable; the first row is what that takes for one line.
 """
 
 from __future__ import annotations
@@ -14,20 +17,25 @@ import multiprocessing
 import os
 import platform
 import re
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from itertools import islice
 from pathlib import Path
 
 LOGBALE = [sys.executable, "-m", "logbale"]
 DEFAULT = [
-    "--batch-size 500",
-    "--batch-size 500 --spool-dir off",
-    "--batch-size 500 --algorithm gzip",
-    "--batch-size 500 --session-mode off --spool-dir off",
+    "--adaptive",
+    "--level 1",
+    "--level 2",
+    "--level 6",
+    "--level 2 --spool-dir off",
+    "--session-mode off --spool-dir off",
 ]
+NOTHING = "(one line)"
 
 
 def generated(path: Path, count: int) -> None:
@@ -40,6 +48,14 @@ def generated(path: Path, count: int) -> None:
             file.write(f"{entry.timestamp} {entry.level} {entry.service} {message}\n")
 
 
+def replayed(path: Path, logs: list[Path], count: int) -> None:
+    """Lines of real logs."""
+    from replay import replay
+
+    with path.open("wb") as file:
+        file.writelines(islice(replay(logs), count))
+
+
 def usage(process: subprocess.Popen[str]) -> tuple[float, float]:
     """CPU seconds and peak MiB of a process that ends now."""
     _, status, used = os.wait4(process.pid, 0)
@@ -50,6 +66,7 @@ def usage(process: subprocess.Popen[str]) -> tuple[float, float]:
 def run(lines: Path, flags: str, directory: Path) -> dict[str, float]:
     """One round: a receiver, a shipper, and what both took."""
     environ = {**os.environ, "SPOOL_DIR": str(directory / "spools")}
+    environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every start compiles all of it anew
     receiver = subprocess.Popen(
         [*LOGBALE, "receive", "--listen", "127.0.0.1:0", "--archive", str(directory / "archive")],
         stderr=subprocess.PIPE,
@@ -96,7 +113,8 @@ def run(lines: Path, flags: str, directory: Path) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", nargs="?", type=Path)
-    parser.add_argument("--lines", type=int, default=300_000)
+    parser.add_argument("--replay", nargs="+", type=Path, metavar="LOG")
+    parser.add_argument("--lines", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--ship", action="append", metavar="FLAGS")
     parser.add_argument("--json", type=Path)
@@ -107,26 +125,36 @@ def main() -> None:
         lines = options.file or directory / "lines.log"
         if options.file is None:
             # In a process of its own: a child's peak memory begins with its parent's.
-            maker = multiprocessing.get_context("spawn").Process(target=generated, args=(lines, options.lines))
+            make, arguments = (replayed, (options.replay,)) if options.replay else (generated, ())
+            maker = multiprocessing.get_context("spawn").Process(target=make, args=(lines, *arguments, options.lines))
             maker.start()
             maker.join()
+        one = directory / "one.log"
+        one.write_text("one line\n")
         rounds: dict[str, list[dict[str, float]]] = {flags: [] for flags in settings}
+        rounds = {NOTHING: []} | rounds
+        run(one, "", directory / "warm")
         for number in range(options.rounds):
-            for index, flags in enumerate(settings):
-                rounds[flags].append(run(lines, flags, directory / f"{number}-{index}"))
+            for index, flags in enumerate(rounds):
+                file, given = (one, "") if flags == NOTHING else (lines, flags)
+                place = directory / f"{number}-{index}"
+                rounds[flags].append(run(file, given, place))
+                shutil.rmtree(place, ignore_errors=True)
         size = lines.stat().st_size
     results = {
         flags: {name: statistics.median(one[name] for one in taken) for name in taken[0]}
         for flags, taken in rounds.items()
     }
-    count = int(next(iter(results.values()))["entries"])
+    count = int(max(of["entries"] for of in results.values()))
     print(f"{count:,} entries, {size / 1e6:.1f} MB of lines; medians of {options.rounds} rounds in turn;")
-    print(f"{platform.machine()}, {os.cpu_count()} cores, CPython {platform.python_version()}; start-up included")
-    print(f"{'logbale ship':<52} entries/s  wire MB  CPU s ship+receive  peak MiB ship/receive")
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, CPython {platform.python_version()}"
+    print(f"{machine}, load {os.getloadavg()[0]:.1f}; GB are of lines")
+    print(f"{'logbale ship':<36} seconds entries/s  wire MB  CPU s ship+receive  s/GB  peak MiB ship/receive")
     for flags, of in results.items():
+        cpu = of["ship_cpu"] + of["receive_cpu"]
         print(
-            f"{flags:<52} {of['entries_per_second']:>9,.0f} {of['wire_bytes'] / 1e6:>8.2f}"
-            f"  {of['ship_cpu']:>8.2f} + {of['receive_cpu']:<7.2f}"
+            f"{flags:<36} {of['seconds']:>7.2f} {of['entries_per_second']:>9,.0f} {of['wire_bytes'] / 1e6:>8.2f}"
+            f"  {of['ship_cpu']:>8.2f} + {of['receive_cpu']:<7.2f} {cpu / size * 1e9 if flags != NOTHING else 0:>5.1f}"
             f"  {of['ship_memory']:>8.0f} / {of['receive_memory']:.0f}"
         )
     if options.json:
