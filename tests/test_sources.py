@@ -276,13 +276,13 @@ class Following:
                 self.lines += messages_of(chunk)
 
     async def expect_at_least(self, count):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while len(self.lines) < count:
                 await asyncio.sleep(0)
 
     async def expect(self, *lines):
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 while self.lines != list(lines):
                     await asyncio.sleep(0.002)
         assert self.lines == list(lines)

@@ -55,7 +55,7 @@ class Run:
 
     async def until(self, condition):
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 while not condition():
                     await asyncio.sleep(0.002)
         assert condition()
