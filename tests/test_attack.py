@@ -303,7 +303,7 @@ def test_the_status_of_a_shipper_goes_with_its_connection(run):
             for n in range(3):
                 _, writer = await open_session(server, f"web-{n}")
                 writer.write(encode_message(Status({"n": n})))
-                await eventually(lambda n=n: server.statuses == {f"web-{n}": {"n": n}})
+                await eventually(lambda n=n: server.statuses == {f"web-{n}": b'{"n":%d}' % n})
                 writer.transport.abort()
                 await eventually(lambda: not server._connections)
                 assert server.statuses == {}

@@ -31,6 +31,9 @@ RECEIVER = ReceiverSnapshot(
     skipped_entries=115,
     waiting_entries=127,
     in_flight_bytes=131,
+    sessions=133,
+    context_bytes=135,
+    window_log=14,
     bad_frames=137,
     errors={"corrupt": 139, "limit": 149},
 )
@@ -82,6 +85,9 @@ def test_a_receivers_numbers_arrive_under_their_names():
     assert found["logbale_receiver_skipped_entries_total",] == 115
     assert found["logbale_receiver_waiting_entries",] == 127
     assert found["logbale_receiver_in_flight_bytes",] == 131
+    assert found["logbale_receiver_sessions",] == 133
+    assert found["logbale_receiver_context_bytes",] == 135
+    assert found["logbale_receiver_window_log",] == 14
     assert found["logbale_receiver_bad_frames_total",] == 137
     assert found["logbale_receiver_errors_total", ("reason", "corrupt")] == 139
     assert found["logbale_receiver_errors_total", ("reason", "limit")] == 149

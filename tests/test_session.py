@@ -12,6 +12,7 @@ from logbale.liveness import Liveness, Pace
 from logbale.messages import (
     MAX_HELLO_BYTES,
     Ack,
+    Context,
     Error,
     Goaway,
     Hello,
@@ -284,7 +285,34 @@ def test_a_ping_is_answered_at_once():
     assert client.receive(frame, now=1.0) == (None, encode_message(Pong(9)))
 
 
-@pytest.mark.parametrize("message", [Ack(1), Reject(1, "x")])
+def test_a_context_is_answered_where_it_was_read():
+    """With the same message: behind it the old context is gone at both ends."""
+    client = shipper()
+    server, _ = greet(client)
+    (frame,) = frames(encode_message(Context(14)))
+    event, answer = client.receive(frame, now=1.0)
+    assert event == Context(14)
+    assert deliver(server, answer) == [Context(14)]
+
+
+def test_a_receiver_takes_no_context_before_its_welcome():
+    """There is none to end."""
+    server = ReceiverSession(max_raw=MAX_RAW)
+    deliver(server, encode_message(Hello(2, "web-1", 1)))
+    with pytest.raises(ProtocolError, match="between hello and welcome"):
+        deliver(server, encode_message(Context(14)))
+
+
+@pytest.mark.parametrize("window_log", [-1, 1, 9, 28])
+def test_no_message_has_a_window_that_no_zstd_takes(window_log):
+    """0 is none, and 10 to 27 are; a shipper would fail with any other."""
+    client = shipper()
+    greet(client)
+    with pytest.raises(ProtocolError, match="window_log"):
+        client.receive(Frame(Flag.CONTROL, b'{"type":"context","window_log":%d}' % window_log), now=0.0)
+
+
+@pytest.mark.parametrize("message", [Ack(1), Reject(1, "x"), Context(14)])
 def test_no_verdict_comes_before_the_welcome(message):
     """Nor a data frame at any time."""
     client = shipper()

@@ -6,11 +6,13 @@ import json
 import socket
 import struct
 import threading
+import time
 
 import base_client
 import pytest
 
 from logbale.config import Settings
+from logbale.decoding import decode_base
 from logbale.errors import StorageError
 from logbale.metrics import ReceiverMetrics
 from logbale.protocol import Algorithm, encode_frame
@@ -250,6 +252,46 @@ def test_reading_pauses_while_too_much_waits(run):
             server.sink.open.set()
             await client
             assert [entry["n"] for entry in server.sink.arrived] == list(range(2000))
+
+    run(scenario)
+
+
+def test_thousands_of_small_frames_in_one_read_hold_nobody_up(run):
+    """Who sends one batch does not wait until all of them are decoded."""
+
+    async def scenario():
+        async with receiver() as server:
+            many, one = [await in_thread(base_client.connect, server.address) for _ in range(2)]
+            await eventually(lambda: server.metrics.clients == 2)
+            many.sendall(raw_frame({"n": 1}) * 3000)
+            one.sendall(raw_frame({"n": 2}))
+            await in_thread(base_client.finish, one)
+            assert 3000 - [entry["n"] for entry in server.sink.arrived].index(2) > 1000
+            await in_thread(base_client.finish, many)
+            assert len(server.sink.arrived) == 3001
+
+    run(scenario)
+
+
+def test_a_client_that_sends_faster_than_it_is_decoded_does_not_use_up_everybodys_bytes(run, monkeypatch):
+    """It is not read while a megabyte of its own waits; what it sent is stored in order all the same."""
+
+    def slowly(*arguments):
+        time.sleep(0.01)
+        return decode_base(*arguments)
+
+    monkeypatch.setattr("logbale.connection.decode_base", slowly)
+    data = b"".join(raw_frame({"n": n, "pad": "x" * 300_000}) for n in range(40))
+
+    async def scenario():
+        async with receiver() as server:
+            client = asyncio.create_task(in_thread(exchange, server.address, data))
+            most = 0
+            while not client.done():
+                most = max(most, server.metrics.in_flight_bytes)
+                await asyncio.sleep(0.001)
+            assert 0 < most < 3_000_000
+            assert [entry["n"] for entry in server.sink.arrived] == list(range(40))
 
     run(scenario)
 

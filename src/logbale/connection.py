@@ -33,6 +33,12 @@ log = logging.getLogger("logbale.receiver")
 MAX_UNREAD_ANSWERS = 1024 * 1024
 """Bytes of answers that a client may leave unread before it counts as gone."""
 
+TURN_SECONDS = 0.002
+"""After so long the frames that wait let the other connections go first: one read may hold thousands of small ones."""
+
+WAITING_BYTES = 1024 * 1024
+"""Of frames that wait undecoded; with more, a client is not read, so that it does not use up everybody's bytes."""
+
 
 class Connection(asyncio.Protocol):
     """One client, from its first byte to its last."""
@@ -48,6 +54,10 @@ class Connection(asyncio.Protocol):
         self._decoder = FrameDecoder(receiver.settings.max_frame_bytes, session=None, max_control=MAX_HELLO_BYTES)
         self._transport: asyncio.Transport | None = None
         self._frames: deque[Frame] = deque()
+        self._waiting_bytes = 0
+        self._is_held = False
+        """Not read, because too many bytes wait here."""
+        self._turn: asyncio.Handle | None = None
         self._working: asyncio.Task[None] | None = None
         self._bad_frames = 0
         self._error: ProtocolError | None = None
@@ -78,9 +88,13 @@ class Connection(asyncio.Protocol):
             for frame in self._decoder.frames():
                 self.receiver.reserve(frame.wire_bytes)
                 self._frames.append(frame)
+                self._waiting_bytes += frame.wire_bytes
         except ProtocolError as error:
             self._end_with(error)
         self._work()
+        if self._waiting_bytes > WAITING_BYTES:
+            self._is_held = True
+            self.pause()
 
     def eof_received(self) -> bool:
         try:
@@ -105,8 +119,10 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def resume(self) -> None:
-        """Reads on."""
-        if self._transport is not None and not self._transport.is_closing() and not self.at_end:
+        """Reads on, where nothing else speaks against it."""
+        if self._is_held or self._error is not None or self.at_end:
+            return
+        if self._transport is not None and not self._transport.is_closing():
             self._live.heard(monotonic())
             self._pace.restart()
             self._transport.resume_reading()
@@ -140,8 +156,9 @@ class Connection(asyncio.Protocol):
             if self.session is None:
                 self._check_hello(now)
                 return
-            self._pace.check(now, self._decoder)
-            if (ping := self._live.tick(now)) is not None:
+            if not self._is_held:  # whom we do not read, we cannot hear
+                self._pace.check(now, self._decoder)
+            if not self._is_held and (ping := self._live.tick(now)) is not None:
                 self.send(ping)
             elif now - self._said >= PING_AFTER:
                 # A client that takes half a minute to send one frame over a slow link has to know that we are there.
@@ -220,7 +237,7 @@ class Connection(asyncio.Protocol):
     def drop_frames(self) -> None:
         """What waits here undecoded is forgotten."""
         while self._frames:
-            self.receiver.release(self._frames.popleft().wire_bytes)
+            self.receiver.release(self._next_frame().wire_bytes)
 
     def _close_when_settled(self) -> None:
         if self.at_end and not self._frames and self._working is None and not self.unsettled:
@@ -230,8 +247,14 @@ class Connection(asyncio.Protocol):
 
     def _work(self) -> None:
         """Takes what waits, in order: on the loop while a frame is small, in the pool otherwise."""
+        if self._turn is not None:
+            return
+        ends = monotonic() + TURN_SECONDS
         while self._frames and self._working is None:
-            frame = self._frames.popleft()
+            if monotonic() > ends:
+                self._turn = asyncio.get_running_loop().call_soon(self._next_turn)
+                return
+            frame = self._next_frame()
             try:
                 if frame.flags == Flag.CONTROL or self.session is not None:
                     self.session = self.session or ReceivingSession(self)
@@ -249,6 +272,19 @@ class Connection(asyncio.Protocol):
             unsound, self._error = self._error, None
             self._break(unsound)
         self._close_when_settled()
+        if self._is_held and self._waiting_bytes <= WAITING_BYTES // 2:
+            self._is_held = False
+            if not self.receiver.is_paused:
+                self.resume()
+
+    def _next_turn(self) -> None:
+        self._turn = None
+        self._work()
+
+    def _next_frame(self) -> Frame:
+        frame = self._frames.popleft()
+        self._waiting_bytes -= frame.wire_bytes
+        return frame
 
     def work(self, function: Callable[..., Awaitable[None]], *arguments: Any) -> None:
         """Runs what takes a while; no further frame is taken before it is done."""

@@ -60,6 +60,9 @@ def _receiver(snapshot: ReceiverSnapshot) -> Iterator[Metric]:
     yield _counter("logbale_receiver_skipped_entries", "Entries that will never come", snapshot.skipped_entries)
     yield _gauge("logbale_receiver_waiting_entries", "Entries received, not stored yet", snapshot.waiting_entries)
     yield _gauge("logbale_receiver_in_flight_bytes", "Bytes received, not stored yet", snapshot.in_flight_bytes)
+    yield _gauge("logbale_receiver_sessions", "Sessions open now", snapshot.sessions)
+    yield _gauge("logbale_receiver_context_bytes", "Memory of their contexts, estimated", snapshot.context_bytes)
+    yield _gauge("logbale_receiver_window_log", "Binary logarithm of the window on offer", snapshot.window_log)
     yield _counter("logbale_receiver_bad_frames", "Frames whose payload was no batch", snapshot.bad_frames)
 
 

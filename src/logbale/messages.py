@@ -36,8 +36,13 @@ Sequence = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 FirstSequence = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 StreamName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:@-]{1,128}\Z")]
 Text = Annotated[str, Meta(max_length=1024)]
-WindowLog = Annotated[int, Meta(ge=10, le=27)]
-"""What every zstd takes: 1 KiB to 128 MiB."""
+WindowLog = Annotated[int, Meta(ge=0, le=27)]
+"""What every zstd takes, 10 to 27 (1 KiB to 128 MiB), or NO_CONTEXT."""
+
+NO_CONTEXT = 0
+"""The window_log that says: no context, each batch alone."""
+
+SMALLEST_WINDOW_LOG = 10
 
 
 class _Message(msgspec.Struct, frozen=True, tag_field="type", tag=str.lower, omit_defaults=True):
@@ -77,6 +82,9 @@ class Welcome(_Message, frozen=True):
     algorithms: list[str] = []
     rejects: list[RejectedBatch] = []
 
+    def __post_init__(self) -> None:
+        _check_window_log(self.window_log)
+
 
 class Skip(_Message, frozen=True, rename={"first": "from", "last": "to"}):
     """client → receiver: these sequences will never come; they take their place in the order."""
@@ -114,9 +122,15 @@ class Busy(_Message, frozen=True):
 
 
 class Context(_Message, frozen=True):
-    """receiver → client: no larger window from the next context on."""
+    """receiver → client: the context ends; the next one has no larger window than this, or there is none.
+
+    client → receiver, the same: here it has ended.
+    """
 
     window_log: WindowLog
+
+    def __post_init__(self) -> None:
+        _check_window_log(self.window_log)
 
 
 class Error(_Message, frozen=True):
@@ -145,7 +159,7 @@ class Pong(_Message, frozen=True):
     id: int
 
 
-FromClient = Hello | Skip | Status | Ping | Pong
+FromClient = Hello | Skip | Status | Context | Ping | Pong
 FromReceiver = Welcome | Ack | Reject | Busy | Context | Error | Goaway | Ping | Pong
 Message = FromClient | FromReceiver
 
@@ -169,6 +183,11 @@ def decode_from_client(payload: bytes, version: int = 1) -> FromClient:
 def decode_from_receiver(payload: bytes, version: int = 1) -> FromReceiver:
     """What a receiver says in a session of that version; a welcome is of its own. Raises ProtocolError."""
     return _decode(_from_receiver, payload, version)
+
+
+def _check_window_log(window_log: int) -> None:
+    if NO_CONTEXT < window_log < SMALLEST_WINDOW_LOG:
+        raise ValueError(f"window_log {window_log}: expected {NO_CONTEXT} or {SMALLEST_WINDOW_LOG} to 27")
 
 
 def _decode(decoder: msgspec.json.Decoder[_T], payload: bytes, version: int) -> _T:

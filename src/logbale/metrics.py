@@ -201,6 +201,12 @@ class ReceiverSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Of which a shipper said that they will never come."""
     waiting_entries: int
     in_flight_bytes: int
+    sessions: int
+    """Open now: clients that were welcomed."""
+    context_bytes: int
+    """Memory that their decompression contexts hold, estimated for batches of log entries."""
+    window_log: int
+    """The zstd window on offer to a new session, 2**window_log bytes; 0 is no context."""
     bad_frames: int
     errors: dict[str, int]
     """By reason: corrupt, limit, not_entries, protocol, storage, …"""
@@ -219,6 +225,9 @@ class ReceiverMetrics:
         self.rejected_entries = 0
         self.skipped_entries = 0
         self.in_flight_bytes = 0
+        self.sessions = 0
+        self.context_bytes = 0
+        self.window_log = 0
         self.bad_frames = 0
         self.errors: Counter[str] = Counter()
         self._started = now
@@ -254,6 +263,9 @@ class ReceiverMetrics:
                 self.received.entries - self.stored_entries - self.duplicate_entries - self.rejected_entries
             ),
             in_flight_bytes=self.in_flight_bytes,
+            sessions=self.sessions,
+            context_bytes=self.context_bytes,
+            window_log=self.window_log,
             bad_frames=self.bad_frames,
             errors=dict(self.errors),
         )

@@ -20,6 +20,7 @@ from logbale.messages import (
     LINES_SINCE,
     MAX_CONTROL_BYTES,
     MAX_HELLO_BYTES,
+    NO_CONTEXT,
     Ack,
     Busy,
     Context,
@@ -31,7 +32,7 @@ from logbale.messages import (
     encode_message,
 )
 from logbale.metrics import ShipperMetrics
-from logbale.protocol import Algorithm, FrameDecoder
+from logbale.protocol import FLAGS_AT, Algorithm, Flag, FrameDecoder
 from logbale.session import WELCOME_TIMEOUT, Event, ShipperSession, Welcomed, encode_batch
 from logbale.spool import DamagedError, Record, Skip
 from logbale.spool_queue import LARGE_BYTES, SpoolQueue
@@ -92,6 +93,8 @@ class OpenSession:
         self._resume_at = 0
         self._window_log = 0
         self._context: ContextCompressor | None = None
+        self._ended_contexts = 0
+        """By the receiver's word: what was compressed in one of them and has not left is of no use."""
         self._is_busy = False
 
     async def run(self) -> None:
@@ -147,7 +150,9 @@ class OpenSession:
                 log.warning("the receiver cannot store now, everything waits: %s", event.reason)
             self._is_busy = True
         elif isinstance(event, Context):
-            self._window_log = min(self._window_log, event.window_log)
+            self._window_log = event.window_log
+            self._context = None
+            self._ended_contexts += 1
         elif isinstance(event, Goaway):
             log.info("the receiver goes away: %s", event.reason)
         elif isinstance(event, Error):
@@ -193,6 +198,7 @@ class OpenSession:
 
     async def _send_record(self, record: Record) -> int:
         """Sends a batch, or what stands in its place; returns the last sequence that this covers."""
+        ended_contexts = self._ended_contexts
         if (pressed := self._queue.pressed(record)) is not None:
             self._alone = False
             self._compressing.sent(pressed)
@@ -214,7 +220,8 @@ class OpenSession:
             self._context = None  # it holds what the receiver will never see
             skip = Skip(record.sequence, record.sequence, record.count, "too large for the receiver")
             return await self._skip(skip, record.sequence)
-        await self._write(frame, record.sequence)
+        if not await self._write(frame, record.sequence, ended_contexts):
+            return await self._send_record(record)
         self._metrics.batch_sent(entries=record.count, raw_bytes=record.raw_bytes, wire_bytes=len(frame))
         return record.sequence
 
@@ -223,7 +230,7 @@ class OpenSession:
         in_context = self._settings.compression_context == "stream" and algorithm is not Algorithm.NONE
         # What is large gains nothing from a context, and the archive can keep its frame as it is.
         is_large = algorithm is Algorithm.ZSTD and len(raw) >= LARGE_BYTES
-        if self._alone or is_large or not in_context:
+        if self._alone or is_large or not in_context or self._window_log == NO_CONTEXT:
             self._alone = False
             compressed = await self._compressing.alone(raw)
             return encode_batch(record.sequence, len(raw), record.crc, compressed.payload, compressed.algorithm)
@@ -246,16 +253,23 @@ class OpenSession:
         await self._write(encode_message(messages.Skip(first, skip.last, skip.entries, skip.reason)), skip.last)
         return skip.last
 
-    async def _write(self, frame: bytes, sequence: int) -> None:
-        """Gives a frame to the connection once the window has room for it."""
+    async def _write(self, frame: bytes, sequence: int, ended_contexts: int | None = None) -> bool:
+        """Gives a frame to the connection once the window has room for it.
+
+        False, and it is not sent, where its context has ended meanwhile; `ended_contexts` had ended before it was made.
+        """
         self._metrics.send_begins(monotonic())
         try:
             while not self._session.has_room(len(frame)):
                 self._acked.clear()
                 await self._acked.wait()
+            in_context = frame[FLAGS_AT] & Flag.CONTINUED
+            if in_context and ended_contexts != self._ended_contexts:
+                return False
             self._session.sent(sequence, len(frame))
             self._writer.write(frame)
             await self._writer.drain()
+            return True
         finally:
             self._metrics.send_ended(monotonic())
 

@@ -9,10 +9,12 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from logbale.context import ContextDecompressor
+import msgspec
+
+from logbale.context import ContextDecompressor, context_bytes
 from logbale.decoding import INLINE_BYTES, INLINE_RAW_BYTES, Decoded, decode_sequenced
 from logbale.errors import DecompressionError, EntryError, ProtocolError
-from logbale.messages import Ack, Hello, Ping, Pong, Reject, Skip, Status
+from logbale.messages import NO_CONTEXT, SMALLEST_WINDOW_LOG, Ack, Context, Hello, Ping, Pong, Reject, Skip, Status
 from logbale.protocol import Algorithm, Frame
 from logbale.session import ReceiverSession, SequencedBatch
 from logbale.sinks import Item, Outcome, ReceivedBatch, Rejected, RejectedSequence, SkippedRange
@@ -22,9 +24,6 @@ if TYPE_CHECKING:
     from logbale.streams import Stream
 
 log = logging.getLogger("logbale.receiver")
-
-WINDOW_LOG = 17
-"""The largest zstd window that a session's context may have: about 600 KiB for each connection."""
 
 
 class ReceivingSession:
@@ -38,7 +37,12 @@ class ReceivingSession:
         self._connection = connection
         self._receiver = connection.receiver
         self._session = ReceiverSession(max_raw=self._receiver.settings.max_raw_bytes)
-        self._contexts: dict[Algorithm, ContextDecompressor] = {}
+        self._window_log = NO_CONTEXT
+        """The largest window that a new context may have."""
+        self._asked_for: int | None = None
+        """Another one, which the client was asked for and has not confirmed."""
+        self._context: ContextDecompressor | None = None
+        self._context_bytes = 0
 
     # what the connection calls
 
@@ -63,8 +67,19 @@ class ReceivingSession:
         if self.stream is not None and self.stream.writer is self:
             self._connection.send(Ack(self.stream.durable))
 
+    def ask_for(self, window_log: int) -> None:
+        """The client is to end its context, and to begin none with a larger window than this."""
+        self._asked_for = window_log
+        self._connection.send(Context(window_log))
+
+    def disobeyed(self) -> None:
+        """The client has not ended its context for long: its next session is welcomed with the window that fits."""
+        self._connection.fail("limit", f"context was not answered: no context with window_log over {self._asked_for}")
+
     def lost(self) -> None:
         """The connection is gone."""
+        self._receiver.session_left(self)
+        self._end_context()
         if (stream := self._claimed) is None:
             return
         if self.stream is None:
@@ -87,8 +102,10 @@ class ReceivingSession:
             self._connection.send(Pong(message.id))
         elif isinstance(message, Skip):
             self._take_skip(message)
+        elif isinstance(message, Context):
+            self._obey(message.window_log)
         elif isinstance(message, Status):
-            self._receiver.statuses[self._session.stream] = message.counts
+            self._receiver.statuses[self._session.stream] = msgspec.json.encode(message.counts)
         self._receiver.release(frame.wire_bytes)
 
     def _take_hello(self, hello: Hello) -> None:
@@ -111,13 +128,14 @@ class ReceivingSession:
         mark = sink.mark(stream.name)
         stream.accepted = stream.durable = mark.sequence
         self.stream = stream
+        self._window_log = self._receiver.session_came(self)
         self._connection.write(
             self._session.welcome(
                 last=mark.sequence,
                 last_crc=mark.crc,
                 rejects=mark.rejects,
                 max_frame=self._receiver.settings.max_frame_bytes,
-                window_log=WINDOW_LOG,
+                window_log=self._window_log,
             )
         )
         log.info(
@@ -149,21 +167,44 @@ class ReceivingSession:
         self._submit(SkippedRange(stream.name, first, skip.last, skip.entries, skip.reason), wire_bytes=0)
 
     def _take_batch(self, batch: SequencedBatch) -> None:
-        context = self._context(batch)
+        context = self._context_of(batch)
         if len(batch.body) < INLINE_BYTES and batch.raw_bytes <= INLINE_RAW_BYTES:
             self._take_sequenced(batch, decode_sequenced(batch, context, self._receiver.settings))
         else:
             self._connection.work(self._decode_in_pool, batch, context)
 
-    def _context(self, batch: SequencedBatch) -> ContextDecompressor | None:
+    def _context_of(self, batch: SequencedBatch) -> ContextDecompressor | None:
         """Where the batch's body goes on, or None where it stands alone."""
         if not batch.continued:
             return None
         if batch.new_context:
-            self._contexts[batch.algorithm] = ContextDecompressor(batch.algorithm, window_log=WINDOW_LOG)
-        if batch.algorithm not in self._contexts:
-            raise ProtocolError(f"batch {batch.sequence} continues a context that was never begun")
-        return self._contexts[batch.algorithm]
+            self._begin_context(batch.algorithm)
+        if self._context is None or self._context.algorithm is not batch.algorithm:
+            raise ProtocolError(f"batch {batch.sequence} continues a context that was never begun, or has ended")
+        return self._context
+
+    def _begin_context(self, algorithm: Algorithm) -> None:
+        """The only one that the connection has: the one before it is freed now, whatever its algorithm."""
+        self._end_context()
+        # A client of version 1 cannot be told that there is no room for any.
+        window_log = self._window_log or (SMALLEST_WINDOW_LOG if self._session.version == 1 else NO_CONTEXT)
+        if window_log == NO_CONTEXT:
+            raise ProtocolError("a context where there is no room for one (window_log 0)")
+        self._context = ContextDecompressor(algorithm, window_log=window_log)
+        self._context_bytes = context_bytes(algorithm, window_log).usual
+        self._receiver.metrics.context_bytes += self._context_bytes
+
+    def _end_context(self) -> None:
+        self._receiver.metrics.context_bytes -= self._context_bytes
+        self._context, self._context_bytes = None, 0
+
+    def _obey(self, window_log: int) -> None:
+        """What came before this may have crossed our word; what comes after it may not."""
+        if window_log != self._asked_for:
+            raise ProtocolError(f"a context of window_log {window_log}: asked for {self._asked_for}")
+        self._asked_for = None
+        self._window_log = self._receiver.session_obeyed(self)
+        self._end_context()
 
     async def _decode_in_pool(self, batch: SequencedBatch, context: ContextDecompressor | None) -> None:
         receiver = self._receiver

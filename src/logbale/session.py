@@ -20,6 +20,7 @@ from logbale.liveness import Liveness
 from logbale.messages import (
     MAX_CONTROL_BYTES,
     MAX_HELLO_BYTES,
+    SMALLEST_WINDOW_LOG,
     VERSION,
     Ack,
     Busy,
@@ -42,6 +43,8 @@ from logbale.protocol import Algorithm, Flag, Frame, base_flags, encode_header
 
 WELCOME_TIMEOUT = 5.0
 """Seconds that a hello waits for its welcome, and an opened connection for its hello."""
+
+_CONTINUED, _NEW_CONTEXT = int(Flag.CONTINUED), int(Flag.NEW_CONTEXT)  # as enums they cost four times as much
 
 _PREFIX = struct.Struct("!QII")
 PREFIX_BYTES = _PREFIX.size
@@ -95,7 +98,7 @@ class ReceiverSession:
         self._first = 1
         self._expected = 0
 
-    def receive(self, frame: Frame) -> Hello | Skip | Status | Ping | Pong | SequencedBatch:
+    def receive(self, frame: Frame) -> Hello | Skip | Status | Context | Ping | Pong | SequencedBatch:
         """What the client says. Raises ProtocolError where the session does not allow it now."""
         if frame.flags == Flag.CONTROL:
             return self._control(frame.payload)
@@ -103,7 +106,7 @@ class ReceiverSession:
             raise ProtocolError(f"a data frame {self._state.value}")
         return self._batch(frame)
 
-    def _control(self, payload: bytes) -> Hello | Skip | Status | Ping | Pong:
+    def _control(self, payload: bytes) -> Hello | Skip | Status | Context | Ping | Pong:
         if len(payload) > MAX_HELLO_BYTES:
             raise ProtocolError(f"a control message of {len(payload)} bytes: the limit is {MAX_HELLO_BYTES}")
         message = decode_from_client(payload, self.version)
@@ -118,6 +121,8 @@ class ReceiverSession:
             raise ProtocolError(f"{type(message).__name__.lower()} before hello")
         elif isinstance(message, Skip):
             return self._skip(message)
+        elif isinstance(message, Context) and self._state is not _State.OPEN:
+            raise ProtocolError(f"a context {self._state.value}")
         return message
 
     def _skip(self, skip: Skip) -> Skip:
@@ -145,8 +150,8 @@ class ReceiverSession:
             raw_bytes,
             crc,
             frame.algorithm,
-            bool(frame.flags & Flag.CONTINUED),
-            bool(frame.flags & Flag.NEW_CONTEXT),
+            bool(frame.flags & _CONTINUED),
+            bool(frame.flags & _NEW_CONTEXT),
             frame.payload[PREFIX_BYTES:],
             duplicate,
             frame.wire_bytes,
@@ -155,7 +160,10 @@ class ReceiverSession:
     def welcome(
         self, *, last: int | None, last_crc: int, rejects: list[RejectedBatch], max_frame: int, window_log: int
     ) -> bytes:
-        """Opens the session. `last` is the stream's durable mark, with nothing of it still on its way to the sink."""
+        """Opens the session. `last` is the stream's durable mark, with nothing of it still on its way to the sink.
+
+        A client of version 1 knows no NO_CONTEXT: it is told the smallest window.
+        """
         assert self._state is _State.GREETED, "a welcome answers a hello"
         self._state = _State.OPEN
         self._expected = max((last or 0) + 1, self._first)
@@ -166,7 +174,7 @@ class ReceiverSession:
                 last_crc=last_crc,
                 max_frame=max_frame,
                 max_raw=self.max_raw,
-                window_log=window_log,
+                window_log=window_log if self.version > 1 else window_log or SMALLEST_WINDOW_LOG,
                 algorithms=[algorithm.label for algorithm in Algorithm],
                 rejects=[reject for reject in rejects if reject.sequence >= self._first],
             )
@@ -227,8 +235,11 @@ class ShipperSession:
             return None, b""
         if isinstance(message, Welcome):
             return self._welcomed(message), b""
-        if isinstance(message, Ack | Reject) and self.welcome is None:
+        if isinstance(message, Ack | Reject | Context) and self.welcome is None:
             raise ProtocolError(f"{type(message).__name__.lower()} before welcome")
+        if isinstance(message, Context):
+            # Where this stands among our frames, the old context has ended: the receiver forgets it there.
+            return message, encode_message(Context(message.window_log))
         if isinstance(message, Ack):
             self._acked(message.last)
         elif isinstance(message, Reject) and not self._last_ack < message.sequence <= self._last_sent:

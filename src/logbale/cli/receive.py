@@ -21,6 +21,7 @@ from logbale.cli.options import (
 from logbale.cli.output import start_log
 from logbale.cli.running import METRICS_FLAG, explained_addresses, run_loop, stopped_by_signals, summaries
 from logbale.config import Settings
+from logbale.descriptors import allow_connections
 from logbale.errors import StorageError
 
 EXAMPLES = """
@@ -53,6 +54,7 @@ def receive(config: Path | None, **given: Any) -> int:
 
 def serve(settings: Settings) -> int:
     """A receiver until a signal stops it. Raises LogbaleError."""
+    allow_connections(settings.max_connections)
     return run_loop(_serve(settings))
 
 

@@ -259,6 +259,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_in_flight_bytes: Annotated[
         Bytes, _RECEIVER, Meta(description="Bytes received and not yet stored at which the receiver stops reading")
     ] = 256 * MiB
+    context_memory: Annotated[
+        Annotated[int, Meta(ge=0, le=TiB, extra={"metavar": "BYTES"})],
+        _RECEIVER,
+        Meta(description="Bytes that the sessions' contexts may take: many sessions get smaller windows; 0 is none"),
+    ] = 1600 * MiB
     max_connections: Annotated[Count, _RECEIVER, Meta(description="Most connections at a time")] = 16_384
 
     dashboard_enabled: Annotated[bool, _DASHBOARD, Meta(description="Serve the page with live numbers")] = False

@@ -1,0 +1,35 @@
+"""How many files this process may have open: as many as its connections need, as far as the system lets it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+
+log = logging.getLogger("logbale")
+
+BESIDES = 300
+"""Descriptors beside those of connections: two HTTP servers with 128 each, the archive, libraries."""
+
+
+def allow_connections(connections: int) -> None:
+    """Raises the soft limit where so many connections need it, and says so where the hard limit is too low."""
+    try:
+        import resource
+    except ImportError:  # not a Unix: there is no such limit
+        return
+    needed = connections + BESIDES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    with contextlib.suppress(ValueError, OSError):  # macOS has a further limit, which it does not tell
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < needed:
+        log.warning(
+            "MAX_CONNECTIONS=%d needs %d open files, the system allows %d: raise the hard limit (ulimit -Hn), or lower "
+            "MAX_CONNECTIONS",
+            connections,
+            needed,
+            soft,
+        )
