@@ -59,9 +59,9 @@ def acks_swallowed(run: Run) -> None:
     run.each(range(run.times), once)
 
 
-@fault("F15", "a black hole for a while", full=1, smoke=1)
+@fault("F15", "a black hole for a while", full=2, smoke=1)
 def black_hole(run: Run) -> None:
-    outage = {1: 8.0, 2: 40.0, 10: 120.0}.get(run.times, 40.0)
+    outage = {1: 8.0, 2: 40.0}.get(run.times, 120.0)
     place = run.place()
     receiver = run.receiver(place).start()
     link = Link(run, receiver.port)

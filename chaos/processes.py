@@ -15,6 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from http.client import HTTPException
 from pathlib import Path
 
 LOGBALE = (str(Path(sys.executable).with_name("logbale")),)
@@ -144,7 +145,7 @@ def fetch(port: int, path: str) -> tuple[int, str]:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
-    except OSError:
+    except (OSError, HTTPException):
         return 0, ""
 
 

@@ -20,6 +20,8 @@ def table(results: Sequence[Result]) -> str:
             lines.append(f"\n{result.number} was skipped, which is an open point: {result.skipped}")
         lines += [f"\n{result.number} FAILED (seed {result.seed}): {failure}" for failure in result.failures]
         lines += [f"{result.number}: {note}" for note in result.notes]
+    looks = sum(result.looks for result in results)
+    lines.append(f"the sums of both ends were read off their metrics {looks:,} times, and added up")
     return "\n".join(lines)
 
 

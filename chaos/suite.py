@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from chaos import oracle
+from chaos import oracle, sums
 from chaos.processes import PATIENCE, Failed, Process, Receiver, Shipper
 from chaos.yardstick import Yardstick
 
@@ -80,6 +80,8 @@ class Result:
     stored: int = 0
     recovery: list[float] = field(default_factory=list)
     """Seconds from the end of each fault to the first ack after it."""
+    looks: int = 0
+    """Times that the sums of an end were read off its metrics, and held."""
     failures: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     skipped: str = ""
@@ -106,6 +108,7 @@ class Run:
         self._ends: list[Receiver | Shipper] = []
         self._clean_ups: list[Callable[[], object]] = []
         self._lock = threading.Lock()
+        self._sums = sums.Watch(self._running, self.fail)
 
     # The workplace.
 
@@ -127,6 +130,10 @@ class Run:
         with self._lock:
             self._ends.append(end)  # type: ignore[arg-type]
         return end
+
+    def _running(self) -> list[Receiver | Shipper]:
+        with self._lock:
+            return list(self._ends)
 
     def finally_do(self, action: Callable[[], object]) -> None:
         """Something to be done when the fault is over, however; the last one first."""
@@ -208,7 +215,8 @@ class Run:
 
     def close(self) -> None:
         """Kills what still runs and cleans up, all of it, whatever fails on the way."""
-        for action in (*(end.kill for end in self._ends), *reversed(self._clean_ups)):
+        self.result.looks = self._sums.looks
+        for action in (self._sums.close, *(end.kill for end in self._ends), *reversed(self._clean_ups)):
             try:
                 action()
             except Exception:

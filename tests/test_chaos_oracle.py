@@ -14,6 +14,7 @@ sys.path.append(str(Path(__file__).parent.parent))
 from chaos import oracle
 from chaos.report import as_json, summary, table
 from chaos.suite import FAULTS, Failed, Fault, Result, Skipped, fault, perform
+from chaos.sums import imbalance
 from chaos.yardstick import Yardstick
 
 
@@ -191,3 +192,25 @@ def test_a_limit_is_stretched_by_how_slow_the_machine_is_and_by_no_more():
     now = 20.0
     assert yardstick.allowed(2.0, 1.0) == 2.0
     assert "python -c pass 20.0 ms at best" in str(yardstick)
+
+
+def test_a_sum_that_does_not_add_up_is_seen():
+    """At either end, dropped entries by whatever reason included; without metrics there is nothing to say."""
+    shipper = """
+logbale_shipper_read_entries_total 10.0
+logbale_shipper_delivered_entries_total 4.0
+logbale_shipper_dropped_entries_total{reason="drop_oldest"} 2.0
+logbale_shipper_dropped_entries_total{reason="rejected"} 1.0
+logbale_shipper_waiting_entries 3.0
+"""
+    receiver = """
+logbale_receiver_received_entries_total{algorithm="zstd"} 5.0
+logbale_receiver_received_entries_total{algorithm="gzip"} 2.0
+logbale_receiver_stored_entries_total 8.0
+logbale_receiver_waiting_entries -1.0
+"""
+    assert imbalance("") is None
+    assert imbalance(shipper) is None
+    assert "read_entries 10" in imbalance(shipper.replace("waiting_entries 3.0", "waiting_entries 2.0"))
+    assert "waiting_entries -1" in imbalance(receiver)
+    assert imbalance(receiver.replace("8.0", "7.0").replace("-1.0", "0.0")) is None
