@@ -1,11 +1,13 @@
 """What fixed levels and both adaptive policies cost over links of 1 and 10 Mbit/s, an open one, and beside CPU hogs.
 
-    .venv/bin/python benchmarks/adaptive_links.py [--rounds 3] [--algorithm gzip] [--scene NAME]... [--json OUT]
+    .venv/bin/python benchmarks/adaptive_links.py [--rounds 3] [--algorithm zstd] [--spool] [--scene NAME] [--json OUT]
 
 Real `logbale ship` and `logbale receive` in two network namespaces of their own, joined by a veth pair whose shipper's
 end is a token bucket (tc tbf). cost = seconds until everything is durable + wire bytes / 10 MB + CPU seconds of both
 processes, start-up included; wire bytes are the interface's, headers and all. The settings take turns; medians are
-printed. Needs root, `ip` and `tc`; nothing leaves the namespaces, and they are deleted at the end whatever happens.
+printed, beside the machine's load. `--spool` gives each shipper a spool on disk, as it has by default; without it
+batches wait in memory. `--scene` may be repeated. Needs root, `ip` and `tc`; nothing leaves the namespaces, and they
+are deleted at the end whatever happens.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from logbale.adaptive_balanced import SECOND_WORTH
 
 LOGBALE = [sys.executable, "-m", "logbale"]
 ADDRESSES = {"ship": "10.231.77.1", "receive": "10.231.77.2"}
-LEVELS = (1, 3, 6, 9)
+LEVELS = (1, 2, 3, 6, 9)
 HOG = "while True: pass"
 
 
@@ -113,11 +115,11 @@ def usage(process: subprocess.Popen[str]) -> float:
     return used.ru_utime + used.ru_stime
 
 
-def run(scene: Scene, lines: Path, flags: list[str], directory: Path) -> dict[str, float]:
-    """One round."""
+def run(scene: Scene, lines: Path, flags: list[str], directory: Path, spool: str) -> dict[str, float]:
+    """One round; the archive is in `directory`, and SPOOL_DIR is `spool`."""
     cpus = sorted(os.sched_getaffinity(0))
     pinned = [["taskset", "-c", str(cpu)] if scene.hogs else [] for cpu in (cpus[0], cpus[-1])]
-    environ = {**os.environ, "SPOOL_DIR": "off", "DRAIN_TIMEOUT": "120"}
+    environ = {**os.environ, "SPOOL_DIR": spool, "DRAIN_TIMEOUT": "120"}
     address = f"{ADDRESSES['receive']}:5000"
     source = ["--once", str(lines)]
     if scene.seconds:
@@ -190,7 +192,8 @@ def settings(algorithm: str) -> dict[str, list[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--algorithm", default="gzip")
+    parser.add_argument("--algorithm", choices=["gzip", "zlib", "zstd"], default="gzip")
+    parser.add_argument("--spool", action="store_true")
     parser.add_argument("--scene", action="append", choices=[*SCENES])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -200,10 +203,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the namespaces go then, too
     compared = settings(options.algorithm)
     results: dict[str, dict[str, dict[str, float]]] = {}
-    print(
-        f"{options.algorithm}; medians of {options.rounds} rounds in turn; {platform.machine()}, {os.cpu_count()} cores"
-    )
-    print(f"{'':<12}{'':<10}    cost  of best  seconds  wire MB  CPU s ship+receive  changes, last level")
+    where = "spool on disk" if options.spool else "in memory"
+    print(f"{options.algorithm}, {where}; medians of {options.rounds} rounds in turn", end="; ")
+    print(f"{platform.machine()}, {os.cpu_count()} cores")
+    print(f"{'':<12}{'':<10}    cost  of best  seconds  wire MB  CPU s ship+receive  changes, last level; load")
     for name in options.scene or SCENES:
         scene = SCENES[name]
         rounds: dict[str, list[dict[str, float]]] = {setting: [] for setting in compared}
@@ -213,8 +216,11 @@ def main() -> None:
             for number in range(options.rounds):
                 for setting, flags in compared.items():
                     directory = Path(temporary) / f"{number}-{setting}"
-                    rounds[setting].append(run(scene, lines, flags, directory))
+                    spool = Path(temporary) / "spool"
+                    taken = run(scene, lines, flags, directory, str(spool) if options.spool else "off")
+                    rounds[setting].append(taken | {"load": os.getloadavg()[0]})
                     shutil.rmtree(directory)
+                    shutil.rmtree(spool, ignore_errors=True)
         results[name] = {
             setting: {key: statistics.median(one[key] for one in taken) for key in taken[0]}
             for setting, taken in rounds.items()
@@ -224,7 +230,8 @@ def main() -> None:
             print(
                 f"{name:<12}{setting:<10}{of['cost']:>8.2f}{of['cost'] / best - 1:>+9.1%}{of['seconds']:>9.2f}"
                 f"{of['wire_bytes'] / 1e6:>9.3f}{of['ship_cpu']:>12.2f} + {of['receive_cpu']:.2f}"
-                + (f"{of['changes']:>8.0f}, {of['last_level']:.0f}" if of["changes"] else ""),
+                + (f"{of['changes']:>8.0f}, {of['last_level']:.0f}" if of["changes"] else "")
+                + f"; {of['load']:.1f}",
                 flush=True,
             )
     print("all scenes  " + "  ".join(

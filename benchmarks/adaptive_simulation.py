@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -41,29 +42,36 @@ TABLES: dict[str, tuple[Algorithm, Table]] = {
     "gzip": (  # 50 entries a batch, one context
         Algorithm.GZIP,
         _rows(
-            [4.9, 5.0, 5.7, 6.8, 8.2, 10.8, 12.2, 19.8, 20.0],
-            [5.49, 5.65, 6.06, 6.25, 6.88, 7.15, 7.25, 7.58, 7.58],
+            [1.8, 3.3, 4.2, 4.7, 5.1, 6.4, 14.7, 14.8, 14.8],
+            [5.83, 5.96, 6.26, 6.81, 7.11, 7.24, 7.69, 7.69, 7.69],
         ),
     ),
     "gzip-batch": (  # 500 entries a batch, each on its own
         Algorithm.GZIP,
         _rows(
-            [3.5, 3.6, 4.0, 5.4, 6.4, 8.5, 9.5, 15.2, 15.3],
-            [5.49, 5.63, 5.99, 6.15, 6.70, 6.92, 7.02, 7.33, 7.33],
+            [1.0, 2.5, 3.4, 3.9, 4.2, 5.2, 11.8, 11.9, 11.9],
+            [5.81, 5.93, 6.17, 6.64, 6.99, 7.08, 7.46, 7.46, 7.46],
+        ),
+    ),
+    "zlib": (
+        Algorithm.ZLIB,
+        _rows(
+            [1.8, 3.2, 4.2, 4.8, 5.1, 6.4, 15.1, 15.1, 15.4],
+            [5.83, 5.96, 6.26, 6.81, 7.11, 7.24, 7.69, 7.69, 7.69],
         ),
     ),
     "zstd": (
         Algorithm.ZSTD,
         _rows(
-            [2.1, 2.3, 3.1, 3.1, 6.6, 8.8, 10.6, 12.1, 13.6],
-            [6.66, 6.61, 6.47, 6.48, 7.06, 7.65, 7.83, 8.13, 8.13],
+            [1.5, 2.1, 5.9, 6.6, 7.6, 8.5, 10.5, 12.1, 82.5],
+            [4.14, 6.69, 7.52, 7.76, 7.95, 8.04, 8.20, 8.28, 8.69],
         ),
     ),
     "zstd-batch": (
         Algorithm.ZSTD,
         _rows(
-            [1.2, 1.3, 1.6, 2.1, 3.8, 5.6, 6.7, 7.6, 8.5],
-            [6.73, 6.61, 6.67, 6.50, 6.99, 7.40, 7.61, 7.73, 7.81],
+            [1.0, 1.2, 4.9, 5.4, 6.2, 6.9, 7.8, 8.7, 66.7],
+            [3.97, 6.72, 7.41, 7.62, 7.79, 7.87, 7.96, 8.01, 8.27],
         ),
     ),
 }  # fmt: skip
@@ -232,27 +240,35 @@ def compare(phases: Sequence[Phase], table_name: str, *, seed: int = 0) -> tuple
     return fixed, {name: simulate(phases, table, policy, seed=seed) for name, policy in policies(algorithm).items()}
 
 
-def measure() -> None:
-    """Prints what each level takes on this machine, as TABLES and level_table.PRIORS have it."""
+def measure(rounds: int = 3) -> None:
+    """Prints what each level takes on this machine, as TABLES and level_table.PRIORS have it: medians of the rounds."""
     from logbale.bench_corpus import generated
     from logbale.compression import CompressionHandler
     from logbale.config import Settings
     from logbale.context import ContextCompressor
+    from logbale.receiving_session import WINDOW_LOG
 
     for size in (50, 500):
         corpus = generated(Settings(batch_size=size), entries=20_000)
-        for algorithm in (Algorithm.GZIP, Algorithm.ZSTD):
-            for kind in ("stream", "batch"):
-                row = []
-                for level in range(1, 10):
-                    context = ContextCompressor(algorithm, level, window_log=19)
+        times: dict[tuple[Algorithm, str, int], list[float]] = {}
+        ratios: dict[tuple[Algorithm, str, int], float] = {}
+        for _ in range(rounds):
+            for algorithm in (Algorithm.GZIP, Algorithm.ZLIB, Algorithm.ZSTD):
+                for kind, level in ((kind, level) for kind in ("stream", "batch") for level in range(1, 10)):
+                    context = ContextCompressor(algorithm, level, window_log=WINDOW_LOG)
                     handler = CompressionHandler(algorithm, level)
                     start, wire = time.thread_time(), 0
                     for raw in corpus.batches:
                         wire += len(context.compress(raw) if kind == "stream" else handler.compress(raw).payload)
-                    nanoseconds = (time.thread_time() - start) * 1e9 / corpus.raw_bytes
-                    row.append((round(nanoseconds, 1), round(corpus.raw_bytes / wire, 2)))
-                print(f"{algorithm.label} {kind}, {size} entries a batch: {row}", flush=True)
+                    taken = (time.thread_time() - start) * 1e9 / corpus.raw_bytes
+                    times.setdefault((algorithm, kind, level), []).append(taken)
+                    ratios[algorithm, kind, level] = corpus.raw_bytes / wire
+        for algorithm, kind in dict.fromkeys(key[:2] for key in times):
+            row = [
+                (round(statistics.median(times[algorithm, kind, level]), 1), round(ratios[algorithm, kind, level], 2))
+                for level in range(1, 10)
+            ]
+            print(f"{algorithm.label} {kind}, {size} entries a batch: {row}", flush=True)
 
 
 def main() -> None:

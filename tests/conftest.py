@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import warnings
 
 import pytest
 from hypothesis import settings
@@ -19,15 +20,36 @@ else:
     LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": new_event_loop}
 
 
+SCENARIO_TIMEOUT = 100
+"""Seconds. Less than pytest-timeout's, which ends the whole run: uvloop swallows what its signal handler raises."""
+
+
 @pytest.fixture(params=LOOPS)
 def run(request):
     """Runs a scenario (a coroutine function) on each event loop that a user's process may have."""
 
+    async def in_time(scenario):
+        async with asyncio.timeout(SCENARIO_TIMEOUT):
+            await scenario()
+
     def run_scenario(scenario):
-        with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:
-            runner.run(scenario())
+        runner = asyncio.Runner(loop_factory=LOOPS[request.param])
+        try:
+            runner.run(in_time(scenario))
+        except BaseException:
+            close(runner)
+            raise
+        assert not close(runner), "a scenario closes what it opens"
 
     return run_scenario
+
+
+def close(runner):
+    """What was still open. uvloop warns of it amid close(), and where warnings are errors it then waits for ever."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ResourceWarning)
+        runner.close()
+    return [str(warning.message) for warning in caught]
 
 
 @pytest.fixture

@@ -7,14 +7,15 @@ from logbale.adaptive_balanced import BalancedCompression
 from logbale.level_table import PRIORS
 from logbale.protocol import Algorithm
 
-TABLES = ["gzip", "zstd-batch"]
-"""The most unlike: ratios 5.5 to 7.6 at up to 20 ns a byte, and 6.5 to 7.8 at up to 8.5."""
+TABLES = list(simulation.TABLES)
+UNLIKE = ["gzip", "zstd"]
+"""The shapes that differ: gzip's 7 to 9 are one level, zstd's 3 takes three times its 2 and its 9 seven times its 8."""
 
 HOUR = 3600.0
 
 
-def balanced(table: str) -> BalancedCompression:
-    return BalancedCompression(1, 9, level=6, prior=PRIORS[simulation.TABLES[table][0]])
+def balanced(table: str, level: int = 6) -> BalancedCompression:
+    return BalancedCompression(1, 9, level=level, prior=PRIORS[simulation.TABLES[table][0]])
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -35,21 +36,23 @@ def test_a_day_of_all_scenes_is_cheaper_than_at_any_fixed_level(table):
 
 @pytest.mark.parametrize("table", TABLES)
 def test_a_slow_link_raises_the_level_a_starved_cpu_lowers_it_and_an_idle_machine_stays_cheap(table):
-    """The three sentences that the policy is for."""
+    """The three sentences that the policy is for, each from the other end. zstd's 9 is never worth its CPU."""
 
-    def last_level(scene):
-        return simulation.simulate(simulation.SCENES[scene], simulation.TABLES[table][1], balanced(table)).levels[-1]
+    def last_level(scene, start):
+        policy = balanced(table, start)
+        return simulation.simulate(simulation.SCENES[scene], simulation.TABLES[table][1], policy).levels[-1]
 
-    assert last_level("1 Mbit/s, a file") >= 8
-    assert last_level("starved CPU, a file") <= 2
-    assert last_level("idle, fast link") <= 3
+    assert 7 <= last_level("1 Mbit/s, a file", 1) <= (8 if "zstd" in table else 9)
+    assert last_level("starved CPU, a file", 9) <= 2
+    assert last_level("idle, fast link", 9) <= (2 if "zstd" in table else 5)
 
 
 @pytest.mark.parametrize("wrong", [0.3, 0.7, 1.5, 4.0])
 @pytest.mark.parametrize("scene", ["1 Mbit/s, a file", "100 Mbit/s, a file", "starved CPU, a file", "idle, fast link"])
-def test_a_machine_and_content_unlike_the_prior_are_learned(scene, wrong):
+@pytest.mark.parametrize("name", UNLIKE)
+def test_a_machine_and_content_unlike_the_prior_are_learned(scene, wrong, name):
     """CPU off by up to four, ratio by up to two: still within 5 % of the best fixed level."""
-    algorithm, table = simulation.TABLES["gzip"]
+    algorithm, table = simulation.TABLES[name]
     table = [(nanoseconds * wrong, ratio * wrong**0.5) for nanoseconds, ratio in table]
     policy = BalancedCompression(1, 9, level=6, prior=PRIORS[algorithm])
     cost = simulation.simulate(simulation.SCENES[scene], table, policy)
@@ -69,11 +72,12 @@ def test_a_machine_and_content_unlike_the_prior_are_learned(scene, wrong):
     ],
     ids=["idle", "half full", "nearly full", "starved", "overfull", "CPU-bound"],
 )
-def test_where_nothing_changes_the_level_comes_to_rest(phase):
+@pytest.mark.parametrize("table", UNLIKE)
+def test_where_nothing_changes_the_level_comes_to_rest(phase, table):
     """F33: over 100,000 steps at most six changes an hour, which test whether the link has become faster."""
-    policy = balanced("gzip")
+    policy = balanced(table)
     phases = [phase, simulation.Phase(1, 0, link=1e12, share=1e6)]  # what was left over is not waited for
-    cost = simulation.simulate(phases, simulation.TABLES["gzip"][1], policy)
+    cost = simulation.simulate(phases, simulation.TABLES[table][1], policy)
     assert len(cost.levels) >= 100_000
     assert set(cost.levels) <= set(range(1, 10))
     assert cost.changes <= 6 * 14

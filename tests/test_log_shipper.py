@@ -200,6 +200,42 @@ def test_what_was_read_before_an_error_of_the_source_still_arrives(run):
     run(scenario)
 
 
+@pytest.mark.parametrize("mode", ["on", "off"])
+def test_an_error_of_the_source_does_not_wait_for_a_receiver_that_takes_nothing(run, mode):
+    """It is raised after DRAIN_TIMEOUT, though the receiver is there and its own end would be waited for."""
+
+    async def never(batches):
+        await asyncio.Event().wait()
+
+    async def scenario():
+        async with receiver() as server:
+            server.sink.commit = never
+            source = ScriptedSource([60], then="fail")
+            async with asyncio.timeout(5):
+                with pytest.raises(StorageError, match="gone"):
+                    await shipper(server, source, drain_timeout=0.3, session_mode=mode).run()
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(("then", "ended"), [("end", True), ("wait", False)])
+def test_the_report_says_whether_the_source_came_to_its_end(run, then, ended):
+    """Or was stopped before; everything that was read is delivered in both."""
+
+    async def scenario():
+        async with receiver() as server:
+            running = shipper(server, ScriptedSource([60], then=then))
+            task = asyncio.create_task(running.run())
+            while running.snapshot().read_entries < 60:
+                await asyncio.sleep(0.001)
+            if then == "wait":
+                running.stop()
+            report = await task
+            assert (report.delivered, report.source_ended) == (True, ended)
+
+    run(scenario)
+
+
 def nowhere(**settings):
     """Settings that lead to a port where nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as free:

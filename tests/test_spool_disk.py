@@ -142,7 +142,7 @@ def test_a_spool_is_removed_before_anybody_else_gets_it(tmp_path, monkeypatch):
         second.append(spool_of(directory))
         rmdir(path, **options)
 
-    with removed_when_finished(spool):
+    with removed_when_finished(spool, source_ended=lambda: True):
         spool.acknowledge(1)
         spool.close()
         with pytest.raises(LockedError):
@@ -163,9 +163,17 @@ def test_a_spool_in_which_something_is_left_is_not_removed(tmp_path):
         spool = spool_of(tmp_path / str(number))
         spool.append([batch(0)])
         settle(spool)
-        with removed_when_finished(spool):
+        with removed_when_finished(spool, source_ended=lambda: True):
             spool.close()
         assert (tmp_path / str(number) / "stream").exists()
+
+
+def test_a_spool_whose_source_has_not_come_to_its_end_is_not_removed(tmp_path):
+    """Nothing waits in it, but it knows how far the source was read."""
+    spool = spool_of(tmp_path / "s")
+    with removed_when_finished(spool, source_ended=lambda: False):
+        spool.close()
+    assert (tmp_path / "s" / "stream").exists()
 
 
 def test_a_lock_whose_file_was_deleted_meanwhile_is_taken_anew(tmp_path, monkeypatch):

@@ -48,6 +48,8 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes that have arrived, as far as the protocol can tell."""
     stalled: float = 0.0
     """Seconds in which sends waited and the network was why, as far as the system can tell."""
+    blocked: float = 0.0
+    """The same where the receiver was why; 0 where the system does not tell the two apart."""
     work: Mapping[int, Work] = {}
     """What compressing took, by level."""
 

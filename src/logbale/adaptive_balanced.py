@@ -49,6 +49,9 @@ cannot swing faster."""
 STALLED = 0.1
 """Part of the time that sends must have stalled for the link to have been full: what left then is its bandwidth."""
 
+BLOCKED = 0.5
+"""Part of the time above which sends wait for the receiver to read: it sets the pace then, at any level."""
+
 SHORTEST = 0.001
 """Seconds below which a sample is ignored: rates over no time are no rates."""
 
@@ -57,8 +60,10 @@ OUTAGE = 10.0
 
 FORGET_FIRST = 120.0
 FORGET_LONGEST = 7200.0
-"""Seconds in which a bandwidth that nothing confirms doubles: a link that has become faster shows itself only when more
-is sent. Each time the old limit is met again it takes twice as long."""
+FORGET_BEHIND = 60.0
+"""A bandwidth that nothing confirms doubles in seconds: a link that has become faster shows itself only when more is
+sent. Each time the old limit is met again it takes twice as long, from the first to the longest. Behind, where sends do
+not stall, it takes a sixtieth: something waits, and not for the link."""
 
 
 class BalancedCompression:
@@ -81,6 +86,8 @@ class BalancedCompression:
         self.level = min(max_level, max(min_level, level))
         self.table = LevelTable(prior)
         self.is_behind = False
+        self.is_blocked = False
+        """The receiver, which no level makes faster, is what everything waits for."""
         self.share = 1.0
         """The part of a core that compressing gets while it wants one."""
         self.bandwidth = inf
@@ -110,6 +117,8 @@ class BalancedCompression:
         self._backlog = _sane(sample.backlog_bytes, 1e15)
         self.is_behind = self._backlog >= (BEHIND_BYTES / 8 if self.is_behind else BEHIND_BYTES)
         stalled = _sane(sample.stalled, seconds)
+        blocked = _sane(sample.blocked, seconds - stalled)
+        self.is_blocked = blocked > BLOCKED * seconds
         self.table.age(seconds)
         raw = cpu = wall = 0.0
         for level, work in sample.work.items():
@@ -123,9 +132,10 @@ class BalancedCompression:
         if wall >= 0.001:
             self.share += 0.3 * (min(1.0, max(0.02, cpu / wall)) - self.share)
         if raw and self.is_behind:
-            rest = max(0.0, seconds - wall - stalled) / raw
+            rest = max(0.0, seconds - wall - stalled - blocked) / raw
             self._rest += 0.3 * (rest - self._rest)
-        self._see_link(_sane(sample.wire_bytes, 1e15), seconds, stalled)
+        # A window that opens a little at a time lets the network be the reason too, now and then: it is not the limit.
+        self._see_link(_sane(sample.wire_bytes, 1e15), seconds, 0.0 if self.is_blocked else stalled)
 
     def _see_link(self, wire_bytes: float, seconds: float, stalled: float) -> None:
         left = self._left.add(wire_bytes, seconds, stalled)
@@ -140,7 +150,7 @@ class BalancedCompression:
             self.bandwidth = self.bandwidth + (1 - exp(-seconds / 2.0)) * (rate - self.bandwidth) if known else rate
             return
         # Whoever waits though the link takes everything does not wait for the link.
-        doubling = 2.0 if self.is_behind else self._forget
+        doubling = self._forget / FORGET_BEHIND if self.is_behind else self._forget
         self._limit_met = False
         self.bandwidth = min(1e12, max(rate, self.bandwidth * 2 ** min(10.0, seconds / doubling)))
 
@@ -157,8 +167,8 @@ class BalancedCompression:
             for level in levels
             if self._arrivals * self._time(level) <= HEADROOM + (STAYING if level == self.level else 0.0)
         ]
-        waits = self.is_behind or not keep_up
-        costs = {level: self._cost(level, waits=waits) for level in (levels if waits else keep_up)}
+        waits = (self.is_behind or not keep_up) and not self.is_blocked
+        costs = {level: self._cost(level, waits=waits) for level in (levels if waits or self.is_blocked else keep_up)}
         best = min(costs, key=lambda level: (costs[level], abs(level - self.level)))
         cause, why = self._why(waits)
         if best == self.level:
@@ -198,7 +208,8 @@ class BalancedCompression:
         if self.bandwidth < 1e10:
             figures += f", link {self.bandwidth / MB:.3g} MB/s"
         if not waits:
-            return "cheapest", f"nothing waits, bytes and CPU are cheapest together ({figures})"
+            who = "the receiver is what everything waits for" if self.is_blocked else "nothing waits"
+            return "cheapest", f"{who}, bytes and CPU are cheapest together ({figures})"
         if self.table.size(self.level) / self.bandwidth >= self.table.cpu(self.level) / self.share + self._rest:
             return "link", f"the link is what everything waits for ({figures})"
         return "ends", f"the two ends, not the link, are what everything waits for ({figures})"

@@ -61,13 +61,15 @@ class LoadMeter:
         held_up = self._held_up()
         if percent is None:
             return None
+        waited = stalled - stalled_before
         return Sample(
             cpu_percent=percent,
             seconds=now - then,
             read_bytes=max(0.0, sent + backlog - backlog_before),
             backlog_bytes=backlog,
             wire_bytes=arrived - arrived_before,
-            stalled=min(stalled - stalled_before, held_up),
+            stalled=min(waited, held_up),
+            blocked=max(0.0, waited - held_up),
             work=work,
         )
 

@@ -82,6 +82,8 @@ class ShipReport(msgspec.Struct, frozen=True):
 
     delivered: bool
     """Everything that was read is with the receiver, as far as the protocol can tell."""
+    source_ended: bool
+    """The source came to its own end: it was neither stopped before nor failed."""
     left_batches: int
     left_entries: int
     """Entries that were read and are not delivered; in a spool on disk they wait for the next run."""
@@ -92,7 +94,7 @@ class LogShipper:
     """Reads, presses and ships until the source ends or stop() is called.
 
     After the source's own end it goes on for as long as the receiver can be reached, and gives up DRAIN_TIMEOUT
-    seconds after it could be reached last. After stop() it has DRAIN_TIMEOUT in all.
+    seconds after it could be reached last. After stop(), or an error of the source, it has DRAIN_TIMEOUT in all.
     """
 
     def __init__(self, settings: Settings, source: Source, *, store: Store | None = None) -> None:
@@ -129,6 +131,7 @@ class LogShipper:
             now=monotonic(),
         )
         self._carried = Carried()
+        self._source_ended = False
         self._stop_requested = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._buffered = asyncio.Event()
@@ -179,7 +182,7 @@ class LogShipper:
         }
 
     async def run(self) -> ShipReport:
-        """Ships until the end. Raises what the source raises, after delivering what it gave before."""
+        """Ships until the end. Raises what the source raises, after DRAIN_TIMEOUT at most for what it gave before."""
         reader = asyncio.create_task(self._read())
         ticker = asyncio.create_task(self._pass_on_due_batches())
         spooler = asyncio.create_task(self._queue.run())
@@ -190,6 +193,7 @@ class LogShipper:
         try:
             async with self._metrics_server():
                 await asyncio.wait({*tasks, stop}, return_when=asyncio.FIRST_COMPLETED)
+                self._source_ended = reader.done() and not reader.cancelled() and reader.exception() is None
                 await _cancel(reader, ticker)
                 if (batch := self._buffer.flush()) is not None:
                     self._queue.append(batch)
@@ -211,7 +215,7 @@ class LogShipper:
         snapshot = self.snapshot()
         if delivered is None:
             delivered = self.settings.session_mode == "on" and not snapshot.waiting_entries
-        return ShipReport(delivered, snapshot.waiting_batches, snapshot.waiting_entries, snapshot)
+        return ShipReport(delivered, self._source_ended, snapshot.waiting_batches, snapshot.waiting_entries, snapshot)
 
     async def _read(self) -> None:
         async with contextlib.aclosing(self._source.chunks()) as chunks:
@@ -265,7 +269,8 @@ class LogShipper:
     async def _drain(self, spooler: asyncio.Task[None], sender: asyncio.Task[None]) -> bool:
         """Waits for the queue to empty and for the receiver's word; False where that took too long."""
         ended = monotonic()
-        stopped: float | None = None
+        # Where something failed, its error should not wait for a receiver that is there and takes nothing.
+        stopped = None if self._source_ended else ended
         while not sender.done():
             if self._stop_requested.is_set() and stopped is None:
                 stopped = monotonic()

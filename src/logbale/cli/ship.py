@@ -115,7 +115,8 @@ def ship(
     """Ships log lines: files by path or glob, standard input (-), or generated entries (--demo).
 
     A line that is a JSON object becomes an entry with its own fields; any other becomes the message of one. Ends with 0
-    when everything that was read is delivered, and with 69 and the number of what is left otherwise.
+    when everything that was read is delivered, and with 69 and the number of what is left otherwise. With --once, also
+    when it was stopped before the end.
     """
     start_log(log_level(given))
     _check_usage(paths, demo, once, from_start, fields, seed)
@@ -125,8 +126,6 @@ def ship(
     loaded = check_receiver(load_settings(given, config))
     if demo:
         return ship_generated(loaded, seed=seed)
-    from logbale.spool import removed_when_finished
-
     source: StdinSource | TailSource
     spool = open_spool(loaded.settings, name, paths)
     if paths == ("-",):
@@ -148,11 +147,16 @@ def ship(
             resume=spool.cursors if spool is not None else None,
         )
     is_finite = once or paths == ("-",)
-    keeping = contextlib.nullcontext() if spool is None or name or not is_finite else removed_when_finished(spool)
-    with keeping:
-        return _deliver(
-            loaded, source, lambda _: (source.read_bytes, source.total_bytes()) if is_finite else None, spool=spool
+    return run_loop(
+        _run(
+            loaded,
+            source,
+            lambda _: (source.read_bytes, source.total_bytes()) if is_finite else None,
+            spool,
+            removes_spool=is_finite and not name,
+            once=once,
         )
+    )
 
 
 def open_spool(settings: Settings, name: str | None, sources: tuple[str, ...]) -> DiskSpool | None:
@@ -217,15 +221,22 @@ def ship_generated(loaded: Loaded, *, seed: int | None = None) -> int:
     rate, run_time = loaded.settings.log_rate, loaded.settings.run_time
     total = round(rate * run_time)
     source = LogGenerator(rate, run_time, seed=seed)
-    return _deliver(loaded, source, lambda snapshot: (snapshot.delivered_entries, total) if total else None)
+    return run_loop(
+        _run(loaded, source, lambda snapshot: (snapshot.delivered_entries, total) if total else None, spool=None)
+    )
 
 
-def _deliver(loaded: Loaded, source: Source, progress: Progress, *, spool: DiskSpool | None = None) -> int:
-    return run_loop(_run(loaded, source, progress, spool))
-
-
-async def _run(loaded: Loaded, source: Source, progress: Progress, spool: DiskSpool | None) -> int:
+async def _run(
+    loaded: Loaded,
+    source: Source,
+    progress: Progress,
+    spool: DiskSpool | None,
+    *,
+    removes_spool: bool = False,
+    once: bool = False,
+) -> int:
     from logbale.log_shipper import LogShipper
+    from logbale.spool import removed_when_finished
     from logbale.status import print_table
 
     shipper = LogShipper(loaded.settings, source, store=spool)
@@ -233,9 +244,21 @@ async def _run(loaded: Loaded, source: Source, progress: Progress, spool: DiskSp
 
     def last_words() -> int:
         terminal.close()
-        return _conclude(loaded.settings, shipper.report(), spool)
+        return conclude(shipper.report())
 
+    def conclude(report: ShipReport) -> int:
+        if once and not report.source_ended:
+            unread_bytes = getattr(source, "unread_bytes", None)  # standard input has no such thing
+            raise UnavailableError(_stopped_midway(loaded.settings, report, spool, unread_bytes))
+        return _conclude(loaded.settings, report, spool)
+
+    keeping = (
+        removed_when_finished(spool, source_ended=lambda: shipper.report().source_ended)
+        if spool is not None and removes_spool
+        else contextlib.nullcontext()
+    )
     with (
+        keeping,
         stopped_by_signals(shipper.stop, last_words),
         explained_addresses({loaded.settings.metrics_port: METRICS_FLAG}),
     ):
@@ -243,23 +266,41 @@ async def _run(loaded: Loaded, source: Source, progress: Progress, spool: DiskSp
             report = await shipper.run()
     if log.isEnabledFor(logging.INFO):
         print_table(report.snapshot)
-    return _conclude(loaded.settings, report, spool)
+    return conclude(report)
 
 
 def _conclude(settings: Settings, report: ShipReport, spool: DiskSpool | None) -> int:
     """0, or UnavailableError with what is left and where it waits."""
     if report.delivered:
         return 0
+    raise UnavailableError(_undelivered(settings, report, spool))
+
+
+def _stopped_midway(settings: Settings, report: ShipReport, spool: DiskSpool | None, unread_bytes: int | None) -> str:
+    """What is left of a run that promised to read to the end; no `unread_bytes` for a source that cannot go on."""
+    unread = f", with at least {count(unread_bytes, 'byte', 'bytes')} unread" if unread_bytes else ""
+    read = "what was read is delivered" if report.delivered else _undelivered(settings, report, spool)
+    if unread_bytes is None:
+        where = "What it had not read is lost, unless its writer gives it again"
+    elif spool is None:
+        where = "Without a spool (SPOOL_DIR=off), the same command begins at the start again"
+    else:
+        where = f"How far it read is in {spool.directory}, and the same command goes on from there"
+    return f"stopped before the end{unread}; {read}. {where}"
+
+
+def _undelivered(settings: Settings, report: ShipReport, spool: DiskSpool | None) -> str:
+    """What is left, and where it waits."""
     receiver = format_address(connect_host(settings.server_host), settings.server_port)
     if not report.left_entries:
-        raise UnavailableError(f"everything was sent, but {receiver} has not confirmed that it is stored")
+        return f"everything was sent, but {receiver} has not confirmed that it is stored"
     entries = count(report.left_entries, "entry", "entries")
     batches = count(report.left_batches, "batch", "batches")
     verb = "was" if report.left_entries == 1 else "were"
     left = f"{entries} in {batches} {verb} not delivered to {receiver}; DRAIN_TIMEOUT is {settings.drain_timeout:g} s"
     if spool is not None:
         left += f". They wait in {spool.directory}, and the same command sends them"
-    raise UnavailableError(left)
+    return left
 
 
 @contextlib.asynccontextmanager

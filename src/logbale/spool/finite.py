@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from logbale.durable import delete_locked
@@ -14,16 +14,17 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def removed_when_finished(spool: DiskSpool) -> Iterator[None]:
+def removed_when_finished(spool: DiskSpool, *, source_ended: Callable[[], bool]) -> Iterator[None]:
     """Deletes an open spool at the end of this, by when it is closed: unless something failed, waits, or was rejected.
 
+    Nor where the source has not come to its end: the spool knows how far it was read, and the next run goes on there.
     No other process gets the directory before that: its first batches would be deleted.
     """
     assert spool.lock is not None, "it is open"
     with spool.lock.held():
         yield
         try:
-            if not spool.counts["spooled"] and not letter_paths(spool.directory):
+            if source_ended() and not spool.counts["spooled"] and not letter_paths(spool.directory):
                 delete_locked(spool.directory)
         except OSError as error:
             logger.warning("%s: cannot be removed, so the next run goes on after this one: %s", spool.directory, error)

@@ -64,6 +64,8 @@ class TailSource:
         self._follow = follow
         self._poll_interval = poll_interval
         self._watcher = Watcher(polling=polling or not follow)
+        self.unread_bytes = 0
+        """What was left when chunks() ended, at least; of compressed files as they are."""
         self._looked = 0.0
         self._next_look = 0.0
         self._no_look_before = 0.0
@@ -106,6 +108,7 @@ class TailSource:
                     await self._wait(busy=progress)
         finally:
             self._watcher.close()
+            self.unread_bytes = sum(file.unread_bytes for file in self._files)
             for file in self._files:
                 self._files.forget(file)
 
