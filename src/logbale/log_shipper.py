@@ -35,7 +35,7 @@ log = logging.getLogger("logbale.shipper")
 NOTE_INTERVAL = 1.0
 """Seconds after which cursors that moved without an entry are noted; a batch takes them along before."""
 
-BEHIND_INTERVAL = 0.5
+BEHIND_INTERVAL = 0.2
 """Seconds between decisions of the balanced policy while the shipper is behind: a short run is over in five."""
 
 BACKLOG_BATCHES = 4
