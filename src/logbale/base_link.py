@@ -14,6 +14,8 @@ from logbale.tcp_client import TCPClient
 class BaseLink:
     """A batch is consumed as soon as it has left: nothing ever comes back."""
 
+    growth_limit = 0
+
     def __init__(self, queue: SpoolQueue, client: TCPClient, compressing: Compressing, metrics: ShipperMetrics) -> None:
         self._queue = queue
         self._client = client

@@ -56,6 +56,11 @@ class Link(Protocol):
         """Since when, by time.monotonic, the receiver cannot be had; infinity while it can."""
         ...
 
+    @property
+    def growth_limit(self) -> int:
+        """Raw bytes that the receiver takes of a batch beyond BATCH_SIZE; 0 where it has not said so."""
+        ...
+
     async def run(self) -> None:
         """Ships what the queue holds until its input is closed and nothing waits any more."""
         ...
@@ -226,13 +231,14 @@ class LogShipper:
     def _grown_bytes(self) -> int:
         """Raw bytes that a batch may have beyond BATCH_SIZE: in a session, while batches wait, what passes in seconds.
 
-        A slow link must not be busy with one batch for so long that its silence looks like its end.
+        A slow link must not be busy with one batch for so long that its silence looks like its end, and what the
+        receiver would refuse as too large must not become so here.
         """
-        if self.settings.session_mode == "off" or self._queue.waiting_batches < BACKLOG_BATCHES:
+        if self._queue.waiting_batches < BACKLOG_BATCHES:
             return 0
         carried = self._carried.lately(self._metrics.arrived_bytes, monotonic())
         carried_raw = int(carried * self._compressing.handler.stats.ratio)
-        return min(max(GROWN_BYTES, carried_raw), self.settings.buffer_max_bytes // 8)
+        return min(max(GROWN_BYTES, carried_raw), self.settings.buffer_max_bytes // 8, self._link.growth_limit)
 
     async def _pass_on_due_batches(self) -> None:
         """A partial batch leaves after BATCH_INTERVAL; in a session that has nothing else to do, after BATCH_LINGER."""

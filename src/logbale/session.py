@@ -153,7 +153,14 @@ class ReceiverSession:
         )
 
     def welcome(
-        self, *, last: int | None, last_crc: int, rejects: list[RejectedBatch], max_frame: int, window_log: int
+        self,
+        *,
+        last: int | None,
+        last_crc: int,
+        rejects: list[RejectedBatch],
+        max_frame: int,
+        max_entries: int,
+        window_log: int,
     ) -> bytes:
         """Opens the session. `last` is the stream's durable mark, with nothing of it still on its way to the sink."""
         assert self._state is _State.GREETED, "a welcome answers a hello"
@@ -166,6 +173,7 @@ class ReceiverSession:
                 last_crc=last_crc,
                 max_frame=max_frame,
                 max_raw=self.max_raw,
+                max_entries=max_entries,
                 window_log=window_log,
                 algorithms=[algorithm.label for algorithm in Algorithm],
                 rejects=[reject for reject in rejects if reject.sequence >= self._first],
