@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, datetime
+from itertools import accumulate
 from operator import attrgetter, itemgetter
 from typing import Any
 
@@ -56,6 +57,9 @@ def to_ndjson(raw: bytes, *, max_entries: int, in_session: bool = False) -> Line
     takes the slow path.
     """
     has_lines = in_session and raw.startswith(b"{")
+    if has_lines:
+        # Before anything is made of them: a batch of empty objects takes 25 times its size.
+        _check_count(raw.count(b"\n") or 1, max_entries)
     try:
         ndjson, times, rewritten = _from_lines(raw) if has_lines else _from_array(raw)
         if not raw.isascii():
@@ -127,20 +131,15 @@ def nests_too_deep(line: bytes) -> bool:
     return line.count(b"{") + line.count(b"[") > MAX_DEPTH and _depth(line) > MAX_DEPTH
 
 
-_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{}]')
+_NO_BRACKETS = bytes(set(range(256)) - set(b"{[]}"))
 
 
 def _depth(line: bytes) -> int:
     """How deep valid JSON nests."""
-    depth = deepest = 0
-    for token in _STRING_OR_BRACKET.finditer(line):
-        character = line[token.start()]
-        if character in b"{[":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif character in b"}]":
-            depth -= 1
-    return deepest
+    # Not a regular expression for strings: Python's takes 140 bytes for each of theirs, 4.5 GB for a batch of 32 MiB.
+    outside_strings = line.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2]
+    brackets = b"".join(outside_strings).translate(None, _NO_BRACKETS)
+    return max(accumulate(1 if bracket in b"{[" else -1 for bracket in brackets), default=0)
 
 
 def _span(entries: list[_Timed]) -> tuple[str, str]:
