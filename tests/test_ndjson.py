@@ -222,6 +222,15 @@ def test_what_a_stranger_sends_takes_little_more_memory_than_its_own_bytes(raw):
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("in_session", [True, False])
+def test_a_number_that_is_too_long_for_python_costs_no_batch(in_session):
+    """As a time it would have to be looked at: it becomes text there, and the entries beside it are kept."""
+    long = b'{"timestamp":' + b"1" * 5000 + b"}"
+    raw = b'{"n":1}\n' + long + b"\n" if in_session else b'[{"n":1},' + long + b"]"
+    lines = to_ndjson(raw, max_entries=2, in_session=in_session)
+    assert lines.ndjson == b'{"n":1}\n' + long.replace(b":", b':"').replace(b"}", b'"}') + b"\n"
+
+
 @given(st.text('[]{}\\"a', max_size=8), st.integers(MAX_DEPTH - 2, MAX_DEPTH + 2))
 def test_brackets_inside_strings_are_no_depth(text, depth):
     """However strings are escaped, as names or as values."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, datetime
+from functools import partial
 from itertools import accumulate
 from operator import attrgetter, itemgetter
 from typing import Any
@@ -20,6 +21,9 @@ from logbale.errors import EntryError
 
 MAX_DEPTH = 64
 """Levels of objects and arrays in one entry."""
+
+MAX_DIGITS = 4000
+"""Of an integer that is looked at; Python's own limit is 4,300 (sys.set_int_max_str_digits)."""
 
 _CANONICAL = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 
@@ -166,7 +170,7 @@ def _to_ndjson_slowly(raw: bytes, max_entries: int, *, has_lines: bool) -> Lines
     try:
         # surrogateescape keeps a stray byte apart from any character until _clean writes it out.
         text = raw.decode("utf-8", "surrogateescape")
-        entries = [json.loads(line) for line in text.split("\n") if line] if has_lines else json.loads(text)
+        entries = [_loads(line) for line in text.split("\n") if line] if has_lines else _loads(text)
     except RecursionError:
         raise EntryError(f"an entry nests more than {MAX_DEPTH} levels deep", reason="limit") from None
     except ValueError as error:
@@ -178,6 +182,14 @@ def _to_ndjson_slowly(raw: bytes, max_entries: int, *, has_lines: bool) -> Lines
     lines = to_ndjson(json.dumps(cleaned, separators=(",", ":"), allow_nan=False).encode(), max_entries=max_entries)
     rewritten = sum(before != after for before, after in zip(entries, cleaned, strict=True))
     return msgspec.structs.replace(lines, rewritten=rewritten)
+
+
+def _integer(digits: str) -> int | str:
+    """What Python makes no integer of stays text: one such line must not cost the others of its batch."""
+    return int(digits) if len(digits) <= MAX_DIGITS else digits
+
+
+_loads = partial(json.loads, parse_int=_integer)
 
 
 def _clean(value: Any, depth: int) -> Any:
