@@ -27,8 +27,11 @@ class Lines:
 
     def __init__(self, count, *, then="end"):
         self.count, self.then = count, then
+        self.may_begin = lambda: True
 
     async def chunks(self):
+        while not self.may_begin():
+            await asyncio.sleep(0.002)
         for start in range(0, self.count, 1000):
             yield chunk_of([{"n": n, "message": LINE % (n, n * 31 % 9973)} for n in range(start, start + 1000)])
             await asyncio.sleep(0)
@@ -72,7 +75,9 @@ def test_the_frames_of_a_backlog_are_those_of_the_spool_in_the_archive_too(run, 
 
         sink.commit = noting
         async with receiver(sink) as server:
-            spool, running = spooled(tmp_path, Lines(60_000), server.address[1])
+            source = Lines(60_000)
+            spool, running = spooled(tmp_path, source, server.address[1])
+            source.may_begin = lambda: running.snapshot().connected  # before the welcome batches do not grow
             stored = []
             append = spool.append
 

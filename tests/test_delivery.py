@@ -652,3 +652,25 @@ async def next_message(reader):
     text = payload[:-18] + b"}"
     assert payload[-18:] == b',"crc":"%08x"}' % zlib.crc32(text)
     return json.loads(text)
+
+
+@pytest.mark.parametrize(
+    "limits", [{"max_raw_bytes": 30_000}, {"max_frame_bytes": 4096}, {"max_batch_entries": 100}], ids=str
+)
+def test_batches_under_backlog_grow_within_what_the_receiver_takes(run, limits):
+    """A receiver that takes batches of BATCH_SIZE gets every entry, however small its limits and large the backlog."""
+
+    async def scenario():
+        sink = KeepingSink()
+        sink.open.clear()
+        async with receiver(sink, **limits) as server:
+            running = shipper(server.address[1], Numbers(20_000, then="wait"))
+            shipping = asyncio.create_task(running.run())
+            await eventually(lambda: running.snapshot().read_entries == 20_000)
+            sink.open.set()
+            running.stop()
+            report = await shipping
+            assert report.delivered
+            assert sink.numbers == list(range(20_000))
+
+    run(scenario)

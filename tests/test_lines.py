@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from logbale.lines import MAX_LINE_BYTES, LineCutter, LineParser
+from logbale.models import entry_lines
 from logbale.ndjson import MAX_DEPTH, to_ndjson
 
 NOW = 1_795_000_000.5
@@ -219,3 +220,16 @@ def test_a_line_without_an_end_costs_linear_time(step):
     pieces = repeat(b"x" * step, size // step)
     assert sum(len(cutter.feed(piece)) for piece in pieces) + len(cutter.finish()) == size
     assert cutter.split_lines == size // MAX_LINE_BYTES - 1
+
+
+@pytest.mark.parametrize("line", [b"10 %\rERROR: disk full", b"a\x0bERROR b", b"a\x0cERROR b", b'say \\"ERROR\\" b'])
+def test_the_level_of_a_line_does_not_depend_on_the_lines_beside_it(line):
+    """Whatever parts its words, and whether the chunk is escaped as a whole or line by line."""
+    entry = parse(line + b"\n")[0][0]
+    assert parse(b"a\tb\n" + line + b"\n")[0][1] == entry
+
+
+def test_a_carriage_return_between_tokens_ends_no_entry():
+    """JSON allows it there, and a JSON line keeps its bytes: a raw batch still has one entry a line."""
+    _, chunk, _ = parse(b'{"a":\r1}\n{"b":2}\n')
+    assert entry_lines(b"".join(chunk.entries)) == chunk.entries

@@ -1,6 +1,8 @@
 """What the receiver promises about a batch's JSON: kept as it came, refused where it is none, never a spoiled line."""
 
 import json
+import tracemalloc
+from contextlib import suppress
 
 import msgspec
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from logbale.errors import EntryError
-from logbale.ndjson import MAX_DEPTH, to_ndjson
+from logbale.ndjson import MAX_DEPTH, nests_too_deep, to_ndjson
 
 values = st.recursive(
     st.none()
@@ -202,3 +204,38 @@ def test_a_line_of_a_session_nests_no_deeper_than_an_entry_of_an_array():
         else:
             with pytest.raises(EntryError, match="64 levels"):
                 to_ndjson(raw, max_entries=2, in_session=True)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b'{"a":"' + b"[" * 1_000_000 + b'"}\n', b'{"a":"' + b'\\"[' * 300_000 + b'"}\n', b"{}\n" * 300_000],
+    ids=["brackets", "escapes", "entries"],
+)
+def test_what_a_stranger_sends_takes_little_more_memory_than_its_own_bytes(raw):
+    """A kilobyte on the wire may be a batch of 32 MiB: what checking it takes is what many clients at once can take."""
+    tracemalloc.start()
+    try:
+        with suppress(EntryError):
+            to_ndjson(raw, max_entries=1000, in_session=True)
+        assert tracemalloc.get_traced_memory()[1] < 5 * len(raw)
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("in_session", [True, False])
+def test_a_number_that_is_too_long_for_python_costs_no_batch(in_session):
+    """As a time it would have to be looked at: it becomes text there, and the entries beside it are kept."""
+    long = b'{"timestamp":' + b"1" * 5000 + b"}"
+    raw = b'{"n":1}\n' + long + b"\n" if in_session else b'[{"n":1},' + long + b"]"
+    lines = to_ndjson(raw, max_entries=2, in_session=in_session)
+    assert lines.ndjson == b'{"n":1}\n' + long.replace(b":", b':"').replace(b"}", b'"}') + b"\n"
+
+
+@given(st.text('[]{}\\"a', max_size=8), st.integers(MAX_DEPTH - 2, MAX_DEPTH + 2))
+def test_brackets_inside_strings_are_no_depth(text, depth):
+    """However strings are escaped, as names or as values."""
+    value = [text, "[" * MAX_DEPTH]
+    for _ in range(depth - 2):
+        value = [text, value, text]
+    line = json.dumps({text: value, "b": text}).encode()
+    assert nests_too_deep(line) == (depth > MAX_DEPTH)

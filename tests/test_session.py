@@ -57,7 +57,9 @@ def greet(client, last=0, last_crc=0, rejects=()):
     server = ReceiverSession(max_raw=MAX_RAW)
     (frame,) = frames(client.hello(agent="logbale/test", host="here"))
     assert server.receive(frame).stream == "web-1"
-    welcome = server.welcome(last=last, last_crc=last_crc, rejects=list(rejects), max_frame=5000, window_log=17)
+    welcome = server.welcome(
+        last=last, last_crc=last_crc, rejects=list(rejects), max_frame=5000, max_entries=9, window_log=17
+    )
     (frame,) = frames(welcome)
     event, answer = client.receive(frame, now=0.0)
     assert answer == b""
@@ -394,7 +396,7 @@ def test_a_peer_of_version_1_needs_no_crc_and_may_send_none_that_is_wrong():
     """The session is of the lower of both versions; a version that a flipped bit lowered is not believed."""
     server = ReceiverSession(max_raw=MAX_RAW)
     assert server.receive(Frame(Flag.CONTROL, b'{"type":"hello","version":1,"stream":"a","next":1}')).version == 1
-    (welcome,) = frames(server.welcome(last=0, last_crc=0, rejects=[], max_frame=5000, window_log=17))
+    (welcome,) = frames(server.welcome(last=0, last_crc=0, rejects=[], max_frame=5000, max_entries=9, window_log=17))
     assert decode_from_receiver(welcome.payload).version == server.version == 1
     assert server.receive(Frame(Flag.CONTROL, b'{"type":"ping","id":4}')) == Ping(4)
 
@@ -473,7 +475,7 @@ class Link:
         for frame in pass_on(0, client.hello(agent="", host="")):
             server.receive(frame)
             last = len(self.stored)
-            welcome = server.welcome(last=last, last_crc=0, rejects=[], max_frame=1000, window_log=17)
+            welcome = server.welcome(last=last, last_crc=0, rejects=[], max_frame=1000, max_entries=9, window_log=17)
             for back in pass_on(1, welcome):
                 event, _ = client.receive(back, now=0.0)
                 self.ship(client, server, event, pass_on)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from logbale.compressing import Compressing
 from logbale.metrics import ShipperMetrics
 from logbale.models import json_array
@@ -14,7 +16,11 @@ from logbale.tcp_client import TCPClient
 class BaseLink:
     """A batch is consumed as soon as it has left: nothing ever comes back."""
 
+    growth_limit = 0
+
     def __init__(self, queue: SpoolQueue, client: TCPClient, compressing: Compressing, metrics: ShipperMetrics) -> None:
+        self.tried = asyncio.Event()
+        self.tried.set()  # a receiver of the base protocol says nothing
         self._queue = queue
         self._client = client
         self._compressing = compressing

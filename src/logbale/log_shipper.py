@@ -41,8 +41,12 @@ BEHIND_INTERVAL = 0.2
 BACKLOG_BATCHES = 4
 """Batches that are not acknowledged from which on the next ones grow. Fewer are always on their way."""
 
-GROWN_BYTES = 256 * 1024
-"""Raw bytes that a batch grows to under backlog before it is known what the link carries: 2 s at 64 kbit/s."""
+GROWN_BYTES = 16 * 1024
+"""Wire bytes that a batch grows to under backlog before it is known what the link carries: 2 s at 64 kbit/s."""
+
+FIRST_TRY = 1.0
+"""Seconds that reading waits for the first word of the receiver, which says how far batches may grow."""
+
 
 LOOK_INTERVAL = 0.005
 """Seconds at least between looks at whether the ack has come that lets a partial batch leave."""
@@ -54,6 +58,16 @@ class Link(Protocol):
     @property
     def unreachable_since(self) -> float:
         """Since when, by time.monotonic, the receiver cannot be had; infinity while it can."""
+        ...
+
+    @property
+    def tried(self) -> asyncio.Event:
+        """Set once the receiver could be had, or could not."""
+        ...
+
+    @property
+    def growth_limit(self) -> int:
+        """Raw bytes that the receiver takes of a batch beyond BATCH_SIZE; 0 where it has not said so."""
         ...
 
     async def run(self) -> None:
@@ -218,6 +232,9 @@ class LogShipper:
         return ShipReport(delivered, self._source_ended, snapshot.waiting_batches, snapshot.waiting_entries, snapshot)
 
     async def _read(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_TRY):
+                await self._link.tried.wait()
         async with contextlib.aclosing(self._source.chunks()) as chunks:
             async for chunk in chunks:
                 for batch in self._buffer.add(chunk, monotonic(), grown_bytes=self._grown_bytes()):
@@ -230,13 +247,14 @@ class LogShipper:
     def _grown_bytes(self) -> int:
         """Raw bytes that a batch may have beyond BATCH_SIZE: in a session, while batches wait, what passes in seconds.
 
-        A slow link must not be busy with one batch for so long that its silence looks like its end.
+        A slow link must not be busy with one batch for so long that its silence looks like its end, and what the
+        receiver would refuse as too large must not become so here.
         """
-        if self.settings.session_mode == "off" or self._queue.waiting_batches < BACKLOG_BATCHES:
+        if self._queue.waiting_batches < BACKLOG_BATCHES:
             return 0
-        carried = self._carried.lately(self._metrics.arrived_bytes, monotonic())
-        carried_raw = int(carried * self._compressing.handler.stats.ratio)
-        return min(max(GROWN_BYTES, carried_raw), self.settings.buffer_max_bytes // 8)
+        carried = max(GROWN_BYTES, self._carried.lately(self._metrics.arrived_bytes, monotonic()))
+        carried_raw = int(carried * max(1.0, self._compressing.handler.stats.ratio))
+        return min(carried_raw, self.settings.buffer_max_bytes // 8, self._link.growth_limit)
 
     async def _pass_on_due_batches(self) -> None:
         """A partial batch leaves after BATCH_INTERVAL; in a session that has nothing else to do, after BATCH_LINGER."""

@@ -77,6 +77,8 @@ class Welcome(_Message, frozen=True):
     """The highest durable sequence; 0 where the stream is unknown, None where this receiver cannot know."""
     max_frame: Annotated[int, Meta(ge=1)]
     max_raw: Annotated[int, Meta(ge=1)]
+    max_entries: Annotated[int, Meta(ge=0)] = 0
+    """Of one batch; 0 where the receiver does not say."""
     last_crc: int = 0
     window_log: WindowLog = 17
     algorithms: list[str] = []

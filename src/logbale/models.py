@@ -137,4 +137,5 @@ def entry_lines(raw: bytes) -> list[bytes]:
     """The line of each entry of a raw batch, which is NDJSON or, from an older version's spool, a JSON array."""
     if raw.startswith(b"["):
         return [bytes(entry) + b"\n" for entry in msgspec.json.decode(raw, type=list[msgspec.Raw])]
-    return raw.splitlines(keepends=True)
+    # Not splitlines(): a JSON line may have a carriage return between its tokens.
+    return [line + b"\n" for line in raw.removesuffix(b"\n").split(b"\n")]

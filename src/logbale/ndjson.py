@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, datetime
+from functools import partial
+from itertools import accumulate
 from operator import attrgetter, itemgetter
 from typing import Any
 
@@ -19,6 +21,9 @@ from logbale.errors import EntryError
 
 MAX_DEPTH = 64
 """Levels of objects and arrays in one entry."""
+
+MAX_DIGITS = 4000
+"""Of an integer that is looked at; Python's own limit is 4,300 (sys.set_int_max_str_digits)."""
 
 _CANONICAL = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 
@@ -56,6 +61,9 @@ def to_ndjson(raw: bytes, *, max_entries: int, in_session: bool = False) -> Line
     takes the slow path.
     """
     has_lines = in_session and raw.startswith(b"{")
+    if has_lines:
+        # Before anything is made of them: a batch of empty objects takes 25 times its size.
+        _check_count(raw.count(b"\n") or 1, max_entries)
     try:
         ndjson, times, rewritten = _from_lines(raw) if has_lines else _from_array(raw)
         if not raw.isascii():
@@ -127,20 +135,15 @@ def nests_too_deep(line: bytes) -> bool:
     return line.count(b"{") + line.count(b"[") > MAX_DEPTH and _depth(line) > MAX_DEPTH
 
 
-_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{}]')
+_NO_BRACKETS = bytes(set(range(256)) - set(b"{[]}"))
 
 
 def _depth(line: bytes) -> int:
     """How deep valid JSON nests."""
-    depth = deepest = 0
-    for token in _STRING_OR_BRACKET.finditer(line):
-        character = line[token.start()]
-        if character in b"{[":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif character in b"}]":
-            depth -= 1
-    return deepest
+    # Not a regular expression for strings: Python's takes 140 bytes for each of theirs, 4.5 GB for a batch of 32 MiB.
+    outside_strings = line.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2]
+    brackets = b"".join(outside_strings).translate(None, _NO_BRACKETS)
+    return max(accumulate(1 if bracket in b"{[" else -1 for bracket in brackets), default=0)
 
 
 def _span(entries: list[_Timed]) -> tuple[str, str]:
@@ -167,7 +170,7 @@ def _to_ndjson_slowly(raw: bytes, max_entries: int, *, has_lines: bool) -> Lines
     try:
         # surrogateescape keeps a stray byte apart from any character until _clean writes it out.
         text = raw.decode("utf-8", "surrogateescape")
-        entries = [json.loads(line) for line in text.split("\n") if line] if has_lines else json.loads(text)
+        entries = [_loads(line) for line in text.split("\n") if line] if has_lines else _loads(text)
     except RecursionError:
         raise EntryError(f"an entry nests more than {MAX_DEPTH} levels deep", reason="limit") from None
     except ValueError as error:
@@ -179,6 +182,14 @@ def _to_ndjson_slowly(raw: bytes, max_entries: int, *, has_lines: bool) -> Lines
     lines = to_ndjson(json.dumps(cleaned, separators=(",", ":"), allow_nan=False).encode(), max_entries=max_entries)
     rewritten = sum(before != after for before, after in zip(entries, cleaned, strict=True))
     return msgspec.structs.replace(lines, rewritten=rewritten)
+
+
+def _integer(digits: str) -> int | str:
+    """What Python makes no integer of stays text: one such line must not cost the others of its batch."""
+    return int(digits) if len(digits) <= MAX_DIGITS else digits
+
+
+_loads = partial(json.loads, parse_int=_integer)
 
 
 def _clean(value: Any, depth: int) -> Any:

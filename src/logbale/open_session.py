@@ -29,6 +29,7 @@ from logbale.messages import (
     Message,
     Reject,
     Status,
+    Welcome,
     encode_message,
 )
 from logbale.metrics import ShipperMetrics
@@ -64,7 +65,7 @@ class OpenSession:
         writer: asyncio.StreamWriter,
         *,
         status: Callable[[], dict[str, Any]],
-        opened: Callable[[], None],
+        opened: Callable[[Welcome], None],
         first_alone: bool,
     ) -> None:
         """`first_alone`: the first batch travels outside any context, because it did not decode inside one."""
@@ -183,7 +184,7 @@ class OpenSession:
         self._resume_at = event.resume_at
         self._window_log = event.welcome.window_log
         self._welcomed.set()
-        self._opened()
+        self._opened(event.welcome)
 
     # what is sent
 

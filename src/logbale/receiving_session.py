@@ -135,6 +135,7 @@ class ReceivingSession:
                 last_crc=mark.crc,
                 rejects=mark.rejects,
                 max_frame=self._receiver.settings.max_frame_bytes,
+                max_entries=self._receiver.settings.max_batch_entries,
                 window_log=self._window_log,
             )
         )

@@ -158,7 +158,14 @@ class ReceiverSession:
         )
 
     def welcome(
-        self, *, last: int | None, last_crc: int, rejects: list[RejectedBatch], max_frame: int, window_log: int
+        self,
+        *,
+        last: int | None,
+        last_crc: int,
+        rejects: list[RejectedBatch],
+        max_frame: int,
+        max_entries: int,
+        window_log: int,
     ) -> bytes:
         """Opens the session. `last` is the stream's durable mark, with nothing of it still on its way to the sink.
 
@@ -174,6 +181,7 @@ class ReceiverSession:
                 last_crc=last_crc,
                 max_frame=max_frame,
                 max_raw=self.max_raw,
+                max_entries=max_entries,
                 window_log=window_log if self.version > 1 else window_log or SMALLEST_WINDOW_LOG,
                 algorithms=[algorithm.label for algorithm in Algorithm],
                 rejects=[reject for reject in rejects if reject.sequence >= self._first],

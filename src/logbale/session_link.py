@@ -15,9 +15,11 @@ from time import monotonic
 from typing import Any
 
 from logbale.backoff import delays
+from logbale.batch_buffer import GROWN_ENTRIES
 from logbale.compressing import Compressing
 from logbale.config import Settings, connect_host, format_address
 from logbale.link_time import link_seconds
+from logbale.messages import Welcome
 from logbale.metrics import ShipperMetrics
 from logbale.open_session import OpenSession, SessionEnded
 from logbale.spool_queue import SpoolQueue
@@ -48,6 +50,8 @@ class SessionLink:
     ) -> None:
         self.unreachable_since = monotonic()
         """Since when, by time.monotonic, no session is open; infinity while one is."""
+        self.growth_limit = 0
+        self.tried = asyncio.Event()
         self._queue = queue
         self._settings = settings
         self._compressing = compressing
@@ -76,6 +80,7 @@ class SessionLink:
                 self._metrics.errors[end.counter] += 1
                 await self._queue.end_sending()
             finally:
+                self.tried.set()
                 self._metrics.connected = False
                 if self.unreachable_since == inf:
                     self.unreachable_since = monotonic()
@@ -131,7 +136,11 @@ class SessionLink:
             self._first_alone = end.counter == "decode"
             raise
 
-    def _opened(self) -> None:
+    def _opened(self, welcome: Welcome) -> None:
+        # Half a frame, because what does not compress is a little larger as one.
+        is_growth_taken = welcome.max_entries >= GROWN_ENTRIES
+        self.growth_limit = min(welcome.max_raw, welcome.max_frame // 2) if is_growth_taken else 0
+        self.tried.set()
         self._metrics.connected = True
         self.unreachable_since = inf
         log.info("in session with %s, stream %s", self._address, self._queue.store.stream)
