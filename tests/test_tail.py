@@ -445,6 +445,24 @@ async def test_a_thousand_files_need_few_descriptors(tmp_path, polling):
 # compressed files
 
 
+@pytest.mark.parametrize("first", [0, 1, 2, 5])
+def test_a_gzip_file_that_is_seen_before_it_is_written_is_decompressed(tmp_path, first):
+    """Empty, or with a part of its header: what is in it are its lines, never its bytes."""
+    path = tmp_path / "a.log.2.gz"
+    data = gzip.compress(b"".join(b"line %d\n" % n for n in range(3000)))
+
+    async def run_it():
+        async with Run(tmp_path / "*.gz", polling=True, poll_interval=0.01) as run:
+            path.write_bytes(data[:first])
+            await asyncio.sleep(0.05)
+            with path.open("ab") as file:
+                file.write(data[first:])
+            await run.until(lambda: len(run.lines) >= 3000)
+            assert run.lines == [f"line {n}" for n in range(3000)]
+
+    asyncio.run(run_it())
+
+
 def test_a_gzip_file_is_read_once(tmp_path):
     """Where a pattern says .gz: all of its members, by content; a second run finds nothing new in it."""
     path = tmp_path / "a.log.2.gz"

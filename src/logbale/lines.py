@@ -65,6 +65,8 @@ LEVELS: dict[str, str] = {
 
 
 _AS_WRITTEN = {word.encode(): level for word, level in LEVELS.items()}
+_NAME_OF = {name.encode(): level for name, level in _NAMES.items()}
+_LONGEST_NAME = max(map(len, _NAME_OF)) + 1
 _AS_ESCAPED = {escaped(word): level for word, level in LEVELS.items()}
 """The same for the words of a line as it was, and escaped for JSON. Apart: \\"ERROR\\" as written names no level."""
 
@@ -204,7 +206,9 @@ class LineParser:
                     found.append(heads[levels[word]])
                     break
             else:
-                found.append(without)
+                # NAME:logger:text is what Python's logging writes by itself.
+                name = line[:_LONGEST_NAME].partition(b":")[0]
+                found.append(heads[_NAME_OF[name]] if name in _NAME_OF else without)
         return list(map(b"".join, zip(found, messages, repeat(self._encoder.tail), strict=False)))
 
     def _from_json(self, line: str, timestamp: str, added: dict[frozenset[str], str]) -> bytes | None:

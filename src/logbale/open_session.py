@@ -106,11 +106,9 @@ class OpenSession:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
-        except (
-            ProtocolError,
-            OSError,
-            RuntimeError,
-        ) as error:  # RuntimeError: uvloop's, for a transport that has ended
+        except RuntimeError as error:  # uvloop's, for a transport that has ended; it names objects, not what happened
+            raise SessionEnded("connection_lost", "the receiver closed the connection") from error
+        except (ProtocolError, OSError) as error:
             raise SessionEnded("connection_lost", str(error) or type(error).__name__) from error
         except StorageError as error:  # no room for a dead letter, say: tried again in the next session
             raise SessionEnded("storage", str(error)) from error

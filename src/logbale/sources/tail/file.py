@@ -78,7 +78,8 @@ class FollowedFile(OpenFile):
         self._counts: Counter[str] = Counter()
         self._gone_since: float | None = None
         self._ended = False
-        self.is_gzip = path.endswith(".gz") and os.pread(fd, len(MAGIC), 0) == MAGIC
+        # Seen while it is still empty, or half of its first two bytes are there, its name says what it is.
+        self.is_gzip = path.endswith(".gz") and MAGIC.startswith(os.pread(fd, len(MAGIC), 0))
         self._gunzip = Gunzip() if self.is_gzip else None
 
     # where reading begins
