@@ -299,6 +299,7 @@ works = st.builds(Work, st.integers(-5, 2**40), st.integers(-5, 2**40), anything
         max_size=30,
     ),
 )
+@example(bounds=[1, 1], samples=[Sample(cpu_percent=0.0, seconds=2.0, wire_bytes=5e-324, stalled=1.0)])
 def test_no_sample_breaks_it(bounds, samples):
     """Nonsense from the shell (a clock that jumps, a counter that wraps) is bent to what can be."""
     low, high = bounds

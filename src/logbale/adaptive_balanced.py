@@ -147,7 +147,8 @@ class BalancedCompression:
                 self._forget = FORGET_FIRST if rate > 1.5 * self.bandwidth else min(FORGET_LONGEST, 2 * self._forget)
             self._limit_met = True
             known = self.bandwidth < 3 * rate  # otherwise it is another link now, and an average would mean nothing
-            self.bandwidth = self.bandwidth + (1 - exp(-seconds / 2.0)) * (rate - self.bandwidth) if known else rate
+            bandwidth = self.bandwidth + (1 - exp(-seconds / 2.0)) * (rate - self.bandwidth) if known else rate
+            self.bandwidth = max(1.0, bandwidth)  # a byte a second is no link, and 0 is no divisor
             return
         # Whoever waits though the link takes everything does not wait for the link.
         doubling = self._forget / FORGET_BEHIND if self.is_behind else self._forget
