@@ -66,7 +66,6 @@ LEVELS: dict[str, str] = {
 
 _AS_WRITTEN = {word.encode(): level for word, level in LEVELS.items()}
 _NAME_OF = {name.encode(): level for name, level in _NAMES.items()}
-_LONGEST_NAME = max(map(len, _NAME_OF)) + 1
 _AS_ESCAPED = {escaped(word): level for word, level in LEVELS.items()}
 """The same for the words of a line as it was, and escaped for JSON. Apart: \\"ERROR\\" as written names no level."""
 
@@ -201,13 +200,14 @@ class LineParser:
         found: list[bytes] = []
         # The one loop over lines: 0.28 µs a line, of which the split takes 0.21. A regular expression takes 1.5.
         for line in lines:
-            for word in line.split(None, LEVEL_WORDS):
+            words = line.split(None, LEVEL_WORDS)
+            for word in words:
                 if word in levels:
                     found.append(heads[levels[word]])
                     break
             else:
                 # NAME:logger:text is what Python's logging writes by itself.
-                name = line[:_LONGEST_NAME].partition(b":")[0]
+                name = words[0].partition(b":")[0] if words and b":" in words[0] else b""
                 found.append(heads[_NAME_OF[name]] if name in _NAME_OF else without)
         return list(map(b"".join, zip(found, messages, repeat(self._encoder.tail), strict=False)))
 

@@ -61,11 +61,8 @@ def to_ndjson(raw: bytes, *, max_entries: int, in_session: bool = False) -> Line
     takes the slow path.
     """
     has_lines = in_session and raw.startswith(b"{")
-    if has_lines:
-        # Before anything is made of them: a batch of empty objects takes 25 times its size.
-        _check_count(raw.count(b"\n") or 1, max_entries)
     try:
-        ndjson, times, rewritten = _from_lines(raw) if has_lines else _from_array(raw)
+        ndjson, times, rewritten = _from_lines(raw, max_entries) if has_lines else _from_array(raw)
         if not raw.isascii():
             raw.decode()
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -76,12 +73,14 @@ def to_ndjson(raw: bytes, *, max_entries: int, in_session: bool = False) -> Line
     return Lines(ndjson, len(times), *_span(times), rewritten)
 
 
-def _from_lines(raw: bytes) -> tuple[bytes, list[_Timed], int]:
-    """Raises msgspec.DecodeError where not each line is one object as it stands."""
+def _from_lines(raw: bytes, max_entries: int) -> tuple[bytes, list[_Timed], int]:
+    """Raises msgspec.DecodeError where not each line is one object as it stands, and EntryError for too many."""
+    # Before they are decoded, and no further than to the limit: a batch of empty objects takes 25 times its size.
+    lines = raw.split(b"\n", max_entries + 1)
+    _check_count(max(1, len(lines) - 1), max_entries)
     times = _timed_lines.decode_lines(raw)
     # The parser takes any space between and inside objects. Each newline must end one: it does if "}" stands before it
     # and "{" or the end behind it, because between those two JSON has a comma everywhere but between two whole texts.
-    lines = raw.split(b"\n")
     is_whole = not lines.pop() and len(lines) == len(times) and b"\r" not in raw
     try:
         if is_whole and {*map(_first_byte, lines)} == {ord("{")} and {*map(_last_byte, lines)} == {ord("}")}:
