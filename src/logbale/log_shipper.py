@@ -44,6 +44,9 @@ BACKLOG_BATCHES = 4
 GROWN_BYTES = 16 * 1024
 """Wire bytes that a batch grows to under backlog before it is known what the link carries: 2 s at 64 kbit/s."""
 
+USUAL_RATIO = 8.0
+"""Of log entries, until it is known: it is more with most logs."""
+
 FIRST_TRY = 1.0
 """Seconds that reading waits for the first word of the receiver, which says how far batches may grow."""
 
@@ -253,7 +256,7 @@ class LogShipper:
         if self._queue.waiting_batches < BACKLOG_BATCHES:
             return 0
         carried = max(GROWN_BYTES, self._carried.lately(self._metrics.arrived_bytes, monotonic()))
-        carried_raw = int(carried * max(1.0, self._compressing.handler.stats.ratio))
+        carried_raw = int(carried * (self._compressing.handler.stats.ratio or USUAL_RATIO))
         return min(carried_raw, self.settings.buffer_max_bytes // 8, self._link.growth_limit)
 
     async def _pass_on_due_batches(self) -> None:
