@@ -195,6 +195,7 @@ PARTS = [b"a", b"\n", b"\n", b"\r", b"\r\n", b" INFO ", "é".encode(), "€".enc
 @example(b"four\r\nb\n", [5], 4)
 @example(b"four\rb\n", [5], 4)
 @example("four€\n".encode(), [6], 4)
+@example("aa€€ INFO €\r\r\n".encode(), [19], 4)
 def test_the_entries_do_not_depend_on_how_the_stream_was_sliced(whole, ends, max_line):
     """Overlong lines are cut at the same places, whatever the pieces; no byte is lost, every cut is counted."""
     pieces = [whole[start:end] for start, end in pairwise([0, *sorted(ends), None])]

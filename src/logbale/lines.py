@@ -169,7 +169,7 @@ class LineParser:
                 pieces.append(line)
                 weights.append(size)
                 continue
-            cuts = _cuts(body, self._max_line)
+            cuts = _cuts(body, self._max_line, is_whole=whole.endswith(b"\n"))
             self.split_lines += len(cuts)
             pieces += [body[start:end].decode("utf-8", "backslashreplace") for start, end in pairwise([0, *cuts, None])]
             weights += [end - start for start, end in pairwise([0, *cuts, size])]
@@ -291,12 +291,13 @@ def _without_blanks(lines: list[str], sizes: list[int]) -> tuple[list[str], list
     return kept, weights
 
 
-def _cuts(line: bytes | bytearray, limit: int) -> list[int]:
+def _cuts(line: bytes | bytearray, limit: int, *, is_whole: bool = False) -> list[int]:
     """Where to cut a line so that no piece is longer than `limit`, nor a character cut through, if it is UTF-8."""
     cuts = []
     start = 0
-    # A carriage return that the line ends in is most likely half of its end.
-    while len(line) - start > limit + line.endswith(b"\r"):
+    # A carriage return at the end of what has no end yet is most likely half of that.
+    spare = not is_whole and line.endswith(b"\r")
+    while len(line) - start > limit + spare:
         start += limit
         # The bytes after a character's first look like 10xxxxxx, and there are at most three.
         start -= next((back for back in range(min(4, limit)) if line[start - back] & 0xC0 != 0x80), 0)
