@@ -129,7 +129,6 @@ class BatchBuffer:
         return cursors
 
     def _take(self) -> Batch:
-        raw = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        batch = Batch(raw, self._count, self._cursors)
+        batch = Batch(b"".join(self._pieces), self._count, self._cursors)
         self._start_batch()
         return batch

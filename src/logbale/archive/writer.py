@@ -197,7 +197,7 @@ class ArchiveWriter:
         if len(batches) == 1 and batches[0].frame:
             frame, raw = batches[0].frame, batches[0].raw_bytes
         else:
-            ndjson = batches[0].lines() if len(batches) == 1 else b"".join([batch.lines() for batch in batches])
+            ndjson = b"".join([batch.lines() for batch in batches])
             frame, raw = self._encoder.compress(ndjson), len(ndjson)
         return self._encoder.block(
             frame,
