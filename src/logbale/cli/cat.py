@@ -17,8 +17,9 @@ import msgspec
 
 from logbale.cli.options import Command, config_option, load_settings
 from logbale.cli.output import complain, flush, wants_color, write
+from logbale.levels import canonical_level
 from logbale.models import rfc3339
-from logbale.terminal import canonical_level, escape_json, format_entry
+from logbale.terminal import escape_json, format_entry
 
 if TYPE_CHECKING:
     from logbale.archive.walk import Damage
