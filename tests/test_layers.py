@@ -25,6 +25,13 @@ CORE = {
     "lines",
     "multiline",
     "ndjson",
+    "durations",
+    "levels",
+    "reports",
+    "clients",
+    "history",
+    "alarms",
+    "waiting_times",
 }
 FORBIDDEN = {"asyncio", "socket", "os", "time", "uuid", "psutil", "threading", "concurrent", "pathlib"}
 

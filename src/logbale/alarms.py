@@ -1,4 +1,4 @@
-"""Alarms: what a receiver knows of itself and its clients, judged; each with one line of what to do. No I/O, no clock."""
+"""Alarms: what a receiver knows of itself and its clients, judged, with one line of what to do; no I/O, no clock."""
 
 from __future__ import annotations
 

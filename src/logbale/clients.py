@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import chain, islice
+from typing import Any
 
 import msgspec
 
@@ -58,7 +59,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     spool_bytes: int | None
     reconnects: int
     dropped: dict[str, int]
-    report: Report | None
+    report: dict[str, Any] | None
     reported_at: float | None
 
 
@@ -153,7 +154,7 @@ class Client:
             spool_bytes=report.spool_bytes if report is not None else None,
             reconnects=self.connections - 1,
             dropped=report.dropped if report is not None else {},
-            report=report,
+            report=msgspec.structs.asdict(report) if report is not None else None,
             reported_at=round(self.reported + day, 3) if self.reported is not None else None,
         )
 

@@ -38,7 +38,7 @@ class MetricsServer(HTTPServer):
         port: int,
         monitor: Monitor | None = None,
     ) -> None:
-        exposition = Exposition(snapshot)
+        exposition = Exposition(snapshot, monitor.overview if monitor is not None else None)
 
         async def metrics(request: Request) -> Response:
             return Response(exposition.text(), headers={**_HEADERS, "Content-Type": CONTENT_TYPE})

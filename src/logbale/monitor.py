@@ -39,6 +39,8 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     alarms: list[Alarm]
     disk: Disk | None
     last_sync: float | None
+    damaged_blocks: int
+    """Places without a sound block that the archive's recovery and sealing met."""
 
 
 class Monitor:
@@ -121,7 +123,7 @@ class Monitor:
             disk=self._disk,
             unaccounted_entries=snapshot.waiting_entries - metrics.pending_entries,
             unbalanced=[client.name for client in clients if client.report is not None and not client.report.adds_up],
-            damaged_blocks=self._archive.statistics.damaged_blocks if self._archive is not None else 0,
+            damaged_blocks=self._damaged_blocks,
             rejects=rejects,
             rejected_ago=now - self._rejected if self._rejected is not None else None,
             missed=[client.name for client in clients if client.is_missed(now)],
@@ -129,6 +131,10 @@ class Monitor:
             p99_target=self._server.settings.p99_target,
             certificate_left=self.certificate_expires - unix if self.certificate_expires is not None else None,
         )
+
+    @property
+    def _damaged_blocks(self) -> int:
+        return self._archive.statistics.damaged_blocks if self._archive is not None else 0
 
     def _storage_error(self, now: float) -> str | None:
         """Why nothing can be stored now; None while it can, as far as is known without trying."""
@@ -170,7 +176,8 @@ class Monitor:
             shippers=self._server.clients.reported(),
             alarms=self._board.alarms,
             disk=self._disk,
-            last_sync=stored - now + unix if stored is not None else None,
+            last_sync=round(stored - now + unix, 3) if stored is not None else None,
+            damaged_blocks=self._damaged_blocks,
         )
 
     def rows(self) -> tuple[list[Row], int]:

@@ -36,7 +36,7 @@ Change = tuple[_Number, _Level, _Level, _Text]
 """When (Unix seconds, by the shipper's clock), from which level, to which, and why."""
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One status. read = delivered + rejected + all of dropped + waiting_entries."""
 
     read: Count
