@@ -23,7 +23,7 @@ def disk(percent):
         (Facts(damaged_blocks=1), "damage", "warning", "1 block of the archive"),
         (Facts(rejects=2, rejected_ago=120.0), "rejects", "warning", "2 batches refused so far, the last one 2 min"),
         (Facts(missed=["a", "b", "c", "d", "e"]), "silent", "warning", "of a, b, c, 2 more"),
-        (Facts(p99=1.5, latency_target=0.25), "latency", "warning", "over 1.5 s until they were durable, the target is"),
+        (Facts(p99=1.5, latency_target=0.25), "latency", "warning", "over 1.5 s until they were durable, the target"),
         (Facts(certificate_left=13 * DAY), "certificate", "warning", "ends in 13.0 days"),
         (Facts(certificate_left=0.5 * DAY), "certificate", "critical", "ends in 0.5 days"),
         (Facts(certificate_left=-3600.0), "certificate", "critical", "ended 60 min ago"),
