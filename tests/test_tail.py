@@ -567,7 +567,7 @@ def test_the_watcher_is_told_milliseconds(monkeypatch, tmp_path):
             waits.append(timeout_ms)
             return "timeout"
 
-    monkeypatch.setattr("logbale.sources.tail.watch.RustNotify", Notify)
+    monkeypatch.setattr("watchfiles._rust_notify.RustNotify", Notify)
 
     async def wait():
         watcher = Watcher(polling=False)

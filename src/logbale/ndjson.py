@@ -12,7 +12,7 @@ import re
 from datetime import UTC, datetime
 from functools import partial
 from itertools import accumulate
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -24,6 +24,9 @@ MAX_DEPTH = 64
 
 MAX_DIGITS = 4000
 """Of an integer that is looked at; Python's own limit is 4,300 (sys.set_int_max_str_digits)."""
+
+ALIKE = len('{"timestamp":"2026-11-26T07:28')
+"""Bytes that the entries of one batch mostly have in common: a shipper's, up to the minute."""
 
 _CANONICAL = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 
@@ -50,7 +53,6 @@ class Lines(msgspec.Struct, frozen=True):
 _split = msgspec.json.Decoder(list[msgspec.Raw])
 _timed = msgspec.json.Decoder(list[_Timed])
 _timed_lines = msgspec.json.Decoder(_Timed)
-_first_byte, _last_byte = itemgetter(0), itemgetter(-1)
 
 
 def to_ndjson(raw: bytes, *, max_entries: int, in_session: bool = False) -> Lines:
@@ -62,41 +64,47 @@ def to_ndjson(raw: bytes, *, max_entries: int, in_session: bool = False) -> Line
     """
     has_lines = in_session and raw.startswith(b"{")
     try:
-        ndjson, times, rewritten = _from_lines(raw, max_entries) if has_lines else _from_array(raw)
+        ndjson, times, rewritten = (_from_lines if has_lines else _from_array)(raw, max_entries)
         if not raw.isascii():
             raw.decode()
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         # A nesting that the parsers do not follow raises RecursionError; the slow path says which it was.
         return _to_ndjson_slowly(raw, max_entries, has_lines=has_lines)
-    _check_count(len(times), max_entries)
-    _check_depth(ndjson)
     return Lines(ndjson, len(times), *_span(times), rewritten)
 
 
 def _from_lines(raw: bytes, max_entries: int) -> tuple[bytes, list[_Timed], int]:
-    """Raises msgspec.DecodeError where not each line is one object as it stands, and EntryError for too many."""
+    """Raises msgspec.DecodeError where not each line is one object as it stands, EntryError for what is too much."""
     # Before they are decoded, and no further than to the limit: a batch of empty objects takes 25 times its size.
-    lines = raw.split(b"\n", max_entries + 1)
-    _check_count(max(1, len(lines) - 1), max_entries)
+    openers = _openers(raw, max_entries)
+    count = len(openers) - 1
+    _check_count(max(1, count), max_entries)
     times = _timed_lines.decode_lines(raw)
     # The parser takes any space between and inside objects. Each newline must end one: it does if "}" stands before it
     # and "{" or the end behind it, because between those two JSON has a comma everywhere but between two whole texts.
-    is_whole = not lines.pop() and len(lines) == len(times) and b"\r" not in raw
-    try:
-        if is_whole and {*map(_first_byte, lines)} == {ord("{")} and {*map(_last_byte, lines)} == {ord("}")}:
-            return raw, times, 0
-    except IndexError:  # a blank line has no bytes
-        pass
-    raise msgspec.DecodeError("not one object a line")
+    if len(times) != count or b"\r" in raw or not raw.endswith(b"}\n") or not _are_parted(raw, count):
+        raise msgspec.DecodeError("not one object a line")
+    _check_depth(raw, openers)
+    return raw, times, 0
 
 
-def _from_array(raw: bytes) -> tuple[bytes, list[_Timed], int]:
+def _are_parted(raw: bytes, count: int) -> bool:
+    """Whether all of the `count` newlines but the last one stand between "}" and "{"."""
+    # Most entries of a batch begin alike, and a longer needle is found sooner (46 ns an entry to 137).
+    return raw.count(b"}\n" + raw[:ALIKE]) == count - 1 or raw.count(b"}\n{") == count - 1
+
+
+def _from_array(raw: bytes, max_entries: int) -> tuple[bytes, list[_Timed], int]:
+    """Raises msgspec.DecodeError where it is no array of objects, and EntryError for what is too much."""
     entries = _split.decode(raw)
     times = _timed.decode(raw)
+    _check_count(len(times), max_entries)
     if b"\n" in raw or b"\r" in raw:
         ndjson, rewritten = _on_one_line_each(entries)
-        return ndjson, times, rewritten
-    return b"\n".join([*entries, b""]), times, 0
+    else:
+        ndjson, rewritten = b"\n".join([*entries, b""]), 0
+    _check_depth(ndjson, _openers(ndjson, len(times)))
+    return ndjson, times, rewritten
 
 
 def _check_count(count: int, max_entries: int) -> None:
@@ -119,9 +127,13 @@ def _on_one_line_each(entries: list[msgspec.Raw]) -> tuple[bytes, int]:
 _NO_OPENERS = bytes(set(range(256)) - set(b"{[\n"))
 
 
-def _check_depth(ndjson: bytes) -> None:
+def _openers(ndjson: bytes, max_lines: int) -> list[bytes]:
+    """What opens objects and arrays in each line, quoted or not; the lines beyond `max_lines` are one."""
+    return ndjson.translate(None, _NO_OPENERS).split(b"\n", max_lines + 1)
+
+
+def _check_depth(ndjson: bytes, openers: list[bytes]) -> None:
     """Raises EntryError where an entry nests too deep. Only one with that many brackets can, and few have."""
-    openers = ndjson.translate(None, _NO_OPENERS).split(b"\n")
     if max(map(len, openers)) <= MAX_DEPTH:
         return
     for line in ndjson.split(b"\n"):
