@@ -28,7 +28,7 @@ MAX_DIGITS = 4000
 _CANONICAL = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 _HEAD = re.compile(rb'\{"timestamp":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z)"')
 
-MAX_RUNS = 4
+MAX_RUNS = 16
 """Of entries with one and the same time in a batch: what a shipper reads at once has one."""
 
 
@@ -110,13 +110,25 @@ def _runs(raw: bytes, count: int) -> list[str] | None:
     while len(times) < MAX_RUNS and (head := _HEAD.match(raw, begin)):
         times.append(head[1].decode())
         parted = b"}\n" + head[0]
-        lines += 1 + raw.count(parted, begin)
-        if lines == count:
-            return times
-        if (end := raw.find(b"}\n{", max(begin, raw.rfind(parted, begin) + 2))) < 0:
-            break
-        begin = end + 2
+        end = _end_of_run(raw, parted, begin)
+        lines += 1 + raw.count(parted, begin, end)
+        if end == len(raw):
+            return times if lines == count else None
+        begin = end
     return None
+
+
+def _end_of_run(raw: bytes, parted: bytes, begin: int) -> int:
+    """Where the lines end that begin as the one at `begin` does, by bisection; somewhere else where they are no run."""
+    end = len(raw)
+    while begin < end:
+        middle = (begin + end) // 2
+        found = raw.find(b"}\n", middle, end)
+        if found >= 0 and raw.startswith(parted, found):
+            begin = found + 2
+        else:
+            end = middle if found < 0 else found
+    return raw.find(b"}\n", begin) + 2
 
 
 def _from_array(raw: bytes, max_entries: int) -> Lines:
