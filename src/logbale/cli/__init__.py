@@ -14,9 +14,7 @@ from typing import NoReturn
 import click
 
 from logbale import __version__
-
-INTERRUPTED = 130
-"""What a shell reports of a program that Ctrl-C ended."""
+from logbale.cli.output import INTERRUPTED
 
 _MODULES = {
     "receive": "receive",

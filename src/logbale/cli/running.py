@@ -16,8 +16,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from types import FrameType
 from typing import Any
 
-from logbale.cli import INTERRUPTED
-from logbale.cli.output import complain, flush
+from logbale.cli.output import INTERRUPTED, complain, flush
 from logbale.config import format_address
 from logbale.errors import LogbaleError, UnavailableError
 from logbale.metrics import Snapshot
