@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import re
@@ -15,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from types import FrameType
 from typing import Any
 
-from logbale.cli.output import complain, flush
+from logbale.cli.output import INTERRUPTED, complain, flush
 from logbale.config import format_address
 from logbale.errors import LogbaleError, UnavailableError
 from logbale.metrics import Snapshot
@@ -24,9 +25,6 @@ log = logging.getLogger("logbale")
 
 SUMMARY_INTERVAL = 10.0
 """Seconds between summary lines."""
-
-INTERRUPTED = 130
-"""What a shell reports of a program that Ctrl-C ended."""
 
 LAST_WORDS = 0.2
 """Seconds that an end which is told twice has for saying what is left."""
@@ -60,6 +58,7 @@ def run_loop(main: Coroutine[Any, Any, int]) -> int:
 
     The process ends soon after, whatever its threads still do: main() waits for those whose work counts.
     """
+    gc.freeze()  # what was imported stays: no collection need walk through it
     factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     with contextlib.suppress(ImportError):
         from uvloop import new_event_loop
