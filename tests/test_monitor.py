@@ -107,7 +107,7 @@ def test_a_client_that_went_without_a_word_is_missed_after_a_minute():
     """And no longer once it is back."""
     receiver = Receiver()
     client, live = receiver.client("web-1", read=1, delivered=1, waiting_entries=0)
-    receiver.server.clients.disconnected(client, live)
+    receiver.server.clients.disconnected(client, live, receiver.now)
     assert receiver.tick(59.0) == []
     assert receiver.tick() == ["silent"]
     receiver.client("web-1")
