@@ -113,21 +113,13 @@ def flipped_acks(run: Run) -> None:
     _flip(run, "down", silent=0.0)
 
 
-LAST_REPORT = 400
-"""Bytes at the end that are spared: the shipper's last status, when all is acknowledged. Nobody answers it any more."""
-
-
 def _flip(run: Run, way: str, *, silent: float) -> None:
     """One bit anywhere, hello and welcome included. `silent`: the part of them that may go unnoticed and harm nothing.
 
     That is for the bits of a compressed frame's header that say nothing, as the time in a gzip header.
     """
     transfers = Transfers(run, lines=300)
-    spared = LAST_REPORT if way == "up" else 0
-    transfers.harm(
-        run.times,
-        lambda total: {"flip": (way, run.chance.randrange(total[way] - spared), run.chance.randrange(8))},
-    )
+    transfers.harm(run.times, lambda total: {"flip": (way, run.chance.randrange(total[way]), run.chance.randrange(8))})
     transfers.judge()
     run.note(f"{transfers.noticed} of {run.result.times} flipped bits ended their connection")
     run.expect(

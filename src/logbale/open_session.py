@@ -198,6 +198,7 @@ class OpenSession:
             sequence = last + 1
         while not self._queue.is_drained:
             await self._queue.wait_for_change()
+        await self._queue.settle()
         self._tell_all(ended=True)
 
     async def _send_record(self, record: Record) -> int:

@@ -382,6 +382,10 @@ class SpoolQueue:
         fresh = self._fresh.get(record.sequence)
         return fresh.pressed if fresh is not None else None
 
+    async def settle(self) -> None:
+        """Returns once the counts tell of all that was asked of the store."""
+        await self.call(lambda: None)
+
     async def acknowledge(self, last: int) -> None:
         """Every batch up to and including `last` is durable at the receiver."""
         now = monotonic()
