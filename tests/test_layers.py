@@ -25,6 +25,10 @@ CORE = {
     "lines",
     "multiline",
     "ndjson",
+    "terminal",
+    "entry_filter",
+    "allowance",
+    "sse",
 }
 FORBIDDEN = {"asyncio", "socket", "os", "time", "uuid", "psutil", "threading", "concurrent", "pathlib"}
 

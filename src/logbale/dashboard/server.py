@@ -20,9 +20,11 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from logbale import __version__
+from logbale.dashboard.tail import tail_route
 from logbale.http_server import HTTPServer
 from logbale.metrics import ReceiverSnapshot, Snapshot
 from logbale.metrics_server import healthz
+from logbale.sinks.live_tail import LiveTail
 
 _FILES = {
     "index.html": "text/html",
@@ -53,7 +55,7 @@ def always_ready() -> tuple[bool, str]:
 
 
 class DashboardServer(HTTPServer):
-    """Serves /, /api/stats and /healthz.
+    """Serves /, /api/stats, /api/tail and /healthz.
 
     `snapshot` and `ready` are called for each answer, on the event loop. `info` is what the page tells about this end
     beside its numbers, for example where the archive is: label to text.
@@ -67,12 +69,14 @@ class DashboardServer(HTTPServer):
         port: int,
         info: Mapping[str, str],
         ready: Callable[[], tuple[bool, str]] = always_ready,
+        live: LiveTail | None = None,
     ) -> None:
         async def stats(request: Request) -> Response:
             return Response(stats_json(snapshot(), ready(), info), media_type="application/json")
 
         routes = [Route(f"/{name}", _file(name, media_type)) for name, media_type in _FILES.items()]
         routes += [Route("/", _file("index.html", "text/html")), Route("/api/stats", stats), Route("/healthz", healthz)]
+        routes.append(tail_route(live))
         super().__init__(_Guard(Router(routes, redirect_slashes=False), own_names(host)), host=host, port=port)
 
 
