@@ -69,6 +69,7 @@ def test_an_event_that_never_ends_is_refused(monkeypatch):
     monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 1000)
     for piece in (b"x" * 300, b"data: " + b"x" * 300 + b"\n"):
         decoder = EventDecoder()
+        for _ in range(3):
+            assert decoder.feed(piece) == []
         with pytest.raises(ProtocolError, match="more than 1,000 bytes"):
-            for _ in range(9):
-                decoder.feed(piece)
+            decoder.feed(piece)

@@ -65,7 +65,7 @@ class LiveTail:
         self._pending: deque[Piece] = deque()
         self._reading: Piece | None = None
         self._portions: Iterator[list[bytes]] = iter(())
-        self._viewers: set[Viewer] = set()
+        self.viewers: set[Viewer] = set()
         self._sieves: dict[EntryFilter, Sieve] = {}
         self._joining = 0
         self._allowance = Allowance(CPU_SHARE, CPU_SAVED, now=time.monotonic())
@@ -85,14 +85,14 @@ class LiveTail:
                 continue
             self._ring.append(piece)
             self.remembered_bytes += PIECE_BYTES + batch.raw_bytes
-            if self._viewers:
+            if self.viewers:
                 self._pending.append(piece)
         while self.remembered_bytes > RING_BYTES and len(self._ring) > 1:
             forgotten = self._ring.popleft()
             self.remembered_bytes -= PIECE_BYTES + forgotten.batch.raw_bytes
             if self._pending and self._pending[0] is forgotten:
                 self._pending.popleft()
-        if self._viewers:
+        if self.viewers:
             self._news.set()
 
     async def close(self) -> None:
@@ -105,7 +105,7 @@ class LiveTail:
     def end(self) -> None:
         """Ends every viewer's stream, and lets no further one in."""
         self._closed = True
-        for viewer in self._viewers:
+        for viewer in self.viewers:
             viewer.end()
 
     # viewers
@@ -115,7 +115,7 @@ class LiveTail:
 
         It begins after the entry with the number `after`, as far as that is remembered, or else with the `last` ones.
         """
-        if self._closed or len(self._viewers) + self._joining >= MAX_VIEWERS:
+        if self._closed or len(self.viewers) + self._joining >= MAX_VIEWERS:
             raise NoPlace
         self._joining += 1
         try:
@@ -135,7 +135,7 @@ class LiveTail:
         # What is looked at for the others meanwhile is replayed for this one.
         while self._stand_at_end() > viewer.next:
             await self._replay(viewer, viewer.next, None)
-        self._viewers.add(viewer)
+        self.viewers.add(viewer)
         self._sieves.setdefault(wanted, Sieve(wanted))
         if self._closed:
             viewer.end()
@@ -146,7 +146,7 @@ class LiveTail:
 
     def _stand_at_end(self) -> int:
         """Where the next look begins: without viewers, at what comes next."""
-        if not self._viewers:
+        if not self.viewers:
             self._position, self._reading = self._next, None
             self._pending.clear()
         return self._position
@@ -165,9 +165,9 @@ class LiveTail:
 
     def leave(self, viewer: Viewer) -> None:
         """Nobody takes what is offered to it any more."""
-        self._viewers.discard(viewer)
+        self.viewers.discard(viewer)
         viewer.end()
-        wanted = {viewer.wanted for viewer in self._viewers}
+        wanted = {viewer.wanted for viewer in self.viewers}
         self._sieves = {each: sieve for each, sieve in self._sieves.items() if each in wanted}
         self._stand_at_end()
 
@@ -178,7 +178,7 @@ class LiveTail:
             while True:
                 await self._news.wait()
                 self._news.clear()
-                while self._viewers and self._goes_on():
+                while self.viewers and self._goes_on():
                     self._look()
                     await self._wait_for_cpu()
         except Exception as error:
@@ -199,7 +199,7 @@ class LiveTail:
             self._read(self._pending.popleft())
         if self._reading is None:
             self._position = self._next
-            for viewer in self._viewers:
+            for viewer in self.viewers:
                 viewer.skip_to(self._next)
         return self._reading is not None
 
@@ -218,7 +218,7 @@ class LiveTail:
             if any(sieve.is_full for sieve in self._sieves.values()):
                 break
         found = {wanted: sieve.empty(first, self._position) for wanted, sieve in self._sieves.items()}
-        sent = [len(found[viewer.wanted].data) for viewer in self._viewers if viewer.offer(found[viewer.wanted])]
+        sent = [len(found[viewer.wanted].data) for viewer in self.viewers if viewer.offer(found[viewer.wanted])]
         took = time.thread_time() - began
         took += len(sent) * SEND_SECONDS + sum(sent) * SEND_SECONDS_PER_BYTE
         self._allowance.spend(took, time.monotonic())
