@@ -10,6 +10,7 @@ import socket
 import struct
 import time
 
+import msgspec
 import pytest
 from chunks import batch_of
 from proxy import Proxy
@@ -256,6 +257,9 @@ def test_a_batch_is_not_dropped_while_it_is_made_ready_to_be_sent(run, tmp_path)
     run(scenario)
 
 
+STATUS = Status(msgspec.Raw(b'{"read":7,"delivered":0,"waiting_entries":7}'))
+
+
 def test_a_hello_whose_connection_ends_before_the_welcome_leaves_nothing_behind(run):
     """Neither a stream nor a task, also while the sink is stuck and the welcome has to wait."""
 
@@ -279,7 +283,7 @@ def test_a_hello_whose_connection_ends_before_the_welcome_leaves_nothing_behind(
             for _ in range(5):
                 _, writer = await asyncio.open_connection(*server.address)
                 ends.append(writer)
-                writer.write(encode_message(Hello(1, "web-1", 1)) + encode_message(Status({})))
+                writer.write(encode_message(Hello(1, "web-1", 1)) + encode_message(STATUS))
                 await asyncio.sleep(0.01)
             for writer in ends:
                 writer.transport.abort()
@@ -295,18 +299,78 @@ def test_a_hello_whose_connection_ends_before_the_welcome_leaves_nothing_behind(
     run(scenario)
 
 
-def test_the_status_of_a_shipper_goes_with_its_connection(run):
-    """Else a client that takes a new name each time fills the memory."""
+def test_clients_that_take_a_new_name_each_time_fill_no_memory(run, monkeypatch):
+    """What is known of those that have gone is bounded: the one that went first is forgotten first."""
+    monkeypatch.setattr("logbale.clients.MAX_ROWS", 2)
 
     async def scenario():
         async with receiver() as server:
-            for n in range(3):
+            for n in range(5):
                 _, writer = await open_session(server, f"web-{n}")
-                writer.write(encode_message(Status({"n": n})))
-                await eventually(lambda n=n: server.statuses == {f"web-{n}": b'{"n":%d}' % n})
+                writer.write(encode_message(Status(msgspec.Raw(b'{"read":%d,"delivered":0,"waiting_entries":0}' % n))))
+                await eventually(lambda n=n: server.clients.reported().read_entries == n)
                 writer.transport.abort()
                 await eventually(lambda: not server._connections)
-                assert server.statuses == {}
+            assert [client.id for client in server.clients] == ["web-4", "web-3"]
+
+    run(scenario)
+
+
+HOSTILE_STATUSES = [
+    b"[]",
+    b"null",
+    b'"x"',
+    b"1e999",
+    b"{}",
+    b'{"read":"12","delivered":0,"waiting_entries":0}',
+    b'{"read":-1,"delivered":0,"waiting_entries":0}',
+    b'{"read":9007199254740993,"delivered":0,"waiting_entries":0}',
+    b'{"read":1' + b"0" * 3000 + b',"delivered":0,"waiting_entries":0}',
+    b'{"read":1,"delivered":0,"waiting_entries":0,"oldest_waiting":1e16}',
+    b'{"read":1,"delivered":0,"waiting_entries":0,"level":null}',
+    b'{"read":1,"delivered":0,"waiting_entries":0,"dropped":[]}',
+    b'{"read":1,"delivered":0,"waiting_entries":0,"changes":[[0,1,2]]}',
+    b'{"read":1,"delivered":0,"waiting_entries":0,"changes":[' + b",".join([b'[0,1,2,""]'] * 11) + b"]}",
+    b'{"read":1,"delivered":0,"waiting_entries":0,"dropped":{' + b",".join(b'"%d":1' % n for n in range(33)) + b"}}",
+    b'{"read":1,"delivered":0,"waiting_entries":0,"level_reason":"' + b"x" * 3000 + b'"}',
+]
+
+
+def test_a_hostile_status_changes_nothing(run):
+    """Wrong types, numbers beyond reason, too much of anything: counted, not believed, and the session goes on."""
+
+    async def scenario():
+        async with receiver() as server:
+            _, writer = await open_session(server)
+            writer.write(encode_message(STATUS))
+            await eventually(lambda: server.clients.reported().read_entries == 7)
+            for text in HOSTILE_STATUSES:
+                writer.write(encode_message(Status(msgspec.Raw(text))))
+            await eventually(lambda: server.metrics.errors["bad_status"] == len(HOSTILE_STATUSES))
+            assert server.clients.reported().read_entries == 7
+            writer.write(frame_of(1, b'[{"n":1}]'))
+            await eventually(lambda: server.sink.numbers == [1])
+            assert set(server.metrics.errors) == {"bad_status"}
+            writer.transport.abort()
+
+    run(scenario)
+
+
+def test_what_a_status_nests_or_adds_is_left_out(run):
+    """A field that nobody knows is ignored, however deep; a nesting that no parser follows ends its connection only."""
+
+    async def scenario():
+        async with receiver() as server:
+            _, writer = await open_session(server)
+            known = b'{"read":7,"delivered":0,"waiting_entries":7,"later":'
+            writer.write(encode_message(Status(msgspec.Raw(known + b"[" * 400 + b"]" * 400 + b"}"))))
+            await eventually(lambda: server.clients.reported().read_entries == 7)
+            assert b"later" not in msgspec.json.encode(server.clients.rows(0.0, 0.0))
+            writer.write(encode_message(Status(msgspec.Raw(known + b"[" * 1900 + b"]" * 1900 + b"}"))))
+            await eventually(lambda: not server._connections)
+            assert server.metrics.errors == {"protocol": 1}
+            assert server.metrics.in_flight_bytes == 0
+            writer.transport.abort()
 
     run(scenario)
 

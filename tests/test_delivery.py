@@ -121,6 +121,13 @@ def test_a_session_delivers_and_acknowledges(run, algorithm, context):
     run(scenario)
 
 
+@pytest.fixture
+def without_reports(monkeypatch):
+    """A shipper that tells nothing of itself: how long that is varies, and nobody answers the last of it."""
+    monkeypatch.setattr("logbale.open_session.OpenSession._tell_all", lambda self, *, ended=False: None)
+
+
+@pytest.mark.usefixtures("without_reports")
 def test_a_connection_cut_at_any_byte_costs_no_entry(run):
     """F12: cut after so many bytes in either direction, again and again; each entry is stored once."""
 
@@ -139,6 +146,7 @@ def test_a_connection_cut_at_any_byte_costs_no_entry(run):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_reports")
 def test_a_connection_cut_at_every_byte_of_its_beginning(run):
     """Hello, welcome and the first batch: no offset is special."""
 
@@ -161,6 +169,7 @@ def test_one_byte_slices_change_nothing(run):
     run(scenario)
 
 
+@pytest.mark.usefixtures("without_reports")
 @pytest.mark.parametrize("way", ["up", "down"])
 @pytest.mark.parametrize("context", ["stream", "batch"])
 def test_a_flipped_bit_is_noticed(run, monkeypatch, way, context):

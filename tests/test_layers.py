@@ -29,6 +29,13 @@ CORE = {
     "entry_filter",
     "allowance",
     "sse",
+    "durations",
+    "levels",
+    "reports",
+    "clients",
+    "history",
+    "alarms",
+    "waiting_times",
 }
 FORBIDDEN = {"asyncio", "socket", "os", "time", "uuid", "psutil", "threading", "concurrent", "pathlib"}
 

@@ -13,6 +13,7 @@ import msgspec
 
 from logbale import deflate
 from logbale.deflate import GZIP_WBITS, ZLIB_WBITS
+from logbale.durations import Durations
 from logbale.errors import DecompressionError
 from logbale.protocol import Algorithm
 
@@ -112,6 +113,8 @@ class CompressionStats(msgspec.Struct):
     bypassed: int = 0
     seconds: float = 0.0
     """As the shell measured it: wall-clock time inside compress()."""
+    durations: Durations = msgspec.field(default_factory=Durations)
+    """The same, batch by batch."""
 
     @property
     def ratio(self) -> float:
@@ -153,6 +156,7 @@ class CompressionHandler:
         self.stats.wire_bytes += len(compressed.payload)
         self.stats.bypassed += compressed.bypassed
         self.stats.seconds += seconds
+        self.stats.durations.add(seconds)
 
     def _compress(self, raw: bytes, level: int) -> bytes:
         if self.algorithm is Algorithm.GZIP:

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
+from logbale.clients import Client
 from logbale.committer import weight
 from logbale.config import format_address
 from logbale.decoding import INLINE_BYTES, Decoded, decode_base
@@ -23,7 +24,7 @@ from logbale.messages import MAX_HELLO_BYTES, Busy, Error, Goaway, Message, Ping
 from logbale.protocol import Algorithm, Flag, Frame, FrameDecoder
 from logbale.receiving_session import ReceivingSession
 from logbale.session import WELCOME_TIMEOUT
-from logbale.sinks import Item, Outcome, ReceivedBatch
+from logbale.sinks import Item, Outcome, ReceivedBatch, Stored
 
 if TYPE_CHECKING:
     from logbale.tcp_server import TCPLogReceiver
@@ -53,7 +54,13 @@ class Connection(asyncio.Protocol):
         """Items on their way to the sink."""
         self._decoder = FrameDecoder(receiver.settings.max_frame_bytes, session=None, max_control=MAX_HELLO_BYTES)
         self._transport: asyncio.Transport | None = None
-        self._frames: deque[Frame] = deque()
+        self._frames: deque[tuple[Frame, float]] = deque()
+        """What waits undecoded, and when each was there as a whole."""
+        self._arrived = 0.0
+        """When the frame that is being taken was."""
+        self._submitted: deque[float] = deque()
+        """The same of the items on their way to the sink."""
+        self._client: Client | None = None
         self._waiting_bytes = 0
         self._is_held = False
         """Not read, because too many bytes wait here."""
@@ -82,12 +89,13 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self.at_end:  # a batch behind one that failed must not be taken, whatever a closing transport still gives us
             return
-        self._live.heard(monotonic())
+        now = monotonic()
+        self._live.heard(now)
         try:
             self._decoder.feed(data)
             for frame in self._decoder.frames():
                 self.receiver.reserve(frame.wire_bytes)
-                self._frames.append(frame)
+                self._frames.append((frame, now))
                 self._waiting_bytes += frame.wire_bytes
         except ProtocolError as error:
             self._end_with(error)
@@ -109,6 +117,8 @@ class Connection(asyncio.Protocol):
         self.at_end = True
         if self.session is not None:
             self.session.lost()
+        if self._client is not None:
+            self.receiver.clients.disconnected(self._client, self._live)
         self.receiver.closed(self, error)
 
     # what the receiver calls
@@ -179,6 +189,11 @@ class Connection(asyncio.Protocol):
         """The sink has said its word on one item of this connection."""
         self.unsettled -= 1
         self.receiver.release(weight(item))
+        arrived, metrics = self._submitted.popleft(), self.receiver.metrics
+        if isinstance(item, ReceivedBatch):
+            metrics.pending_entries -= item.count
+        if isinstance(outcome, Stored):
+            metrics.item_stored(monotonic(), arrived if isinstance(item, ReceivedBatch) else None)
         if self.session is not None:
             self.session.settled(item, outcome)
 
@@ -237,7 +252,7 @@ class Connection(asyncio.Protocol):
     def drop_frames(self) -> None:
         """What waits here undecoded is forgotten."""
         while self._frames:
-            self.receiver.release(self._next_frame().wire_bytes)
+            self.receiver.release(self._next_frame()[0].wire_bytes)
 
     def _close_when_settled(self) -> None:
         if self.at_end and not self._frames and self._working is None and not self.unsettled:
@@ -254,7 +269,7 @@ class Connection(asyncio.Protocol):
             if monotonic() > ends:
                 self._turn = asyncio.get_running_loop().call_soon(self._next_turn)
                 return
-            frame = self._next_frame()
+            frame, self._arrived = self._next_frame()
             try:
                 if frame.flags == Flag.CONTROL or self.session is not None:
                     self.session = self.session or ReceivingSession(self)
@@ -281,10 +296,10 @@ class Connection(asyncio.Protocol):
         self._turn = None
         self._work()
 
-    def _next_frame(self) -> Frame:
-        frame = self._frames.popleft()
+    def _next_frame(self) -> tuple[Frame, float]:
+        frame, arrived = self._frames.popleft()
         self._waiting_bytes -= frame.wire_bytes
-        return frame
+        return frame, arrived
 
     def work(self, function: Callable[..., Awaitable[None]], *arguments: Any) -> None:
         """Runs what takes a while; no further frame is taken before it is done."""
@@ -315,6 +330,8 @@ class Connection(asyncio.Protocol):
                 log.warning("%s: frame skipped, the %d. bad one: %s", self.peer, self._bad_frames, decoded)
             receiver.release(frame.wire_bytes)
             return
+        if self._client is None:
+            self.identify()
         self.count(frame.algorithm, decoded, frame.wire_bytes)
         lines = decoded.lines
         self.submit(ReceivedBatch(lines.ndjson, lines.count, lines.first, lines.last, self.peer), frame.wire_bytes)
@@ -325,12 +342,29 @@ class Connection(asyncio.Protocol):
         metrics.batch_received(
             algorithm, entries=decoded.lines.count, raw_bytes=decoded.raw_bytes, wire_bytes=wire_bytes
         )
+        metrics.levels_received(decoded.lines.levels)
         if decoded.lines.rewritten:
             metrics.errors["rewritten"] += decoded.lines.rewritten
+        assert self._client is not None, "who ships is known before what"
+        self._client.add(algorithm, decoded.lines.count, decoded.raw_bytes, wire_bytes)
+
+    def identify(self, *, stream: str = "", host: str = "", agent: str = "") -> None:
+        """The client is one to be listed: it has a session, or has sent a sound base frame."""
+        self._client = self.receiver.clients.connected(
+            stream=stream, address=self.peer, host=host, agent=agent, live=self._live, now=monotonic()
+        )
+
+    def report(self, status: bytes) -> None:
+        """The client has said what it counts. What makes no sense is counted, and otherwise ignored."""
+        if self._client is not None and not self._client.take_report(status, monotonic()):
+            self.receiver.metrics.errors["bad_status"] += 1
 
     def submit(self, item: Item, wire_bytes: int) -> None:
         """Hands an item to the committer; its own weight takes the place of the frame's."""
         self.receiver.reserve(weight(item))
         self.receiver.release(wire_bytes)
         self.unsettled += 1
+        self._submitted.append(self._arrived)
+        if isinstance(item, ReceivedBatch):
+            self.receiver.metrics.pending_entries += item.count
         self.receiver.committer.submit(item, self)

@@ -36,7 +36,8 @@ def decode_base(frame: Frame, settings: Settings) -> Decoded | DecompressionErro
     """A base frame's entries, or why it has none."""
     try:
         raw = decompress(frame.algorithm, frame.payload, max_raw=settings.max_raw_bytes)
-        return Decoded(to_ndjson(raw, max_entries=settings.max_batch_entries), len(raw))
+        lines = to_ndjson(raw, max_entries=settings.max_batch_entries, with_levels=settings.is_observed)
+        return Decoded(lines, len(raw))
     except (DecompressionError, EntryError) as error:
         return error
 
@@ -52,7 +53,9 @@ def decode_sequenced(
             raw = decompress(batch.algorithm, batch.body, max_raw=batch.raw_bytes, max_ratio=None)
         if len(raw) != batch.raw_bytes or batch_crc(batch.sequence, raw) != batch.crc:
             raise DecompressionError("corrupt", "its length or CRC is not that of its prefix")
-        lines = to_ndjson(raw, max_entries=settings.max_batch_entries, in_session=True)
+        lines = to_ndjson(
+            raw, max_entries=settings.max_batch_entries, in_session=True, with_levels=settings.is_observed
+        )
         return Decoded(lines, len(raw), batch.body if _is_worth_keeping(batch, raw, lines) else b"")
     except (DecompressionError, EntryError) as error:
         return error

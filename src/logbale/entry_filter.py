@@ -10,10 +10,16 @@ from typing import Any
 
 import msgspec
 
-from logbale.terminal import canonical_level
+from logbale.levels import canonical_level
 
 NONE = "-"
 """In a filter's levels or services: entries that have none."""
+
+MAX_TEXT = 256
+"""Characters of a text that the dashboard takes."""
+
+MAX_NAMES = 64
+"""Levels, and services, that it takes."""
 
 Predicate = Callable[[bytes], bool]
 """Whether an entry's JSON is wanted."""

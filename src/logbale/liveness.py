@@ -35,6 +35,11 @@ class Liveness:
         self._pinged = None
 
     @property
+    def heard_at(self) -> float:
+        """When something arrived last."""
+        return self._heard
+
+    @property
     def deadline(self) -> float:
         """When tick() has something to say next."""
         return self._heard + (PING_AFTER if self._pinged is None else DEAD_AFTER)

@@ -14,6 +14,7 @@ from logbale.config import Settings, format_address, sink_names
 from logbale.dashboard.server import DashboardServer
 from logbale.metrics import ReceiverMetrics, ReceiverSnapshot
 from logbale.metrics_server import MetricsServer
+from logbale.monitor import Monitor
 from logbale.sinks import Sink
 from logbale.sinks.archive import ArchiveSink
 from logbale.sinks.console import ConsoleSink
@@ -25,7 +26,7 @@ from logbale.tcp_server import TCPLogReceiver
 log = logging.getLogger("logbale.receiver")
 
 TICK_INTERVAL = 1.0
-"""Seconds between looks at whether a segment's age asks for its sealing."""
+"""Seconds between looks at whether a segment's age asks for its sealing, and at everything else."""
 
 
 class LogReceiver:
@@ -42,6 +43,8 @@ class LogReceiver:
         self._archive: ArchiveSink | None = None
         self._live = LiveTail()
         self._server: TCPLogReceiver | None = None
+        self._monitor: Monitor | None = None
+        """While somebody may look."""
 
     async def start(self) -> None:
         """Opens the sinks (after a crash: recovers the archive), then listens.
@@ -60,9 +63,18 @@ class LogReceiver:
         self._open.push_async_callback(sink.close)
         self._server = TCPLogReceiver(settings, sink, self._metrics)
         await self._server.start()
+        if settings.is_observed:
+            writer = self._archive.writer if self._archive is not None else None
+            self._monitor = Monitor(self._server, writer)
         if settings.metrics_port:
             await self._serve(
-                MetricsServer(self.snapshot, self._ready, host=settings.dashboard_host, port=settings.metrics_port)
+                MetricsServer(
+                    self.snapshot,
+                    self._ready,
+                    host=settings.dashboard_host,
+                    port=settings.metrics_port,
+                    monitor=self._monitor,
+                )
             )
         if settings.dashboard_enabled:
             dashboard = DashboardServer(
@@ -72,6 +84,7 @@ class LogReceiver:
                 info={"sink": settings.sink, "archive": settings.archive_dir},
                 ready=self._ready,
                 live=self._live,
+                monitor=self._monitor,
             )
             await self._serve(dashboard)
             self._open.callback(self._live.end)
@@ -128,14 +141,14 @@ class LogReceiver:
             await self.start()
         assert self._server is not None
         stop = asyncio.create_task(self._stop_requested.wait())
-        ticker = asyncio.create_task(self._tick())
+        ours = [asyncio.create_task(part) for part in (self._tick(), self._watch())]
         async with self._open:
-            await asyncio.wait({stop, ticker, *self._server.tasks}, return_when=asyncio.FIRST_COMPLETED)
-            stop.cancel()
-            ticker.cancel()
+            await asyncio.wait({stop, *ours, *self._server.tasks}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (stop, *ours):
+                task.cancel()
             left = await self._stop_server(self._server)
-            await asyncio.wait({stop, ticker})
-        for task in (ticker, *self._server.tasks):
+            await asyncio.wait({stop, *ours})
+        for task in (*ours, *self._server.tasks):
             if task.done() and not task.cancelled() and (error := task.exception()) is not None:
                 raise error
         return left
@@ -153,10 +166,19 @@ class LogReceiver:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_INTERVAL)
-            self.snapshot()  # keeps the window of the current rates, whether or not anybody looks
             if self._archive is not None:
                 await self._archive.tick()
 
+    async def _watch(self) -> None:
+        """Apart from _tick(), which waits for the disk."""
+        while True:
+            await asyncio.sleep(TICK_INTERVAL)
+            snapshot = self.snapshot()  # keeps the windows of rates and latencies, whether or not anybody looks
+            if self._monitor is not None:
+                self._monitor.tick(snapshot)
+
     def _ready(self) -> tuple[bool, str]:
+        if self._monitor is not None:
+            return self._monitor.ready()
         error = self._server.committer.storage_error if self._server is not None else "starting"
         return (True, "listening, storing") if error is None else (False, error)

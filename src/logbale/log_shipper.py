@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import deque
 from collections.abc import AsyncIterator
-from time import monotonic
+from time import monotonic, time
 from typing import Any, Protocol
 
 import msgspec
@@ -23,6 +24,7 @@ from logbale.level_table import PRIORS
 from logbale.load_meter import LoadMeter
 from logbale.metrics import ShipperMetrics, ShipperSnapshot
 from logbale.protocol import Algorithm
+from logbale.reports import MAX_CHANGES, Change, Report, report_of
 from logbale.session_link import SessionLink
 from logbale.sources import Source
 from logbale.spool import MemoryStore
@@ -138,6 +140,7 @@ class LogShipper:
             max_memory=settings.buffer_max_bytes,
             policy=settings.spool_policy,
             press=self._compressing.press if sends_zstd else None,
+            durations=self._metrics.ack_durations,
         )
         self._link = self._make_link()
         self._load = LoadMeter(
@@ -148,6 +151,8 @@ class LogShipper:
             now=monotonic(),
         )
         self._carried = Carried()
+        self._changes: deque[Change] = deque(maxlen=MAX_CHANGES)
+        """The last ones of the level."""
         self._source_ended = False
         self._stop_requested = asyncio.Event()
         self._stop_now = asyncio.Event()
@@ -156,7 +161,7 @@ class LogShipper:
     def _make_link(self) -> Link:
         settings = self.settings
         if settings.session_mode == "on":
-            return SessionLink(self._queue, settings, self._compressing, self._metrics, status=self._status)
+            return SessionLink(self._queue, settings, self._compressing, self._metrics, report=self._report)
         client = TCPClient(
             connect_host(settings.server_host),
             settings.server_port,
@@ -181,22 +186,15 @@ class LogShipper:
         metrics.dropped = counts
         metrics.backlog_bytes = self._load.backlog_bytes
         metrics.errors |= self._source.counts()
-        return metrics.snapshot(monotonic())
+        now = monotonic()
+        metrics.spool_bytes = self._queue.waiting_bytes
+        metrics.oldest_waiting = self._queue.oldest_waiting(now)
+        metrics.cpu_percent = self._load.cpu_percent
+        return metrics.snapshot(now)
 
-    def _status(self) -> dict[str, Any]:
-        """What the receiver is told of this end; small, whatever happens."""
-        now = self.snapshot()
-        return {
-            "read_entries": now.read_entries,
-            "delivered_entries": now.delivered_entries,
-            "dropped": now.dropped,
-            "waiting_entries": now.waiting_entries,
-            "waiting_batches": now.waiting_batches,
-            "reconnects": now.reconnects,
-            "algorithm": now.algorithm,
-            "level": now.level,
-            "level_reason": now.level_reason[:200],
-        }
+    def _report(self, ended: bool) -> Report:
+        """What the receiver is told of this end."""
+        return report_of(self.snapshot(), self._changes, ended=ended)
 
     async def run(self) -> ShipReport:
         """Ships until the end. Raises what the source raises, after DRAIN_TIMEOUT at most for what it gave before."""
@@ -313,11 +311,13 @@ class LogShipper:
         due = monotonic()
         while True:
             self.snapshot()
-            if self.settings.adaptive_enabled and (
-                monotonic() >= due or (looks_sooner and self._load.backlog_bytes >= BEHIND_BYTES)
-            ):
+            is_behind = looks_sooner and self._load.backlog_bytes >= BEHIND_BYTES
+            if monotonic() >= due or is_behind:
                 due = monotonic() + interval
-                self._choose_level()
+                if self.settings.adaptive_enabled:
+                    self._choose_level()
+                else:
+                    self._load.read_cpu()
             await asyncio.sleep(min(interval, BEHIND_INTERVAL) if looks_sooner else interval)
 
     def _choose_level(self) -> None:
@@ -328,6 +328,7 @@ class LogShipper:
         if decision.changed:
             log.info("compression level %d: %s", decision.level, decision.reason)
             self._metrics.level_changes[decision.cause] += 1
+            self._changes.append((time(), self._compressing.handler.level, decision.level, decision.reason))
         self._compressing.handler.level = self._metrics.level = decision.level
         self._metrics.level_reason = decision.reason
 

@@ -8,7 +8,8 @@ import logging
 import socket
 from collections.abc import Callable
 from time import monotonic
-from typing import Any
+
+import msgspec
 
 from logbale import __version__, messages
 from logbale.compressing import Compressing, context_flags
@@ -19,7 +20,6 @@ from logbale.liveness import Pace
 from logbale.messages import (
     LINES_SINCE,
     MAX_CONTROL_BYTES,
-    MAX_HELLO_BYTES,
     NO_CONTEXT,
     Ack,
     Busy,
@@ -34,6 +34,7 @@ from logbale.messages import (
 )
 from logbale.metrics import ShipperMetrics
 from logbale.protocol import FLAGS_AT, Algorithm, Flag, FrameDecoder
+from logbale.reports import Report, encode_report
 from logbale.session import WELCOME_TIMEOUT, Event, ShipperSession, Welcomed, encode_batch
 from logbale.spool import DamagedError, Record, Skip
 from logbale.spool_queue import LARGE_BYTES, SpoolQueue
@@ -64,18 +65,20 @@ class OpenSession:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         *,
-        status: Callable[[], dict[str, Any]],
+        report: Callable[[bool], Report],
         opened: Callable[[Welcome], None],
         first_alone: bool,
     ) -> None:
-        """`first_alone`: the first batch travels outside any context, because it did not decode inside one."""
+        """`report` tells what the receiver is told now and then, and, with True, that this is the end.
+
+        `first_alone`: the first batch travels outside any context, because it did not decode inside one."""
         self._queue = queue
         self._settings = settings
         self._compressing = compressing
         self._metrics = metrics
         self._reader = reader
         self._writer = writer
-        self._status = status
+        self._report = report
         self._opened = opened
         self._alone = first_alone
         store = queue.store
@@ -194,6 +197,7 @@ class OpenSession:
             sequence = last + 1
         while not self._queue.is_drained:
             await self._queue.wait_for_change()
+        self._tell_all(ended=True)
 
     async def _send_record(self, record: Record) -> int:
         """Sends a batch, or what stands in its place; returns the last sequence that this covers."""
@@ -284,6 +288,7 @@ class OpenSession:
                 f"no welcome within {WELCOME_TIMEOUT:g} s; a receiver that knows only the base protocol "
                 "needs SESSION_MODE=off",
             ) from None
+        self._tell_all()
         told = monotonic()
         while True:
             await asyncio.sleep(1.0)
@@ -293,9 +298,10 @@ class OpenSession:
                 self._tell(ping)
             if now - told >= STATUS_INTERVAL:
                 told = now
-                self._tell(Status(self._status()))
+                self._tell_all()
+
+    def _tell_all(self, *, ended: bool = False) -> None:
+        self._tell(Status(msgspec.Raw(encode_report(self._report(ended)))))
 
     def _tell(self, message: Message) -> None:
-        frame = encode_message(message)
-        if len(frame) <= MAX_HELLO_BYTES:
-            self._writer.write(frame)
+        self._writer.write(encode_message(message))

@@ -9,8 +9,6 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from logbale.context import ContextDecompressor, context_bytes
 from logbale.decoding import INLINE_BYTES, INLINE_RAW_BYTES, Decoded, decode_sequenced
 from logbale.errors import DecompressionError, EntryError, ProtocolError
@@ -86,8 +84,6 @@ class ReceivingSession:
             self._connection.cancel_work()  # nobody is left to be welcomed
         # Taken up now, a skip would stand in for the batches before it that are dropped as nobody's.
         self._connection.drop_frames()
-        if stream.writer is self:
-            self._receiver.statuses.pop(stream.name, None)
         self._receiver.streams.release(stream, self)
 
     def take(self, frame: Frame) -> None:
@@ -105,7 +101,7 @@ class ReceivingSession:
         elif isinstance(message, Context):
             self._obey(message.window_log)
         elif isinstance(message, Status):
-            self._receiver.statuses[self._session.stream] = msgspec.json.encode(message.counts)
+            self._connection.report(bytes(message.counts))
         self._receiver.release(frame.wire_bytes)
 
     def _take_hello(self, hello: Hello) -> None:
@@ -139,6 +135,7 @@ class ReceivingSession:
                 window_log=self._window_log,
             )
         )
+        self._connection.identify(stream=stream.name, host=hello.host, agent=hello.agent)
         log.info(
             "%s ships stream %s from %d on (%s, %s)",
             self._connection.peer,

@@ -12,7 +12,6 @@ import random
 from collections.abc import Awaitable, Callable, Iterator
 from math import inf
 from time import monotonic
-from typing import Any
 
 from logbale.backoff import delays
 from logbale.batch_buffer import GROWN_ENTRIES
@@ -22,6 +21,7 @@ from logbale.link_time import link_seconds
 from logbale.messages import Welcome
 from logbale.metrics import ShipperMetrics
 from logbale.open_session import OpenSession, SessionEnded
+from logbale.reports import Report
 from logbale.spool_queue import SpoolQueue
 
 log = logging.getLogger("logbale.client")
@@ -44,7 +44,7 @@ class SessionLink:
         compressing: Compressing,
         metrics: ShipperMetrics,
         *,
-        status: Callable[[], dict[str, Any]],
+        report: Callable[[bool], Report],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -56,7 +56,7 @@ class SessionLink:
         self._settings = settings
         self._compressing = compressing
         self._metrics = metrics
-        self._status = status
+        self._report = report
         self._sleep = sleep
         self._chance = chance
         self._host = connect_host(settings.server_host)
@@ -126,7 +126,7 @@ class SessionLink:
             self._metrics,
             reader,
             writer,
-            status=self._status,
+            report=self._report,
             opened=self._opened,
             first_alone=self._first_alone,
         )

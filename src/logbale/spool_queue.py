@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from logbale.compressing import Pressed
+from logbale.durations import Durations
 from logbale.errors import StorageError
 from logbale.models import Batch
 from logbale.spool import DamagedError, MemoryStore, Record, Skip
+from logbale.waiting_times import WaitingTimes
 
 log = logging.getLogger("logbale.spool")
 
@@ -68,6 +72,11 @@ class Store(Protocol):
     @property
     def free_bytes(self) -> int:
         """What may still be appended, in bytes as they are stored: hardly ever more than raw."""
+        ...
+
+    @property
+    def unconsumed_bytes(self) -> int:
+        """What the batches that are not consumed take where they are stored."""
         ...
 
     @property
@@ -153,10 +162,12 @@ class SpoolQueue:
         max_memory: int,
         policy: Policy = "block",
         press: Callable[[bytes], Pressed] | None = None,
+        durations: Durations | None = None,
     ) -> None:
         """`max_memory` bounds the bytes that wait for the store, or are kept so as not to read them back.
 
         `press` compresses a large batch as it will be sent: so it is compressed once, and stored and sent as it is.
+        `durations` gets how long each batch took from the reading of its first entry to its acknowledgement.
         """
         self.store = store
         self.storage_error: str | None = None
@@ -169,6 +180,11 @@ class SpoolQueue:
         self._incoming: list[NewBatch] = []
         self._incoming_bytes = 0
         self._incoming_entries = 0
+        self._incoming_since: deque[float | None] = deque()
+        """When the first entry of each was read."""
+        self._durations = durations or Durations()
+        self._times = WaitingTimes()
+        self._bytes = store.unconsumed_bytes
         self._moved: dict[str, Any] = {}
         """Cursors that moved without an entry, after all that is incoming."""
         self._is_note_late = False
@@ -190,6 +206,7 @@ class SpoolQueue:
         """Takes a batch, whether there is room or not."""
         cursors, self._moved = self._moved | batch.cursors, {}
         self._incoming.append((batch.raw, batch.count, cursors))
+        self._incoming_since.append(batch.since)
         self._incoming_bytes += len(batch.raw)
         self._incoming_entries += batch.count
         self._arrived.set()
@@ -265,6 +282,8 @@ class SpoolQueue:
                     break
                 if self._policy == "drop_newest":
                     await self._drop(batches)
+                    for _ in batches:
+                        self._incoming_since.popleft()
                     return
                 if not self._fits(batches):  # still: an ack may have come while room was looked for
                     await self.wait_for_change()
@@ -277,6 +296,8 @@ class SpoolQueue:
             log.warning("spooling again")
             self.storage_error = None
         for record, (raw, _, _), one in zip(records, batches, pressed, strict=True):
+            if (since := self._incoming_since.popleft()) is not None:
+                self._times.add(record.sequence, since)
             fresh = _Fresh(record, raw if one is None else b"", one)
             if self._fresh_bytes + fresh.size <= self._max_memory:
                 self._fresh[record.sequence] = fresh
@@ -363,6 +384,9 @@ class SpoolQueue:
 
     async def acknowledge(self, last: int) -> None:
         """Every batch up to and including `last` is durable at the receiver."""
+        now = monotonic()
+        for since in self._times.take(self.store.first, last):
+            self._durations.add(max(0.0, now - since))
         for sequence in range(self.store.first, last + 1) if len(self._fresh) else ():
             self._forget(sequence)
         await self.call(self.store.acknowledge, last)
@@ -386,6 +410,7 @@ class SpoolQueue:
         """For a spool whose history is not the receiver's: a new name, and what waits is numbered from 1."""
         await self.call(self.store.new_stream)
         self._fresh.clear()
+        self._times.clear()
         self._fresh_bytes = 0
         self.sent_up_to = 0
         self._step()
@@ -394,14 +419,14 @@ class SpoolQueue:
         """Runs one of the store's functions on its thread, after those before it."""
         if isinstance(self.store, MemoryStore):
             result = function(*arguments)
-            self._counts = dict(self.store.counts)
+            self._counts, self._bytes = dict(self.store.counts), self.store.unconsumed_bytes
             return result
 
-        def counted() -> tuple[_T, dict[str, int]]:
-            return function(*arguments), dict(self.store.counts)
+        def counted() -> tuple[_T, dict[str, int], int]:
+            return function(*arguments), dict(self.store.counts), self.store.unconsumed_bytes
 
         # The counts come back with the result, so that what they say and what still waits here always add up.
-        result, self._counts = await asyncio.get_running_loop().run_in_executor(self._thread, counted)
+        result, self._counts, self._bytes = await asyncio.get_running_loop().run_in_executor(self._thread, counted)
         return result
 
     # both
@@ -414,6 +439,17 @@ class SpoolQueue:
         counts["read"] += then["spooled"] + self._incoming_entries
         counts["spooled"] = now["spooled"] + self._incoming_entries
         return counts
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What the batches that are not consumed take: in the store as it keeps them, and raw on their way there."""
+        return self._bytes + self._incoming_bytes
+
+    def oldest_waiting(self, now: float) -> float:
+        """Seconds since the reading of the oldest batch that waits and was read here; 0 where there is none."""
+        if (since := self._times.oldest(self.store.first)) is None:
+            since = next((one for one in self._incoming_since if one is not None), None)
+        return max(0.0, now - since) if since is not None else 0.0
 
     @property
     def waiting_batches(self) -> int:

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 
+from logbale.clients import Clients
 from logbale.committer import Committer
 from logbale.config import Settings
 from logbale.connection import Connection
@@ -60,10 +61,7 @@ class TCPLogReceiver:
         self.metrics = metrics
         self.pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="logbale-decode")
         self.streams = Streams(sink)
-        self.statuses: dict[str, bytes] = {}
-        """What each connected shipper last said of itself, by stream: JSON, which takes no more than it took to send;
-        4 KiB of empty lists would take 95 as objects.
-        """
+        self.clients = Clients()
         self.committer = Committer(sink, metrics)
         self.tasks: list[asyncio.Task[None]] = []
         """They end only by an error that nobody foresaw: the owner should await them beside everything else."""

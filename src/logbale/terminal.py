@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from logbale.levels import canonical_level
+
 _HOSTILE = re.compile(
     "["
     "\x00-\x08\n-\x1f\x7f-\x9f"  # C0 without the tab, DEL, C1: ESC, CSI and whatever else steers a terminal
@@ -24,19 +26,6 @@ _DIM = "\x1b[2m"
 _SERVICE = "\x1b[36m"
 _COLOURS = {"CRITICAL": "\x1b[1;31m", "ERROR": "\x1b[31m", "WARNING": "\x1b[33m", "INFO": "\x1b[32m", "DEBUG": _DIM}
 
-_LEVELS = {
-    "WARN": "WARNING",
-    "ERR": "ERROR",
-    "FATAL": "CRITICAL",
-    "CRIT": "CRITICAL",
-    "ALERT": "CRITICAL",
-    "EMERG": "CRITICAL",
-    "EMERGENCY": "CRITICAL",
-    "PANIC": "CRITICAL",
-    "NOTICE": "INFO",
-    "INFORMATION": "INFO",
-    "TRACE": "DEBUG",
-}
 _OUR_TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3})\d{3}Z")
 _BARE = re.compile(r'[^\s"=]+')
 
@@ -61,12 +50,6 @@ def escape_json(text: str) -> str:
 def _json_escape(match: re.Match[str]) -> str:
     utf16 = match[0].encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{utf16[index : index + 2].hex()}" for index in range(0, len(utf16), 2))
-
-
-def canonical_level(level: str) -> str:
-    """One name for each severity: WARNING for warn, ERROR for err; an unknown name in upper case."""
-    name = level.strip().upper()
-    return _LEVELS.get(name, name)
 
 
 def format_entry(line: bytes | dict[str, Any], *, color: bool = False) -> str:

@@ -272,6 +272,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _DASHBOARD,
         Meta(description="Address of the dashboard and of METRICS_PORT", extra={"commands": ("receive", "ship")}),
     ] = "127.0.0.1"
+    p99_target: Annotated[
+        Annotated[float, Meta(ge=0, extra={"metavar": "SECONDS"})],
+        _DASHBOARD,
+        Meta(
+            description="Seconds to durable (the 99th percentile of a minute) over which an alarm is raised; 0: never"
+        ),
+    ] = 1.0
     dashboard_port: Annotated[Port, _DASHBOARD, Meta(description="Port of the dashboard; 0 lets the system choose")] = (
         8080
     )
+
+    @property
+    def is_observed(self) -> bool:
+        """Somebody may look at the numbers: what costs something is counted then."""
+        return self.dashboard_enabled or self.metrics_port > 0

@@ -7,16 +7,19 @@ expression could take seconds of CPU.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
 import msgspec
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from logbale.entry_filter import EntryFilter, level_names
+from logbale.dashboard.parameters import ParameterError, shown, single
+from logbale.entry_filter import MAX_NAMES, MAX_TEXT, EntryFilter, level_names
 from logbale.sinks.live_tail import LiveTail, NoPlace
 from logbale.sinks.viewer import Shown, Viewer
 from logbale.sse import encode_event, encode_silence
@@ -27,25 +30,21 @@ SILENCE = 15.0
 RETRY = b"retry: 2000\n\n"
 """Milliseconds that a browser waits before it comes again."""
 
-MAX_TEXT = 256
-MAX_NAMES = 64
-MAX_LAST = 1000
+_UP_TO_1000 = re.compile(r"[0-9]{1,3}|1000")
 
 _HEADERS = {"X-Accel-Buffering": "no"}
 """A proxy in front passes events on as they come."""
 
 
-def tail_route(live: LiveTail | None) -> Route:
-    """The route; without a live tail, as at a shipper, it says that there is none."""
+def tail_route(live: LiveTail) -> Route:
+    """The route."""
 
     async def tail(request: Request) -> Response:
-        if live is None:
-            return PlainTextResponse("There is no live tail here: ask a receiver's dashboard.\n", 404)
         if not _is_from_here(request):
             return PlainTextResponse("The live tail is for this dashboard's own page and for programs.\n", 403)
         try:
-            wanted, last = _wanted(request), _number(request.query_params.get("last", "0"))
-        except ValueError as error:
+            wanted, last = _wanted(request.query_params), _last(request.query_params)
+        except ParameterError as error:
             return PlainTextResponse(f"{error}\n", 400)
         if request.method == "HEAD":
             return Response(media_type="text/event-stream")
@@ -66,24 +65,25 @@ def _is_from_here(request: Request) -> bool:
     return origin is None or urlsplit(origin).netloc.lower() == request.headers.get("host", "").lower()
 
 
-def _wanted(request: Request) -> EntryFilter:
-    """The filter of the query. Raises ValueError, saying what was wrong."""
-    text = request.query_params.get("q", "")
+def _wanted(query: QueryParams) -> EntryFilter:
+    """The filter of the query. Raises ParameterError."""
+    text = single(query, "q") or ""
     if len(text) > MAX_TEXT:
-        raise ValueError(f"q has {len(text)} characters: expected at most {MAX_TEXT}")
-    return EntryFilter(text, level_names(_names(request, "level")), frozenset(_names(request, "service")))
+        raise ParameterError(f"q: {len(text)} characters, expected at most {MAX_TEXT}")
+    return EntryFilter(text, level_names(_names(query, "level")), frozenset(_names(query, "service")))
 
 
-def _names(request: Request, parameter: str) -> list[str]:
-    names = [name for value in request.query_params.getlist(parameter) for name in value.split(",") if name]
+def _names(query: QueryParams, parameter: str) -> list[str]:
+    names = [name for value in query.getlist(parameter) for name in value.split(",") if name]
     if len(names) > MAX_NAMES:
-        raise ValueError(f"{parameter} has {len(names)} names: expected at most {MAX_NAMES}, with commas between them")
+        raise ParameterError(f"{parameter}: {len(names)} names, expected at most {MAX_NAMES} with commas between them")
     return names
 
 
-def _number(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 4 and int(text) <= MAX_LAST):
-        raise ValueError(f"last is {text[:20]!r}: expected a number from 0 to {MAX_LAST}")
+def _last(query: QueryParams) -> int:
+    text = single(query, "last") or "0"
+    if not _UP_TO_1000.fullmatch(text):
+        raise ParameterError(f"last={shown(text)}: expected a number from 0 to 1000")
     return int(text)
 
 
@@ -114,21 +114,21 @@ async def _events(viewer: Viewer) -> AsyncIterator[bytes]:
     while True:
         try:
             async with asyncio.timeout(SILENCE):
-                shown = await viewer.take()
+                news = await viewer.take()
         except TimeoutError:
             yield encode_silence(viewer.next - 1)
             continue
-        if shown is None:
+        if news is None:
             return
-        yield _encode(shown)
+        yield _encode(news)
 
 
-def _encode(shown: Shown) -> bytes:
+def _encode(news: Shown) -> bytes:
     events = b""
-    if shown.skipped or shown.restarted:
-        note = {"entries": shown.skipped} | ({"restarted": True} if shown.restarted else {})
+    if news.skipped or news.restarted:
+        note = {"entries": news.skipped} | ({"restarted": True} if news.restarted else {})
         # With entries behind it, it has no number: whoever loses the connection in between gets both again.
-        events = encode_event("skipped", msgspec.json.encode(note), None if shown.data else shown.last)
-    if shown.data:
-        events += encode_event("entries", shown.data, shown.last)
+        events = encode_event("skipped", msgspec.json.encode(note), None if news.data else news.last)
+    if news.data:
+        events += encode_event("entries", news.data, news.last)
     return events

@@ -30,6 +30,11 @@ class MemoryStore:
         self._batches: dict[int, tuple[Record, bytes]] = {}
         self._last_crc: dict[int, int] = {}
 
+    @property
+    def unconsumed_bytes(self) -> int:
+        """What it holds."""
+        return self.raw_bytes
+
     def append(
         self, batches: Sequence[tuple[bytes, int, Mapping[str, Any]]], bodies: Sequence[bytes | None] = ()
     ) -> list[Record]:

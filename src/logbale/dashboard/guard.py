@@ -1,0 +1,76 @@
+"""Who may ask the dashboard, and what the browser may do with its answers.
+
+A page of somebody else's that makes its name point here (DNS rebinding) gets 421. The browser is told to load, run and
+frame nothing but our own files.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable
+from ipaddress import ip_address
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+_HOST_HEADER = re.compile(r"(?:\[(?P<ipv6>[0-9a-f:.]+)\]|(?P<name>[^:\[\]]+))(?::\d{1,5})?")
+
+
+def own_names(host: str) -> Callable[[str], bool]:
+    """Whether a Host header names this machine, for a dashboard bound to `host`.
+
+    localhost and loopback addresses, `host` itself and the machine's host name do. Bound to every address (0.0.0.0,
+    ::), any literal address does too: rebinding needs a name, and which addresses lead here only the network knows.
+    """
+    names = {"localhost", host.lower(), socket.gethostname().lower()}
+    everywhere = host in ("", "0.0.0.0", "::")
+
+    def is_own(header: str) -> bool:
+        match = _HOST_HEADER.fullmatch(header.strip().lower())
+        if match is None:
+            return False
+        name = match["ipv6"] or match["name"].removesuffix(".")
+        if name in names:
+            return True
+        try:
+            address = ip_address(name)
+        except ValueError:
+            return False
+        return everywhere or address.is_loopback
+
+    return is_own
+
+
+class Guard:
+    """Refuses other hosts' names, and puts the security headers on every answer."""
+
+    def __init__(self, app: ASGIApp, is_own: Callable[[str], bool]) -> None:
+        self._app = app
+        self._is_own = is_own
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(_HEADERS)
+            await send(message)
+
+        app = self._app
+        if not self._is_own(Headers(scope=scope).get("host", "")):
+            app = PlainTextResponse(
+                "This dashboard answers to localhost, to this machine's name and to DASHBOARD_HOST only.\n", 421
+            )
+        await app(scope, receive, send_with_headers)
