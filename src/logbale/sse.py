@@ -35,12 +35,13 @@ def encode_silence(id: int) -> bytes:
 class EventDecoder:
     """Pieces of a stream in, whole events out."""
 
-    def __init__(self) -> None:
-        self.last_id = ""
+    def __init__(self, last_id: str = "") -> None:
+        """`last_id` is that of the connection before this one."""
+        self.last_id = last_id
         """What a reconnect should give as Last-Event-ID; also moved by blocks that are no events."""
         self._rest = bytearray()
         self._name = ""
-        self._id = ""
+        self._id = last_id
         self._data: list[str] = []
         self._data_bytes = 0
 
