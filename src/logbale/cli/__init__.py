@@ -1,4 +1,4 @@
-"""The command line: logbale receive | ship | tail | bench | cat | verify | spool | dead-letters | config.
+"""The command line: logbale receive | ship | tail | top | bench | cat | verify | spool | dead-letters | config.
 
 Exit codes: 0, 1 (an error without a code of its own), 2 (usage), 69 (unavailable), 74 (input, output), 78 (a setting).
 """
@@ -21,11 +21,12 @@ from logbale.cli.running import INTERRUPTED
 from logbale.cli.ship import ship
 from logbale.cli.spool import dead_letters, spool
 from logbale.cli.tail import tail
+from logbale.cli.top import top
 from logbale.cli.verify import verify
 
 
 @click.group(
-    commands=[receive, ship, tail, bench, cat, verify, spool, dead_letters, config],
+    commands=[receive, ship, tail, top, bench, cat, verify, spool, dead_letters, config],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     epilog="`logbale COMMAND --help` has the flags and examples. Settings are described in docs/settings.md.",
 )
