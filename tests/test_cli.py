@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import pytest
 from cli_process import Process, entries, logbale_run, receiver, running
 
@@ -374,7 +375,8 @@ def test_every_command_has_help_with_examples(arguments, capsys):
 
 def test_every_setting_has_a_flag_where_it_matters():
     """On the command, or commands, whose end reads it."""
-    flags = {name: {flag for option in app.commands[name].params for flag in option.opts} for name in app.commands}
+    commands = {name: app.get_command(click.Context(app), name) for name in app.list_commands(click.Context(app))}
+    flags = {name: {flag for option in command.params for flag in option.opts} for name, command in commands.items()}
     for setting in SETTINGS.values():
         for command in setting.commands:
             if setting.is_address:

@@ -121,7 +121,7 @@ def test_the_query_chooses(server):
         ("last=-1", "last='-1': expected a number from 0 to 1000\n"),
         ("last=1e999", "last='1e999': expected a number from 0 to 1000\n"),
         ("last=%D9%A3", "last='\\u0663': expected a number from 0 to 1000\n"),
-        ("last=" + "9" * 10_000, f"last='{'9' * 40}'… (10000 characters): expected a number from 0 to 1000\n"),
+        ("last=" + "9" * 10_000, f"last='{'9' * 40}'... (10000 characters): expected a number from 0 to 1000\n"),
     ],
 )
 def test_a_wrong_value_is_refused_in_one_line(server, query, message):

@@ -23,6 +23,7 @@ CORE = {
     "liveness",
     "metrics",
     "lines",
+    "line_levels",
     "multiline",
     "ndjson",
     "terminal",

@@ -11,7 +11,6 @@ from logbale.metrics import ReceiverMetrics, ShipperMetrics
 from logbale.protocol import Algorithm
 from logbale.status import progress_text, rows, summary
 from logbale.terminal import (
-    canonical_level,
     count,
     duration,
     escape,
@@ -124,18 +123,6 @@ def test_colour_changes_nothing_but_colour(fields):
     for code in ("\x1b[0m", "\x1b[1;31m", "\x1b[31m", "\x1b[33m", "\x1b[32m", "\x1b[36m", "\x1b[2m"):
         colored = colored.replace(code, "")
     assert colored == format_entry(fields)
-
-
-def test_levels_have_one_name_each():
-    """So that colours and filters agree, whoever wrote the entry."""
-    assert [canonical_level(name) for name in ("warn", "ERR", "fatal", "Notice", "info", "odd")] == [
-        "WARNING",
-        "ERROR",
-        "CRITICAL",
-        "INFO",
-        "INFO",
-        "ODD",
-    ]
 
 
 # Numbers

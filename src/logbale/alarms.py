@@ -57,7 +57,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     missed: Sequence[str] = ()
     """Clients that are silent though they did not say that they are done."""
     p99: float | None = None
-    p99_target: float = 0.0
+    latency_target: float = 0.0
     """0 is none."""
     certificate_left: float | None = None
     """Seconds until the receiver's certificate ends."""
@@ -110,13 +110,13 @@ def _alarms(facts: Facts) -> Iterator[Alarm]:
             f"nothing heard for over a minute of {_named(facts.missed)}",
             "see whether the shipper runs there and reaches this port",
         )
-    if facts.p99 is not None and 0 < facts.p99_target < facts.p99:
+    if facts.p99 is not None and 0 < facts.latency_target < facts.p99:
         yield Alarm(
             "latency",
             "warning",
             f"1 % of the last minute's batches took over {_seconds(facts.p99)} until they were durable, "
-            f"the target is {_seconds(facts.p99_target)}",
-            "see whether the disk or the CPU is busy; the target is P99_TARGET",
+            f"the target is {_seconds(facts.latency_target)}",
+            "see whether the disk or the CPU is busy; the target is LATENCY_TARGET",
         )
     yield from _certificate(facts.certificate_left)
 

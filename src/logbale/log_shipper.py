@@ -352,11 +352,10 @@ class LogShipper:
 
 
 def _policy(settings: Settings) -> Policy:
-    low, high, level = settings.adaptive_min_level, settings.adaptive_max_level, settings.compression_level
+    low, high = settings.adaptive_min_level, settings.adaptive_max_level
     if settings.adaptive_policy == "cpu":
-        return AdaptiveCompression(low, high, level=level)
-    algorithm = Algorithm.named(settings.compression_algorithm)
-    return BalancedCompression(low, high, level=level, prior=PRIORS[algorithm])
+        return AdaptiveCompression(low, high, level=settings.compression_level)
+    return BalancedCompression(low, high, prior=PRIORS[Algorithm.named(settings.compression_algorithm)])
 
 
 async def _cancel(*tasks: asyncio.Task[Any]) -> None:

@@ -68,6 +68,8 @@ class Monitor:
         self._asking: asyncio.Task[None] | None = None
         self._rejects = 0
         self._rejected: float | None = None
+        # The first second counts from here.
+        self._keep(server.metrics.snapshot(self._idle), self._idle, day_clock())
 
     # once a second
 
@@ -84,6 +86,11 @@ class Monitor:
         self._ask_disk(now)
         if not self._server.metrics.pending_entries:
             self._idle = now
+        self._keep(snapshot, now, unix)
+        self._board.update(alarms(self._facts(snapshot, now, unix)), unix)
+
+    def _keep(self, snapshot: ReceiverSnapshot, now: float, unix: float) -> None:
+        clients = self._server.clients
         self.history.add(
             Sample(
                 time=unix,
@@ -97,7 +104,6 @@ class Monitor:
                 load=clients.load(),
             )
         )
-        self._board.update(alarms(self._facts(snapshot, now, unix)), unix)
 
     def _ask_disk(self, now: float) -> None:
         is_due = self._disk is None or now - self._disk_answered >= DISK_INTERVAL
@@ -128,7 +134,7 @@ class Monitor:
             rejected_ago=now - self._rejected if self._rejected is not None else None,
             missed=[client.name for client in clients if client.is_missed(now)],
             p99=snapshot.latency.p99,
-            p99_target=self._server.settings.p99_target,
+            latency_target=self._server.settings.latency_target,
             certificate_left=self.certificate_expires - unix if self.certificate_expires is not None else None,
         )
 

@@ -13,6 +13,9 @@ from typing import TextIO
 from logbale.errors import StorageError
 from logbale.terminal import escape, format_entry
 
+INTERRUPTED = 130
+"""What a shell reports of a program that Ctrl-C ended."""
+
 
 def write(data: bytes) -> None:
     """Data, to standard output. Raises StorageError where that takes no more, BrokenPipeError where nobody reads it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import re
@@ -16,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from types import FrameType
 from typing import Any
 
-from logbale.cli.output import complain, flush, wants_color
+from logbale.cli.output import INTERRUPTED, complain, flush, wants_color
 from logbale.config import format_address
 from logbale.errors import LogbaleError, UnavailableError
 from logbale.metrics import Snapshot
@@ -28,9 +29,6 @@ SUMMARY_INTERVAL = 10.0
 
 REDRAW_INTERVAL = 0.25
 """Seconds between two looks of a display that is redrawn in place."""
-
-INTERRUPTED = 130
-"""What a shell reports of a program that Ctrl-C ended."""
 
 LAST_WORDS = 0.2
 """Seconds that an end which is told twice has for saying what is left."""
@@ -64,6 +62,7 @@ def run_loop(main: Coroutine[Any, Any, int]) -> int:
 
     The process ends soon after, whatever its threads still do: main() waits for those whose work counts.
     """
+    gc.freeze()  # what was imported stays: no collection need walk through it
     factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     with contextlib.suppress(ImportError):
         from uvloop import new_event_loop

@@ -272,7 +272,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _DASHBOARD,
         Meta(description="Address of the dashboard and of METRICS_PORT", extra={"commands": ("receive", "ship")}),
     ] = "127.0.0.1"
-    p99_target: Annotated[
+    latency_target: Annotated[
         Annotated[float, Meta(ge=0, extra={"metavar": "SECONDS"})],
         _DASHBOARD,
         Meta(

@@ -47,4 +47,4 @@ def unix_time(query: QueryParams, name: str) -> float:
 
 def shown(value: str) -> str:
     """A stranger's value as plain ASCII, and not much of it."""
-    return ascii(value) if len(value) <= SHOWN else f"{value[:SHOWN]!a}… ({len(value)} characters)"
+    return ascii(value) if len(value) <= SHOWN else f"{value[:SHOWN]!a}... ({len(value)} characters)"
