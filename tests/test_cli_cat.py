@@ -1,21 +1,16 @@
 """logbale cat, and what commands show on a terminal."""
 
-import contextlib
-import fcntl
 import json
 import os
-import pty
 import re
-import select
 import signal
-import struct
 import subprocess
-import termios
 
 import msgspec
 import pytest
 from archive_batches import batch, lines_of, writer_of
 from cli_process import CLEAN, LOGBALE, entries, logbale_run, receiver, running
+from terminals import on_terminal
 
 from logbale.cli import app
 
@@ -139,26 +134,6 @@ def test_cat_follows_until_it_is_interrupted(archive):
 
 
 # Terminals
-
-
-def on_terminal(*arguments, **environ):
-    """What a command shows on a terminal, and its exit code."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-    process = subprocess.Popen(
-        [*LOGBALE, *map(str, arguments)],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env=CLEAN | {"TERM": "xterm-256color"} | environ,
-    )
-    os.close(theirs)
-    shown = b""
-    with contextlib.suppress(OSError):  # how Linux says that the other end has closed
-        while select.select([ours], [], [], 30)[0] and (some := os.read(ours, 65536)):
-            shown += some
-    os.close(ours)
-    return shown.decode(), process.wait(30)
 
 
 def test_a_terminal_gets_colours_and_nothing_hostile(tmp_path):

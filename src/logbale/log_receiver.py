@@ -18,7 +18,8 @@ from logbale.monitor import Monitor
 from logbale.sinks import Sink
 from logbale.sinks.archive import ArchiveSink
 from logbale.sinks.console import ConsoleSink
-from logbale.sinks.fanout import FanoutSink
+from logbale.sinks.fanout import FanoutSink, View
+from logbale.sinks.live_tail import LiveTail
 from logbale.sinks.null import NullSink
 from logbale.tcp_server import TCPLogReceiver
 
@@ -40,6 +41,7 @@ class LogReceiver:
         self._stop_now = asyncio.Event()
         self._open = contextlib.AsyncExitStack()
         self._archive: ArchiveSink | None = None
+        self._live = LiveTail()
         self._server: TCPLogReceiver | None = None
         self._monitor: Monitor | None = None
         """While somebody may look."""
@@ -81,9 +83,11 @@ class LogReceiver:
                 port=settings.dashboard_port,
                 info={"sink": settings.sink, "archive": settings.archive_dir},
                 ready=self._ready,
+                live=self._live,
                 monitor=self._monitor,
             )
             await self._serve(dashboard)
+            self._open.callback(self._live.end)
             log.info("dashboard on http://%s/", format_address(settings.dashboard_host, dashboard.port))
         log.info("listening on %s", format_address(*self.address))
 
@@ -106,7 +110,10 @@ class LogReceiver:
             )
             await asyncio.to_thread(writer.open)
             durable = self._archive = ArchiveSink(writer)
-        return FanoutSink(durable, [ConsoleSink(self._out, color=self._color)]) if "console" in names else durable
+        views: list[View] = [ConsoleSink(self._out, color=self._color)] if "console" in names else []
+        if self.settings.dashboard_enabled:
+            views.append(self._live)
+        return FanoutSink(durable, views) if views else durable
 
     @property
     def address(self) -> tuple[str, int]:

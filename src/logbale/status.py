@@ -1,4 +1,4 @@
-"""An end's numbers for people: a summary line, the table at exit, and a progress display while finite work lasts.
+"""An end's numbers for people: a summary line, a line redrawn in place, how far finite work is, a table at exit.
 
 All from snapshots, a few times a second at most; nothing here is done per entry.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from types import TracebackType
+from typing import Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -127,6 +128,35 @@ def print_table(snapshot: Snapshot) -> None:
     for what, how_much in rows(snapshot):
         table.add_row(what, Text(how_much))
     Console(stderr=True).print(table)
+
+
+def status(snapshot: Snapshot) -> tuple[Literal["good", "odd", "bad"], str, str]:
+    """How it is, in three steps and in a few words, and then its numbers, what matters most first."""
+    if isinstance(snapshot, ShipperSnapshot):
+        dropped = sum(snapshot.dropped.values())
+        parts = [
+            *_where_any(("dropped", dropped)),
+            (rate(snapshot.rates.entries), ""),
+            (ratio(snapshot.ratio), ""),
+            ("spool", size(snapshot.spool_bytes)),
+            ("lag", duration(snapshot.oldest_waiting)),
+            ("delivered", f"{snapshot.delivered_entries:,}"),
+            (snapshot.algorithm, str(snapshot.level) if snapshot.algorithm != "none" else ""),
+        ]
+        how: Literal["good", "odd", "bad"] = "bad" if not snapshot.connected else "odd" if dropped else "good"
+        state = "connected" if snapshot.connected else "not connected"
+    else:
+        parts = [
+            *_where_any(("rejected", snapshot.rejected_entries)),
+            (rate(snapshot.rates.entries), ""),
+            (ratio(snapshot.ratio), ""),
+            ("wire", f"{size(snapshot.rates.wire_bytes)}/s"),
+            ("stored", f"{snapshot.stored_entries:,}"),
+            ("waiting", f"{snapshot.waiting_entries:,}"),
+        ]
+        how = "odd" if snapshot.rejected_entries else "good"
+        state = count(snapshot.clients, "client", "clients")
+    return how, state, "  ".join(f"{name} {value}".strip() for name, value in parts)
 
 
 class ShipProgress:

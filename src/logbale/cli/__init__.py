@@ -1,4 +1,4 @@
-"""The command line: logbale receive | ship | bench | cat | verify | spool | dead-letters | config.
+"""The command line: logbale receive | ship | tail | top | bench | cat | verify | spool | dead-letters | config.
 
 Exit codes: 0, 1 (an error without a code of its own), 2 (usage), 69 (unavailable), 74 (input, output), 78 (a setting).
 """
@@ -19,6 +19,8 @@ from logbale.cli.output import INTERRUPTED
 _MODULES = {
     "receive": "receive",
     "ship": "ship",
+    "tail": "tail",
+    "top": "top",
     "bench": "bench",
     "cat": "cat",
     "verify": "verify",

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
 
 from logbale.cli.options import Command, config_option, load_settings
 from logbale.cli.output import complain, flush, wants_color, write
-from logbale.levels import canonical_level
+from logbale.entry_filter import EntryFilter, Predicate, level_names
 from logbale.models import rfc3339
 from logbale.terminal import escape_json, format_entry
 
@@ -100,7 +99,7 @@ def cat(
         damaged += 1
         complain(f"{damage}; what these bytes held cannot be read, the rest can")
 
-    wanted = _filter(levels, grep)
+    wanted = EntryFilter(grep or "", level_names(list(levels))).predicate()
     show = _formatter(pretty)
     if follow:
         follower = reader.ArchiveFollower(path, since=since, until=until, from_end=last == 0, on_damage=on_damage)
@@ -115,7 +114,7 @@ def cat(
     return 1 if damaged else 0
 
 
-def _present(follower: Any, wanted: Callable[[bytes], bool]) -> Iterator[bytes]:
+def _present(follower: Any, wanted: Predicate | None) -> Iterator[bytes]:
     """What there is by now."""
     while lines := follower.poll():
         yield from filter(wanted, lines)
@@ -140,45 +139,3 @@ def _formatter(pretty: bool) -> Callable[[bytes], bytes]:
     if sys.stdout.isatty():
         return lambda line: escape_json(line.decode("utf-8", "backslashreplace")).encode()
     return lambda line: line
-
-
-class _Level(msgspec.Struct):
-    level: Any = None
-
-
-def _filter(levels: Iterable[str], grep: str | None) -> Callable[[bytes], bool]:
-    """Whether an entry's JSON passes --level and --grep."""
-    names = {canonical_level(level) for level in levels}
-    decode_level = msgspec.json.Decoder(_Level).decode
-
-    def has_level(line: bytes) -> bool:
-        try:
-            return canonical_level(str(decode_level(line).level)) in names
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return False
-
-    conditions: list[Callable[[bytes], bool]] = []
-    if grep is not None:
-        conditions.append(_contains(grep))
-    if names:
-        conditions.append(has_level)
-    return lambda line: all(condition(line) for condition in conditions)
-
-
-def _contains(text: str) -> Callable[[bytes], bool]:
-    """Whether JSON has the text in it: as it stands, or inside a string, however its writer escaped it."""
-    plain = text.encode()
-    escaped = msgspec.json.encode(text)[1:-1]
-
-    def contains(line: bytes) -> bool:
-        if plain in line or escaped in line:
-            return True
-        # Only a needless escape (é as \u00e9, / as \/) can still hide it; encoded anew, it has none.
-        if b"\\" not in line:
-            return False
-        try:
-            return escaped in msgspec.json.encode(msgspec.json.decode(line))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return False
-
-    return contains

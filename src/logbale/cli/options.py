@@ -6,13 +6,16 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from msgspec import inspect
 
 from logbale.cli.running import exit_code
-from logbale.config import CONFIG_VARIABLE, SETTINGS, Loaded, Setting, load, split_address
+from logbale.config import CONFIG_VARIABLE, SETTINGS, Loaded, Setting, connect_host, load, split_address
+
+if TYPE_CHECKING:
+    from logbale.dashboard_client import DashboardClient
 
 _LOG_LEVELS = ["debug", "info", "warning", "error"]
 
@@ -132,3 +135,12 @@ def load_settings(given: Mapping[str, Any], config: Path | None, *, defaults: Ma
         host, port = split_address(given["address"])
         flags |= {"server_host": host or None, "server_port": port or None}
     return load(flags, os.environ, config, defaults=defaults)
+
+
+def dashboard_at(address: str | None, config: Path | None) -> DashboardClient:
+    """The dashboard of a receiver; where no address is given, the settings'. Raises ConfigError."""
+    from logbale.dashboard_client import DashboardClient
+
+    settings = load_settings({}, config).settings
+    host = connect_host(settings.dashboard_host)
+    return DashboardClient(address or "", host=host, port=settings.dashboard_port)

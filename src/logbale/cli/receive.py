@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from pathlib import Path
@@ -19,8 +20,8 @@ from logbale.cli.options import (
     setting_options,
 )
 from logbale.cli.output import start_log
-from logbale.cli.running import METRICS_FLAG, explained_addresses, run_loop, stopped_by_signals, summaries
-from logbale.config import Settings
+from logbale.cli.running import METRICS_FLAG, explained_addresses, face, run_loop, stopped_by_signals
+from logbale.config import Settings, sink_names
 from logbale.descriptors import allow_connections
 from logbale.errors import StorageError
 
@@ -68,10 +69,18 @@ async def _serve(settings: Settings) -> int:
         settings.dashboard_port: "--dashboard-port (DASHBOARD_PORT) and --dashboard-host (DASHBOARD_HOST)",
         settings.server_port: "--listen (SERVER_HOST, SERVER_PORT)",
     }
-    with stopped_by_signals(receiver.stop, lambda: _conclude(settings, receiver.snapshot().waiting_entries)):
+    terminal = contextlib.ExitStack()
+
+    def last_words() -> int:
+        terminal.close()
+        return _conclude(settings, receiver.snapshot().waiting_entries)
+
+    # A terminal that gets the entries is no place for a line that stays.
+    is_free = "console" not in sink_names(settings.sink)
+    with stopped_by_signals(receiver.stop, last_words):
         with explained_addresses(flags):
             await receiver.start()
-        async with summaries(receiver.snapshot):
+        async with face(receiver.snapshot, terminal, is_free=is_free):
             left = await receiver.run()
     if logging.getLogger("logbale").isEnabledFor(logging.INFO):
         print_table(receiver.snapshot())

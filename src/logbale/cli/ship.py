@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import socket
-import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +21,16 @@ from logbale.cli.options import (
     setting_options,
 )
 from logbale.cli.output import start_log
-from logbale.cli.running import METRICS_FLAG, background, explained_addresses, run_loop, stopped_by_signals, summaries
+from logbale.cli.running import (
+    METRICS_FLAG,
+    background,
+    explained_addresses,
+    face,
+    has_terminal,
+    redraw,
+    run_loop,
+    stopped_by_signals,
+)
 from logbale.config import Loaded, Settings, connect_host, format_address
 from logbale.config.load import wrong
 from logbale.errors import ConfigError, UnavailableError
@@ -41,9 +48,6 @@ log = logging.getLogger("logbale")
 
 Progress = Callable[[ShipperSnapshot], tuple[float, float | None] | None]
 """How much is done and how much there is in all, None where the end is not known; None alone where there is no end."""
-
-REDRAW_INTERVAL = 0.25
-"""Seconds between two looks at a progress display."""
 
 _OWN_FIELDS = {"timestamp", "level", "message"}
 """What a line gives an entry; a static field cannot."""
@@ -307,23 +311,18 @@ def _undelivered(settings: Settings, report: ShipReport, spool: DiskSpool | None
 async def _display(
     snapshot: Callable[[], ShipperSnapshot], progress: Progress, terminal: contextlib.ExitStack
 ) -> AsyncIterator[None]:
-    """While the body runs: a progress display for finite work on a terminal, summary lines otherwise.
-
-    Closing `terminal` gives the terminal back, before the end of the body too.
-    """
-    if progress(snapshot()) is None or not sys.stderr.isatty() or not log.isEnabledFor(logging.INFO):
-        async with summaries(snapshot):
+    """While the body runs: how far finite work is on a terminal, and otherwise as face() has it."""
+    if progress(snapshot()) is None or not has_terminal():
+        async with face(snapshot, terminal):
             yield
         return
     from logbale.status import ShipProgress
 
-    async def redraw() -> None:
-        while True:
-            now = snapshot()
-            shown.update(now, *(progress(now) or (0, None)))
-            await asyncio.sleep(REDRAW_INTERVAL)
+    def draw() -> None:
+        now = snapshot()
+        shown.update(now, *(progress(now) or (0, None)))
 
     with terminal:
         shown = terminal.enter_context(ShipProgress())
-        async with background(redraw()):
+        async with background(redraw(draw)):
             yield

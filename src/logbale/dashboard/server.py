@@ -15,10 +15,12 @@ from starlette.routing import Route, Router
 from logbale.dashboard.api import clients_json, history_json, stats_json
 from logbale.dashboard.guard import Guard, own_names
 from logbale.dashboard.parameters import ParameterError, choice, unix_time
+from logbale.dashboard.tail import tail_route
 from logbale.http_server import HTTPServer
 from logbale.metrics import Snapshot
 from logbale.metrics_server import Ready, healthz, readyz
 from logbale.monitor import Monitor
+from logbale.sinks.live_tail import LiveTail
 
 _FILES = {
     "index.html": "text/html",
@@ -38,7 +40,7 @@ def always_ready() -> tuple[bool, str]:
 
 
 class DashboardServer(HTTPServer):
-    """Serves the page, /api/stats, /healthz and /readyz; with a receiver's monitor /api/history and /api/clients too.
+    """Serves the page, /api/stats, /healthz and /readyz; with a receiver's `monitor` and `live` all of /api.
 
     `snapshot` and `ready` are called for each answer, on the event loop. `info` is what the page tells about this end
     beside its numbers, for example where the archive is: label to text.
@@ -53,6 +55,7 @@ class DashboardServer(HTTPServer):
         info: Mapping[str, str],
         ready: Ready = always_ready,
         monitor: Monitor | None = None,
+        live: LiveTail | None = None,
     ) -> None:
         routes = [Route(f"/{name}", _file(name, media_type)) for name, media_type in _FILES.items()]
         routes += [
@@ -63,6 +66,8 @@ class DashboardServer(HTTPServer):
         ]
         if monitor is not None:
             routes += _receiver_routes(monitor)
+        if live is not None:
+            routes.append(tail_route(live))
         super().__init__(Guard(Router(routes, redirect_slashes=False), own_names(host)), host=host, port=port)
 
 
