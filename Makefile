@@ -15,10 +15,10 @@ READY_DEV := .venv/ready-dev
 $(if $(wildcard $(READY)),$(shell \
   { [ "$$(cat $(READY))" = "$(CURDIR)" ] && .venv/bin/python -c 1; } 2>/dev/null || rm -rf .venv))
 
-.PHONY: help demo test check chaos chaos-smoke chaos-full build run client logs stop benchmark lock clean
+.PHONY: help demo test check chaos chaos-smoke chaos-full build run client logs stop benchmark bench-pipeline lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(READY) ## set up, ship this machine's own logs through a receiver, print what it took (under 30 s)
 	@.venv/bin/python scripts/demo.py
@@ -46,6 +46,9 @@ stop: ## stop the receiver; it stores what it has received first
 benchmark: ## every algorithm and level on your logs: make benchmark ARGS="/var/log/syslog"
 build run client logs stop benchmark:
 	@scripts/runtime.sh $@
+
+bench-pipeline: $(READY_DEV) ## from a file to the durable archive: speed, CPU, memory, wire bytes; ARGS="--replay LOG..."
+	.venv/bin/python benchmarks/pipeline.py --json bench-results/pipeline.json --chart bench-results/pipeline.svg $(ARGS)
 
 lock: ## resolve pyproject.toml anew into requirements.txt and requirements-dev.txt
 	@scripts/lock.sh
