@@ -28,7 +28,7 @@ def receiving(
     messages = messages or directory / "messages"
     receive = ["receive", "--listen", "127.0.0.1:0", "--archive", str(directory / "archive")]
     with messages.open("wb") as stderr:
-        receiver = subprocess.Popen([*command, *receive], stderr=stderr, env=environ)
+        receiver = subprocess.Popen([*command, *receive], stdout=stderr, stderr=stderr, env=environ)
     try:
         while (listening := re.search(r"listening on (\S+)\n", messages.read_text())) is None:
             if receiver.poll() is not None:
