@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,9 +28,9 @@ _STYLES: dict[
     "zlib": {"color": "#56B4E9", "marker": "s", "linestyle": "--", "zorder": 2},
     "zstd": {"color": "#D55E00", "marker": "D", "linestyle": "-", "zorder": 3},
 }
-_INK = "#222222"
-_FAINT = "#6b6b6b"
-_LEADER = {"arrowstyle": "-", "color": _FAINT, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 7}
+INK = "#222222"
+FAINT = "#6b6b6b"
+_LEADER = {"arrowstyle": "-", "color": FAINT, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 7}
 _DIRECTIONS = ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1))
 
 
@@ -82,7 +82,12 @@ def _speed(mb_per_s: float | None) -> str:
 
 
 def chart(result: BenchResult, path: Path) -> None:
-    """Draws ratio against compression speed into a PNG or SVG file.
+    """Draws ratio against compression speed into a PNG or SVG file. Raises LogbaleError as write() does."""
+    write(path, lambda figure: draw(result, figure), size=(10, 6.2))
+
+
+def write(path: Path, draw: Callable[[Figure], object], *, size: tuple[float, float]) -> None:
+    """What `draw` draws on a figure of `size` inches, as a PNG or SVG file.
 
     Raises LogbaleError for another suffix, where matplotlib is missing, or where the file cannot be written.
     """
@@ -92,8 +97,8 @@ def chart(result: BenchResult, path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise LogbaleError("the chart needs matplotlib: pip install 'logbale[chart]'") from None
-    figure = Figure(figsize=(10, 6.2), dpi=150, layout="constrained")
-    draw(result, figure)
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
+    draw(figure)
     try:
         figure.savefig(path)
     except OSError as error:
@@ -113,8 +118,8 @@ def draw(result: BenchResult, figure: Figure) -> list[Bbox]:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("compression speed: raw MB a CPU second of one core (logarithmic)  → faster", color=_INK)
-    axes.set_ylabel("ratio: raw bytes for each byte on the wire  → smaller", color=_INK)
+    axes.set_xlabel("compression speed: raw MB a CPU second of one core (logarithmic)  → faster", color=INK)
+    axes.set_ylabel("ratio: raw bytes for each byte on the wire  → smaller", color=INK)
     axes.grid(True, color="#e4e4e4", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.08, y=0.14)
@@ -123,16 +128,16 @@ def draw(result: BenchResult, figure: Figure) -> list[Bbox]:
         axes.plot(*zip(*map(_place, curve), strict=True), label=name, markersize=5.5, linewidth=1.5, **_STYLES[name])
     for one, width in ((default, 1.0), (best, 2.0)):
         if one.level:
-            axes.plot(*_place(one), "o", markersize=14, fillstyle="none", markeredgecolor=_INK, markeredgewidth=width)
-    figure.suptitle(_headline(best, default), x=0.01, ha="left", fontsize=13, fontweight="bold", color=_INK)
-    axes.set_title(_subtitle(result), loc="left", fontsize=9, color=_FAINT, parse_math=False)
+            axes.plot(*_place(one), "o", markersize=14, fillstyle="none", markeredgecolor=INK, markeredgewidth=width)
+    figure.suptitle(_headline(best, default), x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK)
+    axes.set_title(_subtitle(result), loc="left", fontsize=9, color=FAINT, parse_math=False)
     legend = axes.legend(frameon=False)
     figure.draw_without_rendering()  # settles the layout: from here on pixels mean something
     labels = _Labels(axes, curves.values(), [legend.get_window_extent()])
     if best.level:
-        labels.put(f"recommended: {best.name}", best, distances=(14, 24, 36), line=True, color=_INK, weight="bold")
+        labels.put(f"recommended: {best.name}", best, distances=(14, 24, 36), line=True, color=INK, weight="bold")
     if best is not default:
-        labels.put(f"default: {default.name}", default, distances=(14, 24, 36, 50), line=True, color=_INK)
+        labels.put(f"default: {default.name}", default, distances=(14, 24, 36, 50), line=True, color=INK)
     for one in result.measurements:
         if one.level == 0 or one is best or one is default:
             continue
