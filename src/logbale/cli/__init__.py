@@ -16,6 +16,7 @@ from logbale import __version__
 from logbale.cli.bench import bench
 from logbale.cli.cat import cat
 from logbale.cli.config import config
+from logbale.cli.output import start_messages
 from logbale.cli.receive import receive
 from logbale.cli.running import INTERRUPTED
 from logbale.cli.ship import ship
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that knows no × is no reason to fail
+    start_messages()
     try:
         app.main(arguments, prog_name="logbale")
     except KeyboardInterrupt:
