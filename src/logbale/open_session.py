@@ -71,7 +71,8 @@ class OpenSession:
     ) -> None:
         """`report` tells what the receiver is told now and then, and, with True, that this is the end.
 
-        `first_alone`: the first batch travels outside any context, because it did not decode inside one."""
+        `first_alone`: the first batch travels outside any context, because it did not decode inside one.
+        """
         self._queue = queue
         self._settings = settings
         self._compressing = compressing
@@ -197,6 +198,7 @@ class OpenSession:
             sequence = last + 1
         while not self._queue.is_drained:
             await self._queue.wait_for_change()
+        await self._queue.settle()
         self._tell_all(ended=True)
 
     async def _send_record(self, record: Record) -> int:
