@@ -61,6 +61,7 @@ class Connection(asyncio.Protocol):
         self._submitted: deque[float] = deque()
         """The same of the items on their way to the sink."""
         self._client: Client | None = None
+        self._is_lost = False
         self._waiting_bytes = 0
         self._is_held = False
         """Not read, because too many bytes wait here."""
@@ -117,8 +118,9 @@ class Connection(asyncio.Protocol):
         self.at_end = True
         if self.session is not None:
             self.session.lost()
+        self._is_lost = True
         if self._client is not None:
-            self.receiver.clients.disconnected(self._client, self._live)
+            self.receiver.clients.disconnected(self._client, self._live, monotonic())
         self.receiver.closed(self, error)
 
     # what the receiver calls
@@ -353,6 +355,8 @@ class Connection(asyncio.Protocol):
         self._client = self.receiver.clients.connected(
             stream=stream, address=self.peer, host=host, agent=agent, live=self._live, now=monotonic()
         )
+        if self._is_lost:  # its first batch was decoded meanwhile
+            self.receiver.clients.disconnected(self._client, self._live, monotonic())
 
     def report(self, status: bytes) -> None:
         """The client has said what it counts. What makes no sense is counted, and otherwise ignored."""

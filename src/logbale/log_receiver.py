@@ -171,11 +171,17 @@ class LogReceiver:
 
     async def _watch(self) -> None:
         """Apart from _tick(), which waits for the disk."""
+        failed = False
         while True:
             await asyncio.sleep(TICK_INTERVAL)
             snapshot = self.snapshot()  # keeps the windows of rates and latencies, whether or not anybody looks
             if self._monitor is not None:
-                self._monitor.tick(snapshot)
+                try:
+                    self._monitor.tick(snapshot)
+                except Exception as error:  # as of a view: storing goes on without it
+                    if not failed:
+                        log.error("the alarms and the history fail; receiving goes on", exc_info=error)
+                    failed = True
 
     def _ready(self) -> tuple[bool, str]:
         if self._monitor is not None:

@@ -187,7 +187,7 @@ class LogShipper:
         metrics.backlog_bytes = self._load.backlog_bytes
         metrics.errors |= self._source.counts()
         now = monotonic()
-        metrics.spool_bytes = self._queue.waiting_bytes
+        metrics.spool_bytes = self._queue.spool_bytes
         metrics.oldest_waiting = self._queue.oldest_waiting(now)
         metrics.cpu_percent = self._load.cpu_percent
         return metrics.snapshot(now)

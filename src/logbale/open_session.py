@@ -71,7 +71,8 @@ class OpenSession:
     ) -> None:
         """`report` tells what the receiver is told now and then, and, with True, that this is the end.
 
-        `first_alone`: the first batch travels outside any context, because it did not decode inside one."""
+        `first_alone`: the first batch travels outside any context, because it did not decode inside one.
+        """
         self._queue = queue
         self._settings = settings
         self._compressing = compressing

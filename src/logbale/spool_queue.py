@@ -75,8 +75,8 @@ class Store(Protocol):
         ...
 
     @property
-    def unconsumed_bytes(self) -> int:
-        """What the batches that are not consumed take where they are stored."""
+    def disk_bytes(self) -> int:
+        """What the store takes, with what is consumed and not deleted yet."""
         ...
 
     @property
@@ -184,7 +184,7 @@ class SpoolQueue:
         """When the first entry of each was read."""
         self._durations = durations or Durations()
         self._times = WaitingTimes()
-        self._bytes = store.unconsumed_bytes
+        self._bytes = store.disk_bytes
         self._moved: dict[str, Any] = {}
         """Cursors that moved without an entry, after all that is incoming."""
         self._is_note_late = False
@@ -419,11 +419,11 @@ class SpoolQueue:
         """Runs one of the store's functions on its thread, after those before it."""
         if isinstance(self.store, MemoryStore):
             result = function(*arguments)
-            self._counts, self._bytes = dict(self.store.counts), self.store.unconsumed_bytes
+            self._counts, self._bytes = dict(self.store.counts), self.store.disk_bytes
             return result
 
         def counted() -> tuple[_T, dict[str, int], int]:
-            return function(*arguments), dict(self.store.counts), self.store.unconsumed_bytes
+            return function(*arguments), dict(self.store.counts), self.store.disk_bytes
 
         # The counts come back with the result, so that what they say and what still waits here always add up.
         result, self._counts, self._bytes = await asyncio.get_running_loop().run_in_executor(self._thread, counted)
@@ -441,9 +441,9 @@ class SpoolQueue:
         return counts
 
     @property
-    def waiting_bytes(self) -> int:
-        """What the batches that are not consumed take: in the store as it keeps them, and raw on their way there."""
-        return self._bytes + self._incoming_bytes
+    def spool_bytes(self) -> int:
+        """What the store takes, and raw what is on its way there; 0 where nothing waits, though a file may be left."""
+        return 0 if self.is_drained else self._bytes + self._incoming_bytes
 
     def oldest_waiting(self, now: float) -> float:
         """Seconds since the reading of the oldest batch that waits and was read here; 0 where there is none."""

@@ -31,8 +31,8 @@ class MemoryStore:
         self._last_crc: dict[int, int] = {}
 
     @property
-    def unconsumed_bytes(self) -> int:
-        """What it holds."""
+    def disk_bytes(self) -> int:
+        """What it holds, though not on a disk."""
         return self.raw_bytes
 
     def append(
