@@ -25,12 +25,27 @@ from logbale.sinks.live_tail import LiveTail
 _FILES = {
     "index.html": "text/html",
     "style.css": "text/css",
+    "panels.css": "text/css",
     "icon.svg": "image/svg+xml",
     "app.js": "text/javascript",
     "charts.js": "text/javascript",
+    "client_detail.js": "text/javascript",
+    "clients.js": "text/javascript",
     "dom.js": "text/javascript",
+    "ends.js": "text/javascript",
+    "entry.js": "text/javascript",
     "format.js": "text/javascript",
     "history.js": "text/javascript",
+    "level_changes.js": "text/javascript",
+    "line_regex.js": "text/javascript",
+    "numbers.js": "text/javascript",
+    "plot.js": "text/javascript",
+    "regex_worker.js": "text/javascript",
+    "tail.js": "text/javascript",
+    "tail_filter.js": "text/javascript",
+    "theme.js": "text/javascript",
+    "vendor/uPlot.iife.min.js": "text/javascript",
+    "vendor/uPlot.min.css": "text/css",
 }
 
 
