@@ -15,7 +15,7 @@ READY_DEV := .venv/ready-dev
 $(if $(wildcard $(READY)),$(shell \
   { [ "$$(cat $(READY))" = "$(CURDIR)" ] && .venv/bin/python -c 1; } 2>/dev/null || rm -rf .venv))
 
-.PHONY: help demo test check chaos chaos-smoke chaos-full build run client logs stop benchmark bench-pipeline lock clean
+.PHONY: help demo test check chaos chaos-smoke chaos-full build run client logs stop benchmark bench-pipeline bench-peers lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,10 @@ build run client logs stop benchmark:
 
 bench-pipeline: $(READY_DEV) ## from a file to the durable archive: speed, CPU, memory, wire bytes; ARGS="--replay LOG..."
 	.venv/bin/python benchmarks/pipeline.py --json bench-results/pipeline.json --chart bench-results/pipeline.svg $(ARGS)
+
+bench-peers: $(READY) ## logbale beside rsyslog, syslog-ng and others on a million lines (3 min); ARGS="FILE..." are yours
+	@scripts/peers.sh
+	@.venv/bin/python benchmarks/peers.py $(ARGS)
 
 lock: ## resolve pyproject.toml anew into requirements.txt and requirements-dev.txt
 	@scripts/lock.sh
