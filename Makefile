@@ -15,7 +15,7 @@ READY_DEV := .venv/ready-dev
 $(if $(wildcard $(READY)),$(shell \
   { [ "$$(cat $(READY))" = "$(CURDIR)" ] && .venv/bin/python -c 1; } 2>/dev/null || rm -rf .venv))
 
-.PHONY: help demo test check chaos chaos-smoke chaos-full build run client logs stop benchmark bench-pipeline profile guard guard-update lock clean
+.PHONY: help demo test check chaos chaos-smoke chaos-full build run client logs stop benchmark bench-pipeline bench-peers profile guard guard-update lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,10 @@ guard: $(READY_DEV) ## count what an entry takes on the hot path, fail where it 
 	.venv/bin/python benchmarks/guard.py
 guard-update: $(READY_DEV) ## make the present counts the baseline
 	.venv/bin/python benchmarks/guard.py --update
+
+bench-peers: $(READY) ## logbale beside rsyslog, syslog-ng and others on a million lines (3 min); ARGS="FILE..." are yours
+	@scripts/peers.sh
+	@.venv/bin/python benchmarks/peers.py $(ARGS)
 
 lock: ## resolve pyproject.toml anew into requirements.txt and requirements-dev.txt
 	@scripts/lock.sh
