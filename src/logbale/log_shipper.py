@@ -27,7 +27,8 @@ from logbale.session_link import SessionLink
 from logbale.sources import Source
 from logbale.spool import MemoryStore
 from logbale.spool.identity import new_stream
-from logbale.spool_queue import SpoolQueue, Store
+from logbale.spool.store import Store
+from logbale.spool_queue import SpoolQueue
 from logbale.tcp_client import TCPClient
 
 log = logging.getLogger("logbale.shipper")

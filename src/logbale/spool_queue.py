@@ -11,12 +11,14 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
 from logbale.compressing import Pressed
 from logbale.errors import StorageError
 from logbale.models import Batch
 from logbale.spool import DamagedError, MemoryStore, Record, Skip
+from logbale.spool.fresh import FreshBatches
+from logbale.spool.store import NewBatch, Store
 
 log = logging.getLogger("logbale.spool")
 
@@ -37,110 +39,6 @@ Policy = Literal["block", "drop_oldest", "drop_newest"]
 """What happens when the store is full: reading waits, or entries are dropped and counted."""
 
 _T = TypeVar("_T")
-
-NewBatch = tuple[bytes, int, Mapping[str, Any]]
-"""A raw batch, its entries, and how far the sources are read after it."""
-
-
-class Store(Protocol):
-    """Where batches wait. Synchronous, used from one thread; what it holds survives what its kind survives."""
-
-    @property
-    def stream(self) -> str:
-        """The identity of its sequences."""
-        ...
-
-    @property
-    def first(self) -> int:
-        """The lowest sequence that is not consumed."""
-        ...
-
-    @property
-    def next_sequence(self) -> int:
-        """What the next batch gets."""
-        ...
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Entries: read = acknowledged + rejected + spooled + every dropped_*."""
-        ...
-
-    @property
-    def free_bytes(self) -> int:
-        """What may still be appended, in bytes as they are stored: hardly ever more than raw."""
-        ...
-
-    @property
-    def sent_up_to(self) -> int:
-        """The highest sequence that may have been sent, also by the process before this one."""
-        ...
-
-    def known_crcs(self) -> Mapping[int, int]:
-        """The CRCs of the batches that are not consumed, and of the last one that was."""
-        ...
-
-    def append(self, batches: Sequence[NewBatch], bodies: Sequence[bytes | None] = ()) -> Sequence[Record]:
-        """Numbers and keeps them; durable on return. Raises StorageError: then none is kept.
-
-        `bodies` are zstd frames of the batches, None or nothing where there is none yet.
-        """
-        ...
-
-    def item(self, sequence: int) -> Record | Skip:
-        """What there is of a sequence that is not consumed: a batch, or the reason why it will never come."""
-        ...
-
-    def read(self, sequence: int) -> bytes:
-        """The raw batch. Raises DamagedError, and then item() is a Skip."""
-        ...
-
-    def acknowledge(self, last: int) -> None:
-        """Every batch up to and including `last` is consumed."""
-        ...
-
-    def reject(self, sequence: int, reason: str) -> None:
-        """Keeps the batch as a dead letter, durably, before it counts as consumed."""
-        ...
-
-    def begin_sending(self) -> None:
-        """All there is, and what is appended from now on, may have been sent should this process end now."""
-        ...
-
-    def end_sending(self) -> None:
-        """Not what is appended from now on."""
-        ...
-
-    def drop_oldest(self, bytes_needed: int, sent_up_to: int) -> Skip | None:
-        """Drops the oldest that were not sent; None where there is nothing to drop."""
-        ...
-
-    def note_dropped(self, count: int, reason: str, cursors: Mapping[str, Any]) -> None:
-        """Entries were dropped before they were numbered."""
-        ...
-
-    def note_cursors(self, cursors: Mapping[str, Any]) -> None:
-        """The sources are read so far, without a batch. Raises StorageError: then the next write tells it."""
-        ...
-
-    def new_stream(self) -> None:
-        """Takes a new stream id and numbers what is not consumed from 1."""
-        ...
-
-    def close(self) -> None:
-        """Frees what is open."""
-        ...
-
-
-class _Fresh(NamedTuple):
-    """A batch that need not be read back: raw, or compressed where it will be sent so."""
-
-    record: Record
-    raw: bytes
-    pressed: Pressed | None
-
-    @property
-    def size(self) -> int:
-        return len(self.raw) if self.pressed is None else len(self.pressed.payload)
 
 
 class SpoolQueue:
@@ -164,7 +62,6 @@ class SpoolQueue:
         self.sent_up_to = store.sent_up_to
         """The highest sequence that the receiver may have or get: such a batch is never dropped to make room."""
         self._opening = self._counts = dict(store.counts)
-        self._max_memory = max_memory
         self._policy = policy
         self._incoming: list[NewBatch] = []
         self._incoming_bytes = 0
@@ -174,9 +71,7 @@ class SpoolQueue:
         self._is_note_late = False
         self._press = press if not isinstance(store, MemoryStore) else None
         self._max_incoming = max_memory if isinstance(store, MemoryStore) else min(max_memory, MAX_INCOMING)
-        self._fresh: dict[int, _Fresh] = {}
-        """The newest batches, as long as they fit into memory: most are sent from here."""
-        self._fresh_bytes = 0
+        self._fresh = FreshBatches(max_memory)
         self._closed = False
         self._arrived = asyncio.Event()
         self._changed = asyncio.Event()
@@ -277,10 +172,7 @@ class SpoolQueue:
             log.warning("spooling again")
             self.storage_error = None
         for record, (raw, _, _), one in zip(records, batches, pressed, strict=True):
-            fresh = _Fresh(record, raw if one is None else b"", one)
-            if self._fresh_bytes + fresh.size <= self._max_memory:
-                self._fresh[record.sequence] = fresh
-                self._fresh_bytes += fresh.size
+            self._fresh.keep(record, raw, one)
 
     def _press_and_append(self, batches: list[NewBatch]) -> tuple[Sequence[Record], list[Pressed | None]]:
         """On the store's thread, where compressing keeps nobody waiting."""
@@ -292,8 +184,7 @@ class SpoolQueue:
         if self._policy != "drop_oldest":
             return False
         # Before the store drops any of them: next_item() must not give out from memory what is just being dropped.
-        for sequence in [sequence for sequence in self._fresh if sequence > self.sent_up_to]:
-            self._forget(sequence)
+        self._fresh.forget_above(self.sent_up_to)
         needed = sum(len(raw) for raw, _, _ in batches)
         return await self.call(self.store.drop_oldest, needed, self.sent_up_to) is not None
 
@@ -341,8 +232,8 @@ class SpoolQueue:
         self.sent_up_to = max(self.sent_up_to, sequence)
         if sequence < self.store.first:  # rejected here, and the receiver never heard of it
             return Skip(sequence, self.store.first - 1, 0, "rejected")
-        if sequence in self._fresh:
-            return self._fresh[sequence].record
+        if (fresh := self._fresh.get(sequence)) is not None:
+            return fresh.record
         return await self.call(self.store.item, sequence)
 
     async def wait_for_change(self) -> None:
@@ -364,29 +255,24 @@ class SpoolQueue:
     async def acknowledge(self, last: int) -> None:
         """Every batch up to and including `last` is durable at the receiver."""
         for sequence in range(self.store.first, last + 1) if len(self._fresh) else ():
-            self._forget(sequence)
+            self._fresh.forget(sequence)
         await self.call(self.store.acknowledge, last)
         self._step()
 
     async def reject(self, sequence: int, reason: str) -> None:
         """The receiver can never store this batch: it is kept as a dead letter."""
         log.error("batch %d is rejected and becomes a dead letter: %s", sequence, reason)
-        self._forget(sequence)
+        self._fresh.forget(sequence)
         try:
             await self.call(self.store.reject, sequence, reason)
         except DamagedError as error:  # it was sent, then dropped after a restart, or spoilt: counted so, and consumed
             log.error("batch %d is rejected, and no dead letter can be made: %s", sequence, error)
         self._step()
 
-    def _forget(self, sequence: int) -> None:
-        if (fresh := self._fresh.pop(sequence, None)) is not None:
-            self._fresh_bytes -= fresh.size
-
     async def new_stream(self) -> None:
         """For a spool whose history is not the receiver's: a new name, and what waits is numbered from 1."""
         await self.call(self.store.new_stream)
-        self._fresh.clear()
-        self._fresh_bytes = 0
+        self._fresh.forget_above(0)
         self.sent_up_to = 0
         self._step()
 

@@ -3,7 +3,7 @@
 format: the bytes. segment: one file. catalogue: which batch is where. state: what a snapshot holds. journal: writing.
 recovery: what a start makes of what a crash left. batches: what becomes of each. disk: the spool itself. dead_letters:
 rejected batches. identity: names, places and stream ids. inspect: looking at a spool without touching it. finite: its
-end with a run's.
+end with a run's. store: what the queue asks of either. fresh: what is sent without being read back.
 """
 
 from logbale.spool.batches import DamagedError, Record
