@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from spool_batches import crashed, spool_of
 
 from logbale.models import Batch
-from logbale.spool import MemoryStore
+from logbale.spool import MemoryStore, list_spools
 from logbale.spool_queue import SpoolQueue
 
 
@@ -161,6 +161,34 @@ def test_a_note_that_a_full_disk_refuses_is_tried_again(tmp_path, fail, monkeypa
         copy = spool_of(crashed(tmp_path / "s", tmp_path / "copy"))
         assert copy.cursors == {"a": 1}
         copy.close()
+        await queue.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_is_acknowledged_is_soon_on_disk_though_nothing_more_comes(tmp_path, monkeypatch):
+    """Who looks at an idle shipper's spool, or starts after its crash, finds nothing waiting; one write says so."""
+    monkeypatch.setattr("logbale.spool_queue.SETTLE_AFTER", 0.01)
+
+    async def scenario():
+        spool = spool_of(tmp_path / "s")
+        queue = SpoolQueue(spool, max_memory=1 << 20)
+        running = asyncio.create_task(queue.run())
+        for n in range(3):
+            queue.append(batch_of([{"n": n}]))
+        while spool.next_sequence < 4:
+            await queue.wait_for_change()
+        await queue.acknowledge(1)
+        await queue.acknowledge(3)
+        assert [(one.entries, one.first) for one in list_spools(tmp_path)] == [(3, 1)]
+        async with asyncio.timeout(5):
+            while list_spools(tmp_path)[0].entries:
+                await asyncio.sleep(0.005)
+        size = spool.disk_bytes
+        await asyncio.sleep(0.05)
+        assert spool.disk_bytes == size
+        queue.close_input()
+        await running
         await queue.close()
 
     asyncio.run(scenario())

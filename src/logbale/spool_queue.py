@@ -8,6 +8,7 @@ call that touches a disk runs on one thread of its own.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,9 @@ log = logging.getLogger("logbale.spool")
 
 STORAGE_RETRY = 1.0
 """Seconds between attempts while the store cannot take a batch."""
+
+SETTLE_AFTER = 1.0
+"""Seconds after which an acknowledgement is on disk, if no batch took it there before."""
 
 GROUP_BYTES = 4 * 1024 * 1024
 """Raw bytes that one write to the store takes at most."""
@@ -69,6 +73,9 @@ class SpoolQueue:
         self._moved: dict[str, Any] = {}
         """Cursors that moved without an entry, after all that is incoming."""
         self._is_note_late = False
+        self._settling: asyncio.TimerHandle | None = None
+        """Runs from an acknowledgement on, until what was acknowledged is due on disk."""
+        self._is_settle_due = False
         self._press = press if not isinstance(store, MemoryStore) else None
         self._max_incoming = max_memory if isinstance(store, MemoryStore) else min(max_memory, MAX_INCOMING)
         self._fresh = FreshBatches(max_memory)
@@ -117,6 +124,7 @@ class SpoolQueue:
                 self._incoming_entries -= sum(count for _, count, _ in batches)
                 self._step()
             await self._note()
+            await self._settle()
         self._step()
 
     async def _note(self) -> None:
@@ -134,6 +142,21 @@ class SpoolQueue:
         else:
             self._is_note_late = False
             self._moved = {name: at for name, at in self._moved.items() if name not in moved or moved[name] != at}
+
+    def _settle_later(self) -> None:
+        """Where nothing more comes, the disk would say for days that what is acknowledged waits."""
+        if self._settling is None:
+            self._settling = asyncio.get_running_loop().call_later(SETTLE_AFTER, self._make_settle_due)
+
+    def _make_settle_due(self) -> None:
+        self._settling, self._is_settle_due = None, True
+        self._arrived.set()
+
+    async def _settle(self) -> None:
+        if self._is_settle_due:
+            self._is_settle_due = False
+            with contextlib.suppress(StorageError):  # nothing is lost by it, and the next write tells it
+                await self.call(self.store.settle)
 
     def _take_group(self) -> list[NewBatch]:
         """The oldest that arrived: as many as one write should take and the store has room for, but at least one."""
@@ -258,6 +281,7 @@ class SpoolQueue:
             self._fresh.forget(sequence)
         await self.call(self.store.acknowledge, last)
         self._step()
+        self._settle_later()
 
     async def reject(self, sequence: int, reason: str) -> None:
         """The receiver can never store this batch: it is kept as a dead letter."""

@@ -92,6 +92,10 @@ class Store(Protocol):
         """The sources are read so far, without a batch. Raises StorageError: then the next write tells it."""
         ...
 
+    def settle(self) -> None:
+        """What was acknowledged is as durable as the batches are. Raises StorageError: then the next write tells it."""
+        ...
+
     def new_stream(self) -> None:
         """Takes a new stream id and numbers what is not consumed from 1."""
         ...
