@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from math import inf
 from time import monotonic
 from typing import Any, Protocol
 
@@ -296,7 +297,8 @@ class LogShipper:
         while not sender.done():
             if self._stop_requested.is_set() and stopped is None:
                 stopped = monotonic()
-            since = stopped if stopped is not None else max(ended, self._link.unreachable_since)
+            # A stop never lengthens the wait that a receiver out of reach has begun.
+            since = min(inf if stopped is None else stopped, max(ended, self._link.unreachable_since))
             if self._stop_now.is_set() or monotonic() - since >= self.settings.drain_timeout:
                 return False
             await asyncio.wait({sender}, timeout=0.05)

@@ -23,6 +23,7 @@ from logbale.cli.running import METRICS_FLAG, explained_addresses, run_loop, sto
 from logbale.config import Settings
 from logbale.descriptors import allow_connections
 from logbale.errors import StorageError
+from logbale.terminal import count
 
 EXAMPLES = """
 logbale receive                                          on port 5000, into ./archive
@@ -68,20 +69,18 @@ async def _serve(settings: Settings) -> int:
         settings.dashboard_port: "--dashboard-port (DASHBOARD_PORT) and --dashboard-host (DASHBOARD_HOST)",
         settings.server_port: "--listen (SERVER_HOST, SERVER_PORT)",
     }
-    with stopped_by_signals(receiver.stop, lambda: _conclude(settings, receiver.snapshot().waiting_entries)):
+    with stopped_by_signals(receiver.stop, lambda: _conclude(receiver.snapshot().waiting_entries)):
         with explained_addresses(flags):
             await receiver.start()
         async with summaries(receiver.snapshot):
             left = await receiver.run()
     if logging.getLogger("logbale").isEnabledFor(logging.INFO):
         print_table(receiver.snapshot())
-    return _conclude(settings, left)
+    return _conclude(left, f"; DRAIN_TIMEOUT is {settings.drain_timeout:g} s")
 
 
-def _conclude(settings: Settings, left: int) -> int:
-    """0, or StorageError with the number of entries that are left unstored."""
+def _conclude(left: int, why: str = "") -> int:
+    """0, or StorageError with the number of entries that are left unstored, and why where that is not plain."""
     if left:
-        raise StorageError(
-            f"{left:,} entries were received and not stored; DRAIN_TIMEOUT is {settings.drain_timeout:g} s"
-        )
+        raise StorageError(f"{count(left, 'entry was', 'entries were')} received and not stored{why}")
     return 0
