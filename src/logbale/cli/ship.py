@@ -239,6 +239,7 @@ async def _run(
     from logbale.spool import removed_when_finished
     from logbale.status import print_table
 
+    left_before = spool.counts["spooled"] if spool is not None else 0
     shipper = LogShipper(loaded.settings, source, store=spool)
     terminal = contextlib.ExitStack()
 
@@ -268,7 +269,7 @@ async def _run(
         async with _display(shipper.snapshot, progress, terminal):
             report = await shipper.run()
     if log.isEnabledFor(logging.INFO):
-        print_table(report.snapshot)
+        print_table(report.snapshot, left_before=left_before)
     return conclude(report)
 
 
