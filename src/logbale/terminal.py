@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from logbale.entry_fields import LEVEL_FIELDS
+
 _HOSTILE = re.compile(
     "["
     "\x00-\x08\n-\x1f\x7f-\x9f"  # C0 without the tab, DEL, C1: ESC, CSI and whatever else steers a terminal
@@ -69,6 +71,11 @@ def canonical_level(level: str) -> str:
     return _LEVELS.get(name, name)
 
 
+def is_level(level: str) -> bool:
+    """Whether it is one of the usual names."""
+    return canonical_level(level) in _COLOURS
+
+
 def format_entry(line: bytes | dict[str, Any], *, color: bool = False) -> str:
     """An entry on one readable line: time, level, service, message, then attributes as key=value.
 
@@ -81,8 +88,9 @@ def format_entry(line: bytes | dict[str, Any], *, color: bool = False) -> str:
             fields = msgspec.json.decode(line, type=dict[str, Any])
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return escape(line.decode("utf-8", "backslashreplace"))
+    level_field = next((name for name in LEVEL_FIELDS if fields.get(name) is not None), "level")
     timestamp, level, service, message = (
-        _text(fields.pop(name, "")) for name in ("timestamp", "level", "service", "message")
+        _text(fields.pop(name, "")) for name in ("timestamp", level_field, "service", "message")
     )
     if match := _OUR_TIME.fullmatch(timestamp):
         timestamp = f"{match[1]}Z"

@@ -15,8 +15,8 @@ from logbale.archive.format import Block, NotAFrame
 from logbale.archive.layout import SegmentPath
 from logbale.archive.walk import Damage, SegmentReader
 from logbale.durable import LOCK_NAME
-from logbale.errors import EntryError, StorageError
-from logbale.ndjson import to_ndjson
+from logbale.entry_fields import time_of
+from logbale.errors import StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -48,13 +48,18 @@ def blocks(
 
 
 def lines(
-    path: Path, *, since: str | None = None, until: str | None = None, on_damage: OnDamage = log_damage
+    path: Path,
+    *,
+    since: str | None = None,
+    until: str | None = None,
+    on_damage: OnDamage = log_damage,
+    on_untimed: Callable[[bytes], object] = lambda line: None,
 ) -> Iterator[bytes]:
     """Every entry up to the present end, one JSON object each, without the newline; arguments as for blocks().
 
-    An entry whose time cannot be read is never left out.
+    An entry whose time cannot be read is never left out; where times are asked for, `on_untimed` gets each.
     """
-    wanted = _Span(since, until)
+    wanted = _Span(since, until, on_untimed)
     for reader in _readers(path):
         with reader:
             for block in _blocks_of(reader, wanted, on_damage):
@@ -129,9 +134,12 @@ class ArchiveFollower:
 class _Span:
     """The times that are asked for. A time that is unknown (empty) is neither outside nor inside."""
 
-    def __init__(self, since: str | None, until: str | None) -> None:
+    def __init__(
+        self, since: str | None, until: str | None, on_untimed: Callable[[bytes], object] = lambda line: None
+    ) -> None:
         self.since = since
         self.until = until
+        self.on_untimed = on_untimed
 
     @property
     def is_all(self) -> bool:
@@ -206,20 +214,18 @@ def _lines_of(block: Block, path: Path, wanted: _Span, on_damage: OnDamage) -> I
         yield from found
         return
     for line in found:
-        time = _time_of(line)
+        time = time_of(line)
+        if not time:
+            wanted.on_untimed(line)
         if not wanted.is_without(time, time):
             yield line
 
 
-def _time_of(line: bytes) -> str:
-    """The entry's time in the form of models.rfc3339; empty where it has none that can be read."""
-    try:
-        return to_ndjson(b"[" + line + b"]", max_entries=1).first
-    except EntryError:
-        return ""
-
-
 def check_archive(path: Path) -> None:
-    """Raises StorageError for a directory that no receiver ever wrote to: a mistyped one must not look sound."""
+    """Raises StorageError for what no receiver ever wrote: a mistyped path must look neither sound nor damaged."""
     if path.is_dir() and not (path / LOCK_NAME).exists() and not segments(path):
-        raise StorageError(f"{path}: there is no archive here, no segment and no lock; check the path (ARCHIVE_DIR)")
+        raise StorageError(f"{path}: there is no archive here, no segment and no lock; {layout.CHECK_PATH}")
+    if path.is_file() and not layout.has_segment_name(path):
+        with SegmentReader(path) as reader:
+            if reader.read() is None:
+                raise StorageError(f"{path}: nothing in this file was written by a receiver; {layout.CHECK_PATH}")

@@ -17,8 +17,9 @@ import msgspec
 
 from logbale.cli.options import Command, config_option, load_settings
 from logbale.cli.output import complain, flush, wants_color, write
+from logbale.entry_fields import level_of
 from logbale.models import rfc3339
-from logbale.terminal import canonical_level, escape_json, format_entry
+from logbale.terminal import canonical_level, count, escape_json, format_entry, is_level
 
 if TYPE_CHECKING:
     from logbale.archive.walk import Damage
@@ -86,20 +87,26 @@ def cat(
     """Prints the entries of an archive, or of one of its files (default: ARCHIVE_DIR), in the order they were stored.
 
     Works beside a running receiver. Damaged blocks are passed over, named on standard error, and make the exit code 1.
+    An entry's time is its timestamp (else @timestamp, time or ts), its level is level, severity, levelname or lvl.
     """
     from logbale.archive import reader
 
     if path is None:
         path = Path(load_settings({}, config).settings.archive_dir)
     reader.check_archive(path)
-    damaged = 0
+    damaged = untimed = 0
 
     def on_damage(damage: Damage) -> None:
         nonlocal damaged
         damaged += 1
         complain(f"{damage}; what these bytes held cannot be read, the rest can")
 
-    wanted = _filter(levels, grep)
+    def on_untimed(_: bytes) -> None:
+        nonlocal untimed
+        untimed += 1
+
+    seen: set[str] = set()
+    wanted = _filter(levels, grep, seen)
     show = _formatter(pretty)
     if follow:
         follower = reader.ArchiveFollower(path, since=since, until=until, from_end=last == 0, on_damage=on_damage)
@@ -109,9 +116,16 @@ def cat(
                 flush()
                 time.sleep(POLL_INTERVAL)
                 _print(_present(follower, wanted), show)
-    found = filter(wanted, reader.lines(path, since=since, until=until, on_damage=on_damage))
+    found = filter(wanted, reader.lines(path, since=since, until=until, on_damage=on_damage, on_untimed=on_untimed))
     _print(_last(found, last), show)
-    return 1 if damaged else 0
+    if untimed:
+        complain(
+            f"{count(untimed, 'entry has', 'entries have')} no time that can be read, and passed --since and --until"
+        )
+    unknown = [level for level in levels if not is_level(level) and canonical_level(level) not in seen]
+    for level in unknown:  # it may be a level of somebody's own: only one that nothing has is a mistake
+        complain(f"--level {level!r}: no entry has it; the usual ones are debug, info, warning, error and critical")
+    return 1 if damaged or unknown else 0
 
 
 def _present(follower: Any, wanted: Callable[[bytes], bool]) -> Iterator[bytes]:
@@ -141,20 +155,15 @@ def _formatter(pretty: bool) -> Callable[[bytes], bytes]:
     return lambda line: line
 
 
-class _Level(msgspec.Struct):
-    level: Any = None
-
-
-def _filter(levels: Iterable[str], grep: str | None) -> Callable[[bytes], bool]:
-    """Whether an entry's JSON passes --level and --grep."""
+def _filter(levels: Iterable[str], grep: str | None, seen: set[str]) -> Callable[[bytes], bool]:
+    """Whether an entry's JSON passes --level and --grep; `seen` gets the levels of those that do."""
     names = {canonical_level(level) for level in levels}
-    decode_level = msgspec.json.Decoder(_Level).decode
 
     def has_level(line: bytes) -> bool:
-        try:
-            return canonical_level(str(decode_level(line).level)) in names
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        if (level := canonical_level(level_of(line))) not in names:
             return False
+        seen.add(level)
+        return True
 
     conditions: list[Callable[[bytes], bool]] = []
     if grep is not None:
