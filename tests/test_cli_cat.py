@@ -147,6 +147,22 @@ def test_cat_knows_the_other_names_of_a_time(tmp_path):
     assert len(logbale_run("cat", tmp_path / "archive").stdout.splitlines()) == 8
 
 
+def test_cat_goes_by_a_time_of_the_lines_own(tmp_path, cat):
+    """Of lines that were read long after: whatever the archive knows of their blocks is no reason to pass one over."""
+    for day in (1, 2, 3):
+        write_entries(
+            tmp_path / "archive",
+            b'{"n":%d,"ts":"2026-01-0%dT12:00:00Z","timestamp":"2026-11-24T20:00:00Z"}' % (day, day),
+        )
+    write_entries(tmp_path / "archive", b'{"n":4,"timestamp":"2026-11-24T20:00:00.000000Z"}')
+    own = (tmp_path / "archive", "--time-field", "ts")
+    assert cat(tmp_path / "archive", "--until", "2026-01-03") == []
+    ended = logbale_run("cat", *own, "--since", "2026-01-02", "--until", "2026-01-03")
+    assert [entry["n"] for entry in entries(ended.stdout)] == [2, 4]
+    assert "1 entry has no time that can be read" in ended.stderr
+    assert logbale_run("cat", *own).returncode == 2
+
+
 @pytest.mark.parametrize("command", ["cat", "verify"])
 def test_what_is_no_archive_is_not_called_damaged(tmp_path, archive, command):
     """74, and the path is what to look at; a copy of a segment may have any name, and be damaged."""

@@ -33,6 +33,7 @@ LINES_AT_ONCE = 500
 EXAMPLES = """
 logbale cat | jq -r .message                             all entries of ./archive, as JSON lines
 logbale cat /var/lib/logbale --pretty --since 10m        for reading, of the last ten minutes
+logbale cat --since 2026-11-20 --time-field ts           by a time of the lines' own
 logbale cat --level error --level critical -n 20         the last 20 of these levels
 logbale cat --pretty -f -n 0                             what comes from now on
 """
@@ -66,6 +67,11 @@ class Time(click.ParamType[str]):
         click.Option(["--pretty"], is_flag=True, help="One readable line an entry, coloured on a terminal"),
         click.Option(["--since"], type=Time(), help="Entries since a time, a date, or how long ago: 10m, 1h30m"),
         click.Option(["--until"], type=Time(), help="Entries before then"),
+        click.Option(
+            ["--time-field"],
+            metavar="NAME",
+            help="What --since and --until go by; by default timestamp, which is when the line was read if it had none",
+        ),
         click.Option(["--level", "levels"], multiple=True, metavar="NAME", help="Entries of this level; repeatable"),
         click.Option(["--grep"], metavar="TEXT", help="Entries whose JSON has this text in it, as written"),
         click.Option(["-n", "last"], type=click.IntRange(min=0), metavar="N", help="The last N of them only"),
@@ -78,6 +84,7 @@ def cat(
     pretty: bool,
     since: str | None,
     until: str | None,
+    time_field: str | None,
     levels: tuple[str, ...],
     grep: str | None,
     last: int | None,
@@ -87,10 +94,12 @@ def cat(
     """Prints the entries of an archive, or of one of its files (default: ARCHIVE_DIR), in the order they were stored.
 
     Works beside a running receiver. Damaged blocks are passed over, named on standard error, and make the exit code 1.
-    An entry's time is its timestamp (else @timestamp, time or ts), its level is level, severity, levelname or lvl.
+    An entry's level is its level, severity, levelname or lvl.
     """
     from logbale.archive import reader
 
+    if time_field is not None and since is None and until is None:
+        raise click.UsageError("--time-field is for --since and --until.")
     if path is None:
         path = Path(load_settings({}, config).settings.archive_dir)
     reader.check_archive(path)
@@ -105,18 +114,19 @@ def cat(
         nonlocal untimed
         untimed += 1
 
+    span = {"since": since, "until": until, "time_field": time_field}
     seen: set[str] = set()
     wanted = _filter(levels, grep, seen)
     show = _formatter(pretty)
     if follow:
-        follower = reader.ArchiveFollower(path, since=since, until=until, from_end=last == 0, on_damage=on_damage)
+        follower = reader.ArchiveFollower(path, **span, from_end=last == 0, on_damage=on_damage)
         with follower:
             _print(_last(_present(follower, wanted), last), show)
             while True:
                 flush()
                 time.sleep(POLL_INTERVAL)
                 _print(_present(follower, wanted), show)
-    found = filter(wanted, reader.lines(path, since=since, until=until, on_damage=on_damage, on_untimed=on_untimed))
+    found = filter(wanted, reader.lines(path, **span, on_damage=on_damage, on_untimed=on_untimed))
     _print(_last(found, last), show)
     if untimed:
         complain(
