@@ -126,37 +126,40 @@ def ship(
     loaded = check_receiver(load_settings(given, config))
     if demo:
         return ship_generated(loaded, seed=seed)
-    source: StdinSource | TailSource
+    from logbale.spool import removed_if_unused
+
     spool = open_spool(loaded.settings, name, paths)
-    if paths == ("-",):
-        from logbale.sources.stdin import StdinSource
+    with contextlib.nullcontext() if spool is None else removed_if_unused(spool):
+        source: StdinSource | TailSource
+        if paths == ("-",):
+            from logbale.sources.stdin import StdinSource
 
-        source = StdinSource(fields=attributes, host=socket.gethostname())
-    else:
-        from logbale.sources.tail import TailSource
+            source = StdinSource(fields=attributes, host=socket.gethostname())
+        else:
+            from logbale.sources.tail import TailSource
 
-        source = TailSource(
-            paths,
-            follow=not once,
-            from_start=once if from_start is None else from_start,
-            fields=attributes,
-            host=socket.gethostname(),
-            exclude=exclude,
-            multiline=multiline,
-            polling=poll,
-            resume=spool.cursors if spool is not None else None,
+            source = TailSource(
+                paths,
+                follow=not once,
+                from_start=once if from_start is None else from_start,
+                fields=attributes,
+                host=socket.gethostname(),
+                exclude=exclude,
+                multiline=multiline,
+                polling=poll,
+                resume=spool.cursors if spool is not None else None,
+            )
+        is_finite = once or paths == ("-",)
+        return run_loop(
+            _run(
+                loaded,
+                source,
+                lambda _: (source.read_bytes, source.total_bytes()) if is_finite else None,
+                spool,
+                removes_spool=is_finite and not name,
+                once=once,
+            )
         )
-    is_finite = once or paths == ("-",)
-    return run_loop(
-        _run(
-            loaded,
-            source,
-            lambda _: (source.read_bytes, source.total_bytes()) if is_finite else None,
-            spool,
-            removes_spool=is_finite and not name,
-            once=once,
-        )
-    )
 
 
 def open_spool(settings: Settings, name: str | None, sources: tuple[str, ...]) -> DiskSpool | None:

@@ -8,7 +8,7 @@ end with a run's. store: what the queue asks of either. fresh: what is sent with
 
 from logbale.spool.batches import DamagedError, Record
 from logbale.spool.disk import DiskSpool
-from logbale.spool.finite import removed_when_finished
+from logbale.spool.finite import removed_if_unused, removed_when_finished
 from logbale.spool.format import Skip
 from logbale.spool.identity import spool_name, spool_root
 from logbale.spool.inspect import Damaged, SpoolInfo, export, list_spools, verify
@@ -24,6 +24,7 @@ __all__ = [
     "SpoolInfo",
     "export",
     "list_spools",
+    "removed_if_unused",
     "removed_when_finished",
     "spool_name",
     "spool_root",
