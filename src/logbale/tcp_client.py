@@ -87,7 +87,7 @@ class TCPClient:
         """
         if self._writer is None or self._peer_ended is None:
             return self._metrics.sent.batches == 0
-        if self._writer.is_closing():
+        if self._writer.is_closing() or self._peer_ended.done():  # what ended before we did is no answer
             return False
         try:
             self._writer.write_eof()
