@@ -231,7 +231,8 @@ def test_a_second_signal_does_not_wait(tmp_path):
         left = (
             rf"1 entry in 1 batch was not delivered to 127.0.0.1:{port}\. It waits in \S+, and the same command sends"
         )
-        assert re.search(left, shipping.messages.read_text())
+        said = shipping.messages.read_text()
+        assert re.search(left, said), said
 
 
 def test_an_end_sums_up_now_and_then_and_not_twice(caplog):

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import logging
+import threading
 
 from chunks import batch_of
 from hypothesis import given, settings
@@ -53,6 +54,33 @@ def queue_of(store, *events):
 
 def entry(**cursors):
     return Batch(b'{"n":1}\n', 1, cursors)
+
+
+def test_a_batch_counts_while_it_is_being_stored(tmp_path):
+    """Entries and batches that wait are told by the same moment: never one entry in no batch, or in two."""
+
+    class Slow(Noting):
+        def append(self, batches, bodies=()):
+            begun.set()
+            may_end.wait()
+            return super().append(batches, bodies)
+
+    begun, may_end = threading.Event(), threading.Event()
+
+    async def scenario():
+        queue = SpoolQueue(Slow(spool_of(tmp_path / "s")), max_memory=1 << 20)
+        running = asyncio.create_task(queue.run())
+        queue.append(entry(a=1))
+        await asyncio.get_running_loop().run_in_executor(None, begun.wait)
+        assert (queue.waiting_batches, queue.unsent_batches, queue.counts["spooled"]) == (1, 1, 1)
+        may_end.set()
+        await queue.wait_for_change()
+        assert (queue.waiting_batches, queue.unsent_batches, queue.counts["spooled"]) == (1, 1, 1)
+        queue.close_input()
+        await running
+        await queue.close()
+
+    asyncio.run(scenario())
 
 
 def test_a_cursor_goes_with_the_next_batch_where_there_is_one():

@@ -66,10 +66,12 @@ class SpoolQueue:
         self.sent_up_to = store.sent_up_to
         """The highest sequence that the receiver may have or get: such a batch is never dropped to make room."""
         self._opening = self._counts = dict(store.counts)
+        self._span = store.first, store.next_sequence
         self._policy = policy
         self._incoming: list[NewBatch] = []
         self._incoming_bytes = 0
-        self._incoming_entries = 0
+        self._incoming_batches = self._incoming_entries = 0
+        """Those that are being stored included."""
         self._moved: dict[str, Any] = {}
         """Cursors that moved without an entry, after all that is incoming."""
         self._is_note_late = False
@@ -93,6 +95,7 @@ class SpoolQueue:
         cursors, self._moved = self._moved | batch.cursors, {}
         self._incoming.append((batch.raw, batch.count, cursors))
         self._incoming_bytes += len(batch.raw)
+        self._incoming_batches += 1
         self._incoming_entries += batch.count
         self._arrived.set()
         self._look_for_room()
@@ -121,6 +124,7 @@ class SpoolQueue:
                 batches = self._take_group()
                 await self._store(batches)
                 self._incoming_bytes -= sum(len(raw) for raw, _, _ in batches)
+                self._incoming_batches -= len(batches)
                 self._incoming_entries -= sum(count for _, count, _ in batches)
                 self._step()
             await self._note()
@@ -304,15 +308,18 @@ class SpoolQueue:
         """Runs one of the store's functions on its thread, after those before it."""
         if isinstance(self.store, MemoryStore):
             result = function(*arguments)
-            self._counts = dict(self.store.counts)
+            self._counts, self._span = self._counted()
             return result
 
-        def counted() -> tuple[_T, dict[str, int]]:
-            return function(*arguments), dict(self.store.counts)
+        def counted() -> tuple[_T, tuple[dict[str, int], tuple[int, int]]]:
+            return function(*arguments), self._counted()
 
         # The counts come back with the result, so that what they say and what still waits here always add up.
-        result, self._counts = await asyncio.get_running_loop().run_in_executor(self._thread, counted)
+        result, (self._counts, self._span) = await asyncio.get_running_loop().run_in_executor(self._thread, counted)
         return result
+
+    def _counted(self) -> tuple[dict[str, int], tuple[int, int]]:
+        return dict(self.store.counts), (self.store.first, self.store.next_sequence)
 
     # both
 
@@ -328,12 +335,14 @@ class SpoolQueue:
     @property
     def waiting_batches(self) -> int:
         """Batches read and not consumed."""
-        return self.store.next_sequence - self.store.first + len(self._incoming)
+        first, following = self._span
+        return following - first + self._incoming_batches
 
     @property
     def unsent_batches(self) -> int:
         """Of which, those that were never given to a connection."""
-        return self.store.next_sequence - max(self.store.first, self.sent_up_to + 1) + len(self._incoming)
+        first, following = self._span
+        return following - max(first, self.sent_up_to + 1) + self._incoming_batches
 
     @property
     def is_drained(self) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from logbale.cli.options import (
     AddressOption,
@@ -55,8 +56,8 @@ def receive(config: Path | None, **given: Any) -> int:
 
 def serve(settings: Settings) -> int:
     """A receiver until a signal stops it. Raises LogbaleError."""
-    allow_connections(settings.max_connections)
-    return run_loop(_serve(settings))
+    allowed = allow_connections(settings.max_connections)
+    return run_loop(_serve(msgspec.structs.replace(settings, max_connections=allowed)))
 
 
 async def _serve(settings: Settings) -> int:
