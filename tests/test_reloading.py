@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from logbale.cli.options import loader
 from logbale.config import SETTINGS, Settings
 from logbale.errors import ConfigError, StorageError
 from logbale.reloading import Reloading
@@ -79,3 +80,19 @@ def test_what_is_in_force_is_judged_together_with_what_waits(monkeypatch):
     with pytest.raises(ConfigError, match="ADAPTIVE_MIN_LEVEL=5: expected at most ADAPTIVE_MAX_LEVEL=3"):
         reloading.reload(Settings(adaptive_min_level=5, adaptive_max_level=9))
     assert reloading.settings.adaptive_min_level == 1
+
+
+def test_settings_are_loaded_anew_and_what_is_mistyped_is_said_once(tmp_path, monkeypatch, caplog):
+    """Of the file every time; the environment is that of the start."""
+    file = tmp_path / "logbale.toml"
+    file.write_text("batch_size = 7\n")
+    monkeypatch.setenv("COMPRESION_LEVEL", "3")
+    monkeypatch.setenv("WINDOW_BYTES", "1000")
+    load = loader({"batch_linger": "0.5"}, file)
+    assert load().settings.batch_size == 7
+    file.write_text("batch_size = 8\nwindow_bytes = 5\nbatch_linger = 1\n")
+    monkeypatch.delenv("WINDOW_BYTES")
+    settings = load().settings
+    assert (settings.batch_size, settings.window_bytes, settings.batch_linger) == (8, 1000, 0.5)
+    assert len(caplog.messages) == 1
+    assert "is COMPRESSION_LEVEL meant?" in caplog.messages[0]

@@ -6,6 +6,7 @@ import pty
 import re
 import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -156,20 +157,33 @@ def test_a_reload_while_it_ends_does_not_end_it_at_once(tmp_path):
         assert shipping.process.wait(30) == 69
 
 
+ON_ITS_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
 def test_a_process_whose_terminal_has_gone_ends(tmp_path):
     """That is what SIGHUP says then; it delivers what it has read, as at SIGTERM, and does not live on unseen."""
     (tmp_path / "app.log").write_text("one\n")
     (tmp_path / "toml").write_text("")
     with receiver(tmp_path, tmp_path / "toml") as receiving:
-        pid, terminal = pty.fork()
-        if not pid:
-            arguments = ["ship", str(tmp_path / "app.log"), "--from-start", "--to", f":{receiving.address[1]}"]
-            os.execve(sys.executable, [*LOGBALE, *arguments], CLEAN)
+        terminal, end = pty.openpty()
+        command = [*LOGBALE, "ship", tmp_path / "app.log", "--from-start", "--to", f":{receiving.address[1]}"]
+        shipping = subprocess.Popen(
+            [sys.executable, "-c", ON_ITS_TERMINAL, *map(str, command)],
+            env=CLEAN,
+            stdin=end,
+            stdout=end,
+            stderr=end,
+            start_new_session=True,
+        )
+        os.close(end)
         said = b""
         while b"in session with" not in said:
             said += os.read(terminal, 4096)
         os.close(terminal)
-        _, status = os.waitpid(pid, 0)
-        assert not os.WIFSIGNALED(status)
+        assert shipping.wait(30) >= 0, "it ended by itself"
         assert receiving.end() == 0
     assert logbale_run("cat", tmp_path / "archive").stdout.count("\n") == 1
