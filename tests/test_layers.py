@@ -22,6 +22,7 @@ CORE = {
     "session",
     "liveness",
     "metrics",
+    "entry_fields",
     "lines",
     "line_levels",
     "multiline",

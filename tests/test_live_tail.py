@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import sys
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from logbale.allowance import Allowance
 from logbale.compression import zstd
 from logbale.entry_filter import EntryFilter, level_names
-from logbale.sinks import ReceivedBatch, live_tail, viewer
+from logbale.sinks import ReceivedBatch, live_tail, looking, viewer
 from logbale.sinks.live_tail import MAX_VIEWERS, RING_BYTES, LiveTail, NoPlace
 from logbale.sinks.looking import MAX_ENTRY_BYTES
 
@@ -129,6 +130,66 @@ def test_a_viewer_who_comes_back_goes_on_where_they_were(run):
         await live.close()
         assert first.numbers + again.numbers == list(range(13))
         assert again.skipped == 0
+
+    run(scenario)
+
+
+def test_a_viewer_may_leave_in_the_middle_of_a_batch(run):
+    """What they had of it does not come again."""
+
+    async def scenario():
+        live, entries = LiveTail(), Entries()
+        first = await joined(live, ALL)
+        live.show([entries.batch(3000, frame=True, text="x" * 40)])
+        await first.take()
+        live.leave(first.viewer)
+        again = await (await joined(live, ALL, after=first.last)).until(3000 - len(first.numbers))
+        await live.close()
+        assert 0 < len(first.numbers) < 3000
+        assert first.numbers + again.numbers == list(range(3000))
+
+    run(scenario)
+
+
+def test_what_others_are_shown_while_a_viewer_comes_back_is_not_missed(run, monkeypatch):
+    """However long it takes to look up what they missed."""
+
+    async def scenario():
+        live, entries, loop = LiveTail(), Entries(), asyncio.get_running_loop()
+        other = await joined(live, ALL)
+        live.show([entries.batch(1)])
+        await other.until(1)
+
+        async def meanwhile():
+            live.show([entries.batch(1)])
+            await other.until(len(other.numbers) + 1)
+
+        def slow_replay(*arguments):
+            if len(other.numbers) < 4:
+                asyncio.run_coroutine_threadsafe(meanwhile(), loop).result(10)
+            return looking.replay(*arguments)
+
+        monkeypatch.setattr(live_tail, "replay", slow_replay)
+        again = await (await joined(live, ALL, after=live.base - 1)).until(4)
+        await live.close()
+        assert (again.numbers, again.skipped) == ([0, 1, 2, 3], 0)
+
+    run(scenario)
+
+
+def test_what_waits_to_be_looked_at_is_bounded_too(run):
+    """A batch that is forgotten is held by nobody."""
+
+    async def scenario():
+        live, entries = LiveTail(), Entries()
+        await live.join(ALL)
+        batches = [entries.batch(100, text="x" * 1000) for _ in range(100)]
+        before = sys.getrefcount(batches[0])
+        live.show(batches)
+        first, last = sys.getrefcount(batches[0]), sys.getrefcount(batches[-1])
+        assert live.remembered_bytes <= RING_BYTES
+        assert first == before < last
+        await live.close()
 
     run(scenario)
 

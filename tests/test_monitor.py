@@ -165,6 +165,27 @@ def test_a_disk_without_room_for_a_commit_is_not_readiness(tmp_path, monkeypatch
             await asyncio.sleep(0.001)
         assert receiver.tick() == ["storage", "disk"]
         assert "free some space" in receiver.monitor.ready()[1]
+        receiver.server.metrics.item_stored(receiver.now, None)
+        assert receiver.monitor.ready()[0]  # what was stored since then knows better
+
+    asyncio.run(scenario())
+
+
+def test_a_small_disk_needs_a_small_room(tmp_path, monkeypatch):
+    """A hundredth of it: it may well be smaller than the largest commit."""
+
+    async def scenario():
+        free = [200_000]
+        monkeypatch.setattr(monitor_module.os, "statvfs", lambda path: room(free[0], 16_000_000))
+        receiver = Receiver(archive_at(tmp_path))
+        receiver.tick()
+        while receiver.monitor.overview().disk is None:
+            await asyncio.sleep(0.001)
+        assert receiver.monitor.ready()[0]
+        free[0] = 100_000
+        receiver.tick(DISK_INTERVAL)
+        while receiver.monitor.ready()[0]:
+            await asyncio.sleep(0.001)
 
     asyncio.run(scenario())
 

@@ -80,7 +80,7 @@ def test_everything_fits_on_eighty_columns():
     lines = screen()
     assert len(lines) == 24
     assert max(map(cell_len, lines)) <= 80
-    assert re.search(r"^logs-1  receiver 1\.2\.3  up 1 h 12 min  http://logs-1:8080 +OK ?$", lines[0])
+    assert re.search(r"^logs-1  receiver 1\.2\.3  up 72 min  http://logs-1:8080 +OK ?$", lines[0])
     assert re.search(r"entries/s +4,857 +raw +1\.1 MB/s +wire +120\.0 kB/s", lines[2])
     assert re.search(r"ratio +9\.1× +received raw +82\.9 MB +saved +73\.8 MB", lines[3])
     assert re.search(r"durable p50 +4 ms +durable p99 +12 ms +synced +1\.0 s ago", lines[4])

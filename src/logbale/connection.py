@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import struct
 from collections import deque
 from collections.abc import Awaitable, Callable
 from time import monotonic
@@ -85,6 +86,7 @@ class Connection(asyncio.Protocol):
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._live.heard(monotonic())
         if not self.receiver.opened(self):
+            self._end_with_reset()
             self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
@@ -242,8 +244,16 @@ class Connection(asyncio.Protocol):
         log.warning("%s: %s; its connection is closed", self.peer, error)
         if self.session is not None:
             self.send(Error("protocol", str(error)))
+        else:
+            self._end_with_reset()
         self.pause()
         self.at_end = True
+
+    def _end_with_reset(self) -> None:
+        """Lets a base client see a failure: it takes the plain end of our stream for the word that all is stored."""
+        assert self._transport is not None
+        connected = self._transport.get_extra_info("socket")
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def _abort(self) -> None:
         self.at_end = True

@@ -6,10 +6,10 @@ A filter from a stranger costs microseconds an entry at most, whatever it is: a 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 
+from logbale.entry_fields import origin_of
 from logbale.levels import canonical_level
 
 NONE = "-"
@@ -52,28 +52,16 @@ def level_names(names: list[str]) -> frozenset[str]:
     return frozenset(canonical_level(name) for name in names)
 
 
-class _Origin(msgspec.Struct, gc=False):
-    level: Any = None
-    service: Any = None
-
-
 def _belongs(levels: frozenset[str], services: frozenset[str]) -> Predicate:
-    decode = msgspec.json.Decoder(_Origin).decode
-
     def belongs(line: bytes) -> bool:
-        try:
-            origin = decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        if (origin := origin_of(line)) is None:
             return False
-        if levels and canonical_level(_name(origin.level)) not in levels:
-            return False
-        return not services or _name(origin.service) in services
+        level, service = origin
+        return (not levels or canonical_level(level or NONE) in levels) and (
+            not services or (service or NONE) in services
+        )
 
     return belongs
-
-
-def _name(value: object) -> str:
-    return NONE if value is None or value == "" else str(value)
 
 
 def _contains(text: str) -> Predicate:

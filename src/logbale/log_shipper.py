@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import AsyncIterator
+from math import inf
 from time import monotonic, time
 from typing import Any, Protocol
 
@@ -29,7 +30,8 @@ from logbale.session_link import SessionLink
 from logbale.sources import Source
 from logbale.spool import MemoryStore
 from logbale.spool.identity import new_stream
-from logbale.spool_queue import SpoolQueue, Store
+from logbale.spool.store import Store
+from logbale.spool_queue import SpoolQueue
 from logbale.tcp_client import TCPClient
 
 log = logging.getLogger("logbale.shipper")
@@ -293,7 +295,8 @@ class LogShipper:
         while not sender.done():
             if self._stop_requested.is_set() and stopped is None:
                 stopped = monotonic()
-            since = stopped if stopped is not None else max(ended, self._link.unreachable_since)
+            # A stop never lengthens the wait that a receiver out of reach has begun.
+            since = min(inf if stopped is None else stopped, max(ended, self._link.unreachable_since))
             if self._stop_now.is_set() or monotonic() - since >= self.settings.drain_timeout:
                 return False
             await asyncio.wait({sender}, timeout=0.05)

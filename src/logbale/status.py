@@ -61,15 +61,19 @@ def _errors(errors: Mapping[str, int]) -> str:
     return ", ".join(f"{escape(reason)} {number:,}" for reason, number in sorted(errors.items()) if number)
 
 
-def rows(snapshot: Snapshot) -> list[tuple[str, str]]:
-    """The table's lines: what, how much. Errors and the like only where there were any."""
-    return _shipper_rows(snapshot) if isinstance(snapshot, ShipperSnapshot) else _receiver_rows(snapshot)
+def rows(snapshot: Snapshot, *, left_before: int = 0) -> list[tuple[str, str]]:
+    """The table's lines: what, how much. Errors and the like only where there were any.
+
+    `left_before` of a shipper's entries were not read, but waited when it began.
+    """
+    return _shipper_rows(snapshot, left_before) if isinstance(snapshot, ShipperSnapshot) else _receiver_rows(snapshot)
 
 
-def _shipper_rows(snapshot: ShipperSnapshot) -> list[tuple[str, str]]:
+def _shipper_rows(snapshot: ShipperSnapshot, left_before: int) -> list[tuple[str, str]]:
     setting = f"{snapshot.algorithm} {snapshot.level}" if snapshot.algorithm != "none" else "none"
     return [
-        ("entries read", f"{snapshot.read_entries:,}"),
+        *_where_any(("entries left from before", left_before)),
+        ("entries read", f"{snapshot.read_entries - left_before:,}"),
         ("entries delivered", f"{snapshot.delivered_entries:,}"),
         *_where_any(
             *[(f"entries {reason.replace('_', ' ')}", n) for reason, n in snapshot.dropped.items()],
@@ -120,12 +124,12 @@ def _where_any(*counted: tuple[str, int]) -> Iterable[tuple[str, str]]:
     return [(what, f"{number:,}") for what, number in counted if number]
 
 
-def print_table(snapshot: Snapshot) -> None:
+def print_table(snapshot: Snapshot, *, left_before: int = 0) -> None:
     """The table, on standard error."""
     table = Table(title="shipped" if isinstance(snapshot, ShipperSnapshot) else "received", show_header=False)
     table.add_column()
     table.add_column(justify="right")
-    for what, how_much in rows(snapshot):
+    for what, how_much in rows(snapshot, left_before=left_before):
         table.add_row(what, Text(how_much))
     Console(stderr=True).print(table)
 

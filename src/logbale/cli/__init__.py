@@ -14,7 +14,7 @@ from typing import NoReturn
 import click
 
 from logbale import __version__
-from logbale.cli.output import INTERRUPTED
+from logbale.cli.output import INTERRUPTED, start_messages
 
 _MODULES = {
     "receive": "receive",
@@ -60,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that knows no × is no reason to fail
+    start_messages()
     try:
         app.main(arguments, prog_name="logbale")
     except KeyboardInterrupt:

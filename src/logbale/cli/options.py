@@ -131,10 +131,14 @@ def log_level(given: dict[str, Any]) -> int:
 def load_settings(given: Mapping[str, Any], config: Path | None, *, defaults: Mapping[str, object] = {}) -> Loaded:
     """The settings with the flags that were given. Raises ConfigError."""
     flags = {name: given.get(name) for name in SETTINGS}
+    origins: dict[str, str] = {}
     if given.get("address"):
         host, port = split_address(given["address"])
         flags |= {"server_host": host or None, "server_port": port or None}
-    return load(flags, os.environ, config, defaults=defaults)
+        parameters = click.get_current_context().command.params
+        flag = next(option.opts[0] for option in parameters if isinstance(option, AddressOption))
+        origins = dict.fromkeys(("server_host", "server_port"), flag)
+    return load(flags, os.environ, config, defaults=defaults, origins=origins)
 
 
 def dashboard_at(address: str | None, config: Path | None) -> DashboardClient:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from logbale.cli.options import (
     AddressOption,
@@ -24,6 +25,7 @@ from logbale.cli.running import METRICS_FLAG, explained_addresses, face, run_loo
 from logbale.config import Settings, sink_names
 from logbale.descriptors import allow_connections
 from logbale.errors import StorageError
+from logbale.terminal import count
 
 EXAMPLES = """
 logbale receive                                          on port 5000, into ./archive
@@ -55,8 +57,8 @@ def receive(config: Path | None, **given: Any) -> int:
 
 def serve(settings: Settings) -> int:
     """A receiver until a signal stops it. Raises LogbaleError."""
-    allow_connections(settings.max_connections)
-    return run_loop(_serve(settings))
+    allowed = allow_connections(settings.max_connections)
+    return run_loop(_serve(msgspec.structs.replace(settings, max_connections=allowed)))
 
 
 async def _serve(settings: Settings) -> int:
@@ -73,7 +75,7 @@ async def _serve(settings: Settings) -> int:
 
     def last_words() -> int:
         terminal.close()
-        return _conclude(settings, receiver.snapshot().waiting_entries)
+        return _conclude(receiver.snapshot().waiting_entries)
 
     # A terminal that gets the entries is no place for a line that stays.
     is_free = "console" not in sink_names(settings.sink)
@@ -84,13 +86,11 @@ async def _serve(settings: Settings) -> int:
             left = await receiver.run()
     if logging.getLogger("logbale").isEnabledFor(logging.INFO):
         print_table(receiver.snapshot())
-    return _conclude(settings, left)
+    return _conclude(left, f"; DRAIN_TIMEOUT is {settings.drain_timeout:g} s")
 
 
-def _conclude(settings: Settings, left: int) -> int:
-    """0, or StorageError with the number of entries that are left unstored."""
+def _conclude(left: int, why: str = "") -> int:
+    """0, or StorageError with the number of entries that are left unstored, and why where that is not plain."""
     if left:
-        raise StorageError(
-            f"{left:,} entries were received and not stored; DRAIN_TIMEOUT is {settings.drain_timeout:g} s"
-        )
+        raise StorageError(f"{count(left, 'entry was', 'entries were')} received and not stored{why}")
     return 0

@@ -130,37 +130,40 @@ def ship(
     loaded = check_receiver(load_settings(given, config))
     if demo:
         return ship_generated(loaded, seed=seed)
-    source: StdinSource | TailSource
+    from logbale.spool import removed_if_unused
+
     spool = open_spool(loaded.settings, name, paths)
-    if paths == ("-",):
-        from logbale.sources.stdin import StdinSource
+    with contextlib.nullcontext() if spool is None else removed_if_unused(spool):
+        source: StdinSource | TailSource
+        if paths == ("-",):
+            from logbale.sources.stdin import StdinSource
 
-        source = StdinSource(fields=attributes, host=socket.gethostname())
-    else:
-        from logbale.sources.tail import TailSource
+            source = StdinSource(fields=attributes, host=socket.gethostname())
+        else:
+            from logbale.sources.tail import TailSource
 
-        source = TailSource(
-            paths,
-            follow=not once,
-            from_start=once if from_start is None else from_start,
-            fields=attributes,
-            host=socket.gethostname(),
-            exclude=exclude,
-            multiline=multiline,
-            polling=poll,
-            resume=spool.cursors if spool is not None else None,
+            source = TailSource(
+                paths,
+                follow=not once,
+                from_start=once if from_start is None else from_start,
+                fields=attributes,
+                host=socket.gethostname(),
+                exclude=exclude,
+                multiline=multiline,
+                polling=poll,
+                resume=spool.cursors if spool is not None else None,
+            )
+        is_finite = once or paths == ("-",)
+        return run_loop(
+            _run(
+                loaded,
+                source,
+                lambda _: (source.read_bytes, source.total_bytes()) if is_finite else None,
+                spool,
+                removes_spool=is_finite and not name,
+                once=once,
+            )
         )
-    is_finite = once or paths == ("-",)
-    return run_loop(
-        _run(
-            loaded,
-            source,
-            lambda _: (source.read_bytes, source.total_bytes()) if is_finite else None,
-            spool,
-            removes_spool=is_finite and not name,
-            once=once,
-        )
-    )
 
 
 def open_spool(settings: Settings, name: str | None, sources: tuple[str, ...]) -> DiskSpool | None:
@@ -243,18 +246,22 @@ async def _run(
     from logbale.spool import removed_when_finished
     from logbale.status import print_table
 
+    left_before = spool.counts["spooled"] if spool is not None else 0
     shipper = LogShipper(loaded.settings, source, store=spool)
     terminal = contextlib.ExitStack()
 
     def last_words() -> int:
         terminal.close()
-        return conclude(shipper.report())
+        return conclude(shipper.report(), waited=False)
 
-    def conclude(report: ShipReport) -> int:
+    def conclude(report: ShipReport, *, waited: bool = True) -> int:
+        undelivered = "" if report.delivered else _undelivered(loaded.settings, report, waited=waited)
         if once and not report.source_ended:
             unread_bytes = getattr(source, "unread_bytes", None)  # standard input has no such thing
-            raise UnavailableError(_stopped_midway(loaded.settings, report, spool, unread_bytes))
-        return _conclude(loaded.settings, report, spool)
+            raise UnavailableError(_stopped_midway(undelivered, report, spool, unread_bytes))
+        if undelivered:
+            raise UnavailableError(undelivered + _waiting(report, spool))
+        return 0
 
     keeping = (
         removed_when_finished(spool, source_ended=lambda: shipper.report().source_ended)
@@ -269,42 +276,42 @@ async def _run(
         async with _display(shipper.snapshot, progress, terminal):
             report = await shipper.run()
     if log.isEnabledFor(logging.INFO):
-        print_table(report.snapshot)
+        print_table(report.snapshot, left_before=left_before)
     return conclude(report)
 
 
-def _conclude(settings: Settings, report: ShipReport, spool: DiskSpool | None) -> int:
-    """0, or UnavailableError with what is left and where it waits."""
-    if report.delivered:
-        return 0
-    raise UnavailableError(_undelivered(settings, report, spool))
-
-
-def _stopped_midway(settings: Settings, report: ShipReport, spool: DiskSpool | None, unread_bytes: int | None) -> str:
-    """What is left of a run that promised to read to the end; no `unread_bytes` for a source that cannot go on."""
-    unread = f", with at least {count(unread_bytes, 'byte', 'bytes')} unread" if unread_bytes else ""
-    read = "what was read is delivered" if report.delivered else _undelivered(settings, report, spool)
-    if unread_bytes is None:
-        where = "What it had not read is lost, unless its writer gives it again"
-    elif spool is None:
-        where = "Without a spool (SPOOL_DIR=off), the same command begins at the start again"
-    else:
-        where = f"How far it read is in {spool.directory}, and the same command goes on from there"
-    return f"stopped before the end{unread}; {read}. {where}"
-
-
-def _undelivered(settings: Settings, report: ShipReport, spool: DiskSpool | None) -> str:
-    """What is left, and where it waits."""
+def _undelivered(settings: Settings, report: ShipReport, *, waited: bool) -> str:
+    """What is left of what was read; `waited` says that DRAIN_TIMEOUT is over."""
     receiver = format_address(connect_host(settings.server_host), settings.server_port)
     if not report.left_entries:
         return f"everything was sent, but {receiver} has not confirmed that it is stored"
     entries = count(report.left_entries, "entry", "entries")
     batches = count(report.left_batches, "batch", "batches")
     verb = "was" if report.left_entries == 1 else "were"
-    left = f"{entries} in {batches} {verb} not delivered to {receiver}; DRAIN_TIMEOUT is {settings.drain_timeout:g} s"
-    if spool is not None:
-        left += f". They wait in {spool.directory}, and the same command sends them"
-    return left
+    timeout = f"; DRAIN_TIMEOUT is {settings.drain_timeout:g} s" if waited else ""
+    return f"{entries} in {batches} {verb} not delivered to {receiver}{timeout}"
+
+
+def _waiting(report: ShipReport, spool: DiskSpool | None) -> str:
+    """Where that is now; nothing where it is lost."""
+    if spool is None or not report.left_entries:
+        return ""
+    they, them, wait = ("It", "it", "waits") if report.left_entries == 1 else ("They", "them", "wait")
+    return f". {they} {wait} in {spool.directory}, and the same command sends {them}"
+
+
+def _stopped_midway(undelivered: str, report: ShipReport, spool: DiskSpool | None, unread_bytes: int | None) -> str:
+    """What is left of a run that promised to read to the end; no `unread_bytes` for a source that cannot go on."""
+    unread = f", with at least {count(unread_bytes, 'byte', 'bytes')} unread" if unread_bytes else ""
+    read = undelivered or "what was read is delivered"
+    if unread_bytes is None:
+        where = f"{_waiting(report, spool)}. What it had not read is lost, unless its writer gives it again"
+    elif spool is None:
+        where = ". Without a spool (SPOOL_DIR=off), the same command begins at the start again"
+    else:
+        what = "What waits, and how far it read, are" if report.left_entries else "How far it read is"
+        where = f". {what} in {spool.directory}, and the same command goes on from there"
+    return f"stopped before the end{unread}; {read}{where}"
 
 
 @contextlib.asynccontextmanager

@@ -125,10 +125,11 @@ def replay(
     kept: deque[tuple[int, bytes]] = deque()
     kept_bytes = 0
     missing: list[tuple[int, int]] = []  # number of the first, how many
-    number = covered_from = max(start, pieces[0].first) if pieces else end
+    covered_from = end
     spent = 0.0
-    for piece in pieces:
-        missing.append((number, piece.first - number))
+    for piece in reversed(pieces):
+        missing.append((piece.end, covered_from - piece.end))
+        found: list[tuple[int, bytes]] = []
         number = piece.first
         for lines in portions(piece.batch):
             began = time.thread_time()
@@ -138,16 +139,20 @@ def replay(
                 elif len(line) > MAX_ENTRY_BYTES:
                     missing.append((number, 1))
                 elif predicate is None or predicate(line):
-                    kept.append((number, line))
-                    kept_bytes += len(line)
+                    found.append((number, line))
                 number += 1
-            while kept_bytes > REPLAY_BYTES or (last is not None and len(kept) > last):
-                kept_bytes -= len(kept[0][1])
-                covered_from = kept.popleft()[0] + 1
             took = time.thread_time() - began
             spent += took
             time.sleep(took * (1 / REPLAY_SHARE - 1))
-    missing.append((number, end - number))
+        kept.extendleft(reversed(found))
+        kept_bytes += sum(len(line) for _, line in found)
+        covered_from = max(start, piece.first)
+        is_full = False
+        while kept_bytes > REPLAY_BYTES or (last is not None and len(kept) > last):
+            number, line = kept.popleft()
+            covered_from, kept_bytes, is_full = number + 1, kept_bytes - len(line), True
+        if is_full or len(kept) == last:
+            break
     skipped = sum(count for number, count in missing if number >= covered_from and count > 0)
     return _as_events(kept, skipped, covered_from, end), spent
 

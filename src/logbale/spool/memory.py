@@ -93,6 +93,9 @@ class MemoryStore:
     def note_cursors(self, cursors: Mapping[str, Any]) -> None:
         """Nobody will go on from here."""
 
+    def settle(self) -> None:
+        """What is acknowledged is gone."""
+
     def known_crcs(self) -> dict[int, int]:
         """Of what it holds, and of the last batch consumed."""
         return self._last_crc | {sequence: record.crc for sequence, (record, _) in self._batches.items()}

@@ -42,7 +42,7 @@ def head(stats: Stats, url: str, *, trouble: str = "") -> Table:
     table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
     table.add_column(justify="right", no_wrap=True)
     who = Text.assemble((plain(stats.host), "bold"), f"  {plain(stats.end)} {plain(stats.version)}")
-    who.append(f"  up {duration(stats.uptime)}  {url}", style="dim")
+    who.append(f"  up {short(stats.uptime)}  {url}", style="dim")
     table.add_row(who, state)
     return table
 
