@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from logbale.archive.writer import ArchiveWriter
 from logbale.config import Settings, format_address, sink_names
 from logbale.metrics import ReceiverMetrics, ReceiverSnapshot
 from logbale.monitor import Monitor
+from logbale.reloading import Reloading
 from logbale.sinks import Sink
 from logbale.sinks.archive import ArchiveSink
 from logbale.sinks.console import ConsoleSink
@@ -35,9 +38,13 @@ class LogReceiver:
 
     def __init__(self, settings: Settings, *, out: TextIO, color: bool = False) -> None:
         self.settings = settings
+        self.reloading = Reloading(settings)
+        """What follows a change of settings."""
         self._out = out
         self._color = color
         self._metrics = ReceiverMetrics(now=monotonic())
+        self.started = asyncio.Event()
+        """Set once it listens."""
         self._stop_requested = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._open = contextlib.AsyncExitStack()
@@ -63,6 +70,7 @@ class LogReceiver:
         sink = await self._make_sink()
         self._open.push_async_callback(sink.close)
         self._server = TCPLogReceiver(settings, sink, self._metrics)
+        self.reloading.add(self._follow)
         await self._server.start()
         if settings.is_observed:
             writer = self._archive.writer if self._archive is not None else None
@@ -96,6 +104,14 @@ class LogReceiver:
             self._open.callback(self._live.end)
             log.info("dashboard on http://%s/", format_address(settings.dashboard_host, dashboard.port))
         log.info("listening on %s", format_address(*self.address))
+        self.started.set()
+
+    def _follow(self, settings: Settings) -> Callable[[], None]:
+        def commit() -> None:
+            assert self._server is not None, "start() comes first"
+            self.settings = self._server.settings = settings
+
+        return commit
 
     async def _serve(self, server: HTTPServer) -> None:
         await server.start()
@@ -103,23 +119,23 @@ class LogReceiver:
 
     async def _make_sink(self) -> Sink:
         names = sink_names(self.settings.sink)
-        durable: Sink = NullSink(max_streams=self.settings.max_streams)
-        if "archive" in names:
-            writer = ArchiveWriter(
-                Path(self.settings.archive_dir),
-                segment_bytes=self.settings.archive_segment_bytes,
-                segment_seconds=self.settings.archive_segment_seconds,
-                marks_days=self.settings.marks_days,
-                max_streams=self.settings.max_streams,
-                retention_seconds=self.settings.archive_retention_seconds,
-                retention_bytes=self.settings.archive_retention_bytes,
-            )
-            await asyncio.to_thread(writer.open)
-            durable = self._archive = ArchiveSink(writer)
+        durable: Sink = self._make_null_sink() if "archive" not in names else await self._open_archive()
         views: list[View] = [ConsoleSink(self._out, color=self._color)] if "console" in names else []
         if self.settings.dashboard_enabled:
             views.append(self._live)
         return FanoutSink(durable, views) if views else durable
+
+    async def _open_archive(self) -> ArchiveSink:
+        writer = ArchiveWriter(Path(self.settings.archive_dir), **_archive_limits(self.settings))
+        await asyncio.to_thread(writer.open)
+        archive = self._archive = ArchiveSink(writer)
+        self.reloading.add(lambda settings: partial(archive.limit, **_archive_limits(settings)))
+        return archive
+
+    def _make_null_sink(self) -> NullSink:
+        sink = NullSink(max_streams=self.settings.max_streams)
+        self.reloading.add(lambda settings: partial(sink.limit, max_streams=settings.max_streams))
+        return sink
 
     @property
     def address(self) -> tuple[str, int]:
@@ -194,3 +210,15 @@ class LogReceiver:
             return self._monitor.ready()
         error = self._server.committer.storage_error if self._server is not None else "starting"
         return (True, "listening, storing") if error is None else (False, error)
+
+
+def _archive_limits(settings: Settings) -> dict[str, Any]:
+    """What ArchiveWriter is told, at its start and when it changes."""
+    return {
+        "segment_bytes": settings.archive_segment_bytes,
+        "segment_seconds": settings.archive_segment_seconds,
+        "marks_days": settings.marks_days,
+        "max_streams": settings.max_streams,
+        "retention_seconds": settings.archive_retention_seconds,
+        "retention_bytes": settings.archive_retention_bytes,
+    }
