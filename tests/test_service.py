@@ -108,7 +108,7 @@ def test_a_socket_without_a_file_is_told_as_well():
 
 @pytest.mark.parametrize(
     "environ",
-    [{}, {"WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1"}, {"WATCHDOG_USEC": "soon"}, {"WATCHDOG_USEC": "0"}],
+    [{}, {"WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "0"}, {"WATCHDOG_USEC": "soon"}, {"WATCHDOG_USEC": "0"}],
 )
 def test_who_is_not_watched_says_nothing(run, tmp_path, manager, environ):
     """The watchdog may be another process's, or none."""

@@ -162,6 +162,7 @@ async def reloaded_by_sighup(
         while await came.wait():
             came.clear()
             if terminals and not any(map(os.isatty, terminals)):
+                _let_go(terminals)
                 log.info("the terminal has gone: stopping")
                 stop()
                 continue
@@ -176,6 +177,14 @@ async def reloaded_by_sighup(
     finally:
         # This process is about to end by itself: the default would kill it in between.
         signal.signal(signal.SIGHUP, signal.SIG_IGN if before is signal.SIG_DFL else before)
+
+
+def _let_go(terminals: list[int]) -> None:
+    """Where nobody reads any more, to write would be an error; and the shell may send a SIGHUP of its own."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    while terminals:
+        os.dup2(nowhere, terminals.pop())
+    os.close(nowhere)
 
 
 def _reload(reloading: Reloading, load: Callable[[], Settings]) -> str:
