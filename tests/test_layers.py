@@ -38,6 +38,8 @@ CORE = {
     "history",
     "alarms",
     "waiting_times",
+    "tokens",
+    "lockout",
 }
 FORBIDDEN = {"asyncio", "socket", "os", "time", "uuid", "psutil", "threading", "concurrent", "pathlib"}
 

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
+from logbale.access import REASONS, UNAUTHORIZED
 from logbale.clients import Client
 from logbale.committer import weight
 from logbale.config import format_address
@@ -47,6 +48,8 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, receiver: TCPLogReceiver) -> None:
         self.peer = "?"
+        self.host = "?"
+        """The peer's address without the port."""
         self.receiver = receiver
         self.session: ReceivingSession | None = None
         self.at_end = False
@@ -81,6 +84,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by its methods only
         if (peer := transport.get_extra_info("peername")) is not None:  # a health check may be gone already
+            self.host = peer[0]
             self.peer = format_address(*peer[:2])
         # A base client may be silent for days; only the kernel can tell it from one whose cable was cut.
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -102,6 +106,9 @@ class Connection(asyncio.Protocol):
                 self._waiting_bytes += frame.wire_bytes
         except ProtocolError as error:
             self._end_with(error)
+        if self.receiver.access.refuses_base_clients and self._decoder.session is False and self._error is None:
+            self._refuse_base_client()
+            return
         self._work()
         if self._waiting_bytes > WAITING_BYTES:
             self._is_held = True
@@ -224,11 +231,24 @@ class Connection(asyncio.Protocol):
             log.warning("%s does not read the answers; its connection is closed", self.peer)
             self._abort()
 
+    def refuse(self, reason: str) -> None:
+        """Ends a session that may not be; the client learns no more than that."""
+        self._fail(Error(UNAUTHORIZED), REASONS[reason])
+
+    def _refuse_base_client(self) -> None:
+        self.receiver.access.count("base_client")
+        log.warning("%s: %s: %s; its connection is closed", self.peer, UNAUTHORIZED, REASONS["base_client"])
+        self._end_with_reset()
+        self._abort()
+
     def fail(self, code: str, detail: str) -> None:
         """Ends the session with a reason, and drops what is not decoded yet."""
+        self._fail(Error(code, detail), detail)
+
+    def _fail(self, error: Error, why: str) -> None:
         if not self.at_end:
-            log.warning("%s: %s: %s; its connection is closed", self.peer, code, detail)
-            self.send(Error(code, detail))
+            log.warning("%s: %s: %s; its connection is closed", self.peer, error.code, why)
+            self.send(error)
         self.at_end = True
         self.drop_frames()
         self.close()

@@ -11,6 +11,7 @@ from typing import TextIO
 
 from logbale.archive.writer import ArchiveWriter
 from logbale.config import Settings, format_address, sink_names
+from logbale.config.exposure import refuse_unsafe_receiver
 from logbale.dashboard.server import DashboardServer
 from logbale.metrics import ReceiverMetrics, ReceiverSnapshot
 from logbale.metrics_server import MetricsServer
@@ -49,7 +50,8 @@ class LogReceiver:
     async def start(self) -> None:
         """Opens the sinks (after a crash: recovers the archive), then listens.
 
-        Raises StorageError where the archive cannot be had and OSError where an address cannot.
+        Raises ConfigError where the settings are not safe, StorageError where the archive cannot be had and OSError
+        where an address cannot.
         """
         try:
             await self._start()
@@ -59,6 +61,7 @@ class LogReceiver:
 
     async def _start(self) -> None:
         settings = self.settings
+        refuse_unsafe_receiver(settings)
         sink = await self._make_sink()
         self._open.push_async_callback(sink.close)
         self._server = TCPLogReceiver(settings, sink, self._metrics)
@@ -171,9 +174,11 @@ class LogReceiver:
 
     async def _watch(self) -> None:
         """Apart from _tick(), which waits for the disk."""
+        assert self._server is not None, "start() comes first"
         failed = False
         while True:
             await asyncio.sleep(TICK_INTERVAL)
+            self._server.access.refresh()
             snapshot = self.snapshot()  # keeps the windows of rates and latencies, whether or not anybody looks
             if self._monitor is not None:
                 try:

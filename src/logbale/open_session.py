@@ -41,6 +41,7 @@ from logbale.spool_queue import LARGE_BYTES, SpoolQueue
 
 log = logging.getLogger("logbale.client")
 
+UNAUTHORIZED = "unauthorized"
 STATUS_INTERVAL = 5.0
 READ_BYTES = 64 * 1024
 
@@ -65,6 +66,7 @@ class OpenSession:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         *,
+        token: str | None,
         report: Callable[[bool], Report],
         opened: Callable[[Welcome], None],
         first_alone: bool,
@@ -79,6 +81,7 @@ class OpenSession:
         self._metrics = metrics
         self._reader = reader
         self._writer = writer
+        self._token = token
         self._report = report
         self._opened = opened
         self._alone = first_alone
@@ -104,7 +107,8 @@ class OpenSession:
 
     async def run(self) -> None:
         """Returns when the queue's input is closed and everything is consumed; raises SessionEnded otherwise."""
-        self._writer.write(self._session.hello(agent=f"logbale/{__version__}", host=socket.gethostname()))
+        agent = f"logbale/{__version__}"
+        self._writer.write(self._session.hello(agent=agent, host=socket.gethostname(), token=self._token))
         tasks = [asyncio.create_task(part) for part in (self._send(), self._receive(), self._watch())]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -166,7 +170,18 @@ class OpenSession:
         elif isinstance(event, Goaway):
             log.info("the receiver goes away: %s", event.reason)
         elif isinstance(event, Error):
-            raise SessionEnded(event.code, f"the receiver says {event.code}: {event.detail}")
+            raise SessionEnded(event.code, self._refusal(event))
+
+    def _refusal(self, error: Error) -> str:
+        if error.code != UNAUTHORIZED:
+            return f"the receiver says {error.code}: {error.detail}"
+        if self._token is None:
+            return "unauthorized: the receiver wants a token; set TOKEN_FILE"
+        name = "TOKEN_FILE" if self._settings.token_file else "TOKEN"
+        return (
+            f"unauthorized: the receiver does not take the token in {name}, or not for stream "
+            f"{self._queue.store.stream}; its log says which, and its TOKENS_FILE decides"
+        )
 
     async def _welcome(self, event: Welcomed) -> None:
         if event.welcome.version < LINES_SINCE:

@@ -105,6 +105,10 @@ class ReceivingSession:
         self._receiver.release(frame.wire_bytes)
 
     def _take_hello(self, hello: Hello) -> None:
+        refusal = self._receiver.access.refusal(hello.token, hello.stream, self._connection.host)
+        if refusal is not None:  # before it supersedes anybody
+            self._connection.refuse(refusal)
+            return
         stream = self._claimed = self._receiver.streams.claim(hello.stream, self)
         if stream is None:
             self._receiver.metrics.errors["too_many_streams"] += 1

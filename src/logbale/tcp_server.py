@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from math import inf
 from time import monotonic
 
+from logbale.access import Access
 from logbale.clients import Clients
 from logbale.committer import Committer
 from logbale.config import Settings
@@ -57,7 +58,8 @@ CLOSE_GRACE = 1.0
 class TCPLogReceiver:
     """Listens, decodes each frame by its own flags, and commits the batches of all connections in groups.
 
-    One event loop owns all of it. `start`, then `stop`; the sink stays the caller's to close.
+    One event loop owns all of it. `start`, then `stop`; the sink stays the caller's to close. Raises ConfigError where
+    the tokens cannot be had.
     """
 
     def __init__(self, settings: Settings, sink: Sink, metrics: ReceiverMetrics) -> None:
@@ -67,6 +69,7 @@ class TCPLogReceiver:
         self.pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="logbale-decode")
         self.streams = Streams(sink)
         self.clients = Clients()
+        self.access = Access(settings, metrics.errors)
         self.committer = Committer(sink, metrics)
         self.tasks: list[asyncio.Task[None]] = []
         """They end only by an error that nobody foresaw: the owner should await them beside everything else."""
@@ -173,8 +176,11 @@ class TCPLogReceiver:
     # what connections call
 
     def opened(self, connection: Connection) -> bool:
-        """A connection came; False where there are too many."""
+        """A connection came; False where there are too many, or its address is locked out."""
         self.metrics.connections += 1
+        if self.access.is_locked_out(connection.host):
+            log.debug("%s refused: its address is locked out", connection.peer)
+            return False
         if len(self._connections) >= self.settings.max_connections:
             self.metrics.errors["too_many_connections"] += 1
             log.warning(

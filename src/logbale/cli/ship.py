@@ -32,6 +32,8 @@ from logbale.cli.running import (
     stopped_by_signals,
 )
 from logbale.config import Loaded, Settings, connect_host, format_address
+from logbale.config.credentials import shipper_token
+from logbale.config.exposure import refuse_unsafe_shipper
 from logbale.config.load import wrong
 from logbale.errors import ConfigError, UnavailableError
 from logbale.metrics import ShipperSnapshot
@@ -206,9 +208,11 @@ def _check_usage(
 
 
 def check_receiver(loaded: Loaded) -> Loaded:
-    """The settings, where they name a receiver to connect to. Raises ConfigError."""
+    """The settings, where they name a receiver to connect to and are safe. Raises ConfigError."""
     if loaded.settings.server_port == 0:
         raise ConfigError(wrong("SERVER_PORT", 0, "the port of a receiver, 1 to 65535", loaded.origins["server_port"]))
+    refuse_unsafe_shipper(loaded.settings)
+    shipper_token(loaded.settings)
     return loaded
 
 

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from logbale.config.addresses import host_name
+from logbale.config.secret import Secret
 
 KiB = 1024
 MiB = 1024 * KiB
@@ -55,6 +56,9 @@ Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Host = Annotated[str, Meta(extra={"check": host_name, "allowed": "a host name or an IP address", "metavar": "HOST"})]
 Sinks = Annotated[str, Meta(extra={"check": _sinks, "allowed": "archive, console, null", "metavar": "NAMES"})]
 Directory = Annotated[str, Meta(extra={"check": _directory, "allowed": "a path", "metavar": "DIR"})]
+File = Annotated[str, Meta(extra={"allowed": "a path, or empty", "metavar": "FILE"})]
+SecretText = Annotated[str, Meta(extra={"check": Secret, "secret": True})]
+"""From the environment alone: command lines are seen by everybody, and settings files are passed around."""
 
 
 class Derived(msgspec.Struct, frozen=True):
@@ -80,6 +84,7 @@ _COMPRESSION = Meta(extra={"group": "The shipper: compression", "commands": ("sh
 _GENERATOR = Meta(extra={"group": "The shipper: the generator", "commands": ("ship",)})
 _RECEIVER = Meta(extra={"group": "The receiver", "commands": ("receive",)})
 _DASHBOARD = Meta(extra={"group": "The dashboard", "commands": ("receive",)})
+_ACCESS = Meta(extra={"group": "Who may ship", "commands": ("receive",)})
 
 
 def _flags(*names: str) -> dict[str, tuple[str, ...]]:
@@ -282,6 +287,49 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     dashboard_port: Annotated[Port, _DASHBOARD, Meta(description="Port of the dashboard; 0 lets the system choose")] = (
         8080
     )
+
+    tokens_file: Annotated[
+        File, _ACCESS, Meta(description="File with the tokens that may ship, a line each: TOKEN [STREAM-PATTERN…]")
+    ] = ""
+    tokens: Annotated[
+        SecretText,
+        _ACCESS,
+        Meta(
+            description="The same in a variable, lines separated by semicolons",
+            extra={"allowed": "such lines, or empty"},
+        ),
+    ] = Secret()
+    token_file: Annotated[
+        File,
+        _ACCESS,
+        Meta(description="File with the token that a shipper shows, one line", extra={"commands": ("ship",)}),
+    ] = ""
+    token: Annotated[
+        SecretText,
+        _ACCESS,
+        Meta(description="The same in a variable", extra={"allowed": "a token, or empty"}),
+    ] = Secret()
+    base_clients: Annotated[
+        Literal["auto", "allow", "refuse"],
+        _ACCESS,
+        Meta(description="Clients without a session, which have no token; auto: refuse them where there are tokens"),
+    ] = "auto"
+    lockout_failures: Annotated[
+        Annotated[int, Meta(ge=0, le=1_000_000)],
+        _ACCESS,
+        Meta(description="Wrong tokens or passwords within a minute that lock an address out; 0 is never"),
+    ] = 10
+    lockout_seconds: Annotated[Seconds, _ACCESS, Meta(description="For how long")] = 60
+
+    @property
+    def has_tokens(self) -> bool:
+        """A receiver takes only who has a token."""
+        return bool(self.tokens_file or self.tokens)
+
+    @property
+    def has_token(self) -> bool:
+        """A shipper shows one."""
+        return bool(self.token_file or self.token)
 
     @property
     def is_observed(self) -> bool:
