@@ -51,6 +51,10 @@ run() {
   page_address=$(bracketed "${DASHBOARD_HOST:-127.0.0.1}")
   if [[ ${DASHBOARD_ENABLED:-} =~ ^(1|true|yes|on)$ ]]; then
     options+=(--publish "$page_address:$page:$page" --env DASHBOARD_HOST=0.0.0.0)
+    # Who reaches it is decided where it is published: on loopback it may be open, as it may be without a container.
+    case "$page_address ${DASHBOARD_PASSWORD_FILE:-}" in
+      "127."*" " | "[::1] " | "localhost ") options+=(--env DASHBOARD_OPEN=true) ;;
+    esac
   fi
   if [[ ${METRICS_PORT:-0} != 0 ]]; then
     options+=(--publish "$page_address:$METRICS_PORT:$METRICS_PORT" --env DASHBOARD_HOST=0.0.0.0)

@@ -10,9 +10,10 @@ import http.client
 import os
 import socket
 import ssl
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, unquote, urlencode, urlsplit
 
 import msgspec
 
@@ -33,15 +34,19 @@ _T = TypeVar("_T")
 class DashboardClient:
     """One dashboard's address. Every question is a connection of its own."""
 
-    def __init__(self, address: str, *, host: str, port: int) -> None:
-        """`address` is a URL or HOST:PORT; what it leaves out is `host` and `port`. Raises ConfigError."""
+    def __init__(self, address: str, *, host: str, port: int, password: str | None = None) -> None:
+        """`address` is a URL or HOST:PORT; what it leaves out is `host`, `port` and `password`. Raises ConfigError."""
         try:
             url = urlsplit(address if "://" in address else _as_url(address, host, port))
             self._host, self._port = host_name(url.hostname or ""), url.port or {"http": 80, "https": 443}[url.scheme]
         except (KeyError, ValueError):
             raise ConfigError(
-                f"{address!r}: expected the address of a dashboard, HOST:PORT or http://HOST:PORT/"
+                f"{_without_user(address)!r}: expected the address of a dashboard, HOST:PORT or http://HOST:PORT/"
             ) from None
+        user, given = unquote(url.username or ""), unquote(url.password or "") or password
+        self._headers = {"Accept-Encoding": "identity"}
+        if given is not None:
+            self._headers["Authorization"] = f"Basic {b64encode(f'{user}:{given}'.encode()).decode()}"
         self._is_encrypted = url.scheme == "https"
         self._path = quote(url.path.rstrip("/"), safe="/%")
         self.name = f"{url.scheme}://{format_address(self._host, self._port)}{self._path}"
@@ -74,7 +79,7 @@ class DashboardClient:
         try:
             connection.connect()
             transport = connection.sock  # the connection forgets it where the answer ends with it
-            connection.request("GET", f"{self._path}/api/{path}", headers={"Accept-Encoding": "identity", **headers})
+            connection.request("GET", f"{self._path}/api/{path}", headers={**self._headers, **headers})
             with connection.getresponse() as answer:
                 if answer.status != 200:
                     raise UnavailableError(self._refusal(answer))
@@ -95,6 +100,8 @@ class DashboardClient:
     def _refusal(self, answer: http.client.HTTPResponse) -> str:
         text = answer.read(500).decode("utf-8", "replace").strip()
         said = f"{self.name} answers {answer.status}: {text.splitlines()[0] if text else answer.reason}"
+        if answer.status == 401:
+            return f"{said} Set DASHBOARD_PASSWORD_FILE, or ask http://:PASSWORD@HOST:PORT/"
         if answer.status == 404:
             return f"{said}; is it the dashboard of a receiver, and of this version?"
         if answer.status == 421:
@@ -120,6 +127,12 @@ class DashboardClient:
 
     def _tunnel(self) -> str:
         return f"ssh -L 8080:localhost:8080 {self._host}"
+
+
+def _without_user(address: str) -> str:
+    """The address as it may be shown: before an @ there may be a password."""
+    before, at, host = address.rpartition("@")
+    return f"…@{host}" if at else before + host
 
 
 def _as_url(address: str, host: str, port: int) -> str:

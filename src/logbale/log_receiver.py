@@ -10,9 +10,12 @@ from time import monotonic
 from typing import TextIO
 
 from logbale.archive.writer import ArchiveWriter
-from logbale.config import Settings, format_address, sink_names
+from logbale.config import Settings, format_address, is_loopback, sink_names
+from logbale.config.credentials import dashboard_password
 from logbale.config.exposure import refuse_unsafe_receiver
+from logbale.dashboard.password import Password
 from logbale.dashboard.server import DashboardServer
+from logbale.lockout import Lockout
 from logbale.metrics import ReceiverMetrics, ReceiverSnapshot
 from logbale.metrics_server import MetricsServer
 from logbale.monitor import Monitor
@@ -88,11 +91,20 @@ class LogReceiver:
                 ready=self._ready,
                 live=self._live,
                 monitor=self._monitor,
+                password=self._password(),
             )
             await self._serve(dashboard)
             self._open.callback(self._live.end)
             log.info("dashboard on http://%s/", format_address(settings.dashboard_host, dashboard.port))
         log.info("listening on %s", format_address(*self.address))
+
+    def _password(self) -> Password | None:
+        settings = self.settings
+        if (password := dashboard_password(settings)) is None:
+            return None
+        if not is_loopback(settings.dashboard_host):
+            log.warning("the dashboard asks for its password over plain HTTP: whoever is on the way can read it")
+        return Password(password, Lockout(settings.lockout_failures, settings.lockout_seconds), self._metrics.errors)
 
     async def _serve(self, server: DashboardServer | MetricsServer) -> None:
         await server.start()

@@ -13,6 +13,7 @@ from msgspec import inspect
 
 from logbale.cli.running import exit_code
 from logbale.config import CONFIG_VARIABLE, SETTINGS, Loaded, Setting, connect_host, load, split_address
+from logbale.config.credentials import dashboard_password
 
 if TYPE_CHECKING:
     from logbale.dashboard_client import DashboardClient
@@ -147,4 +148,5 @@ def dashboard_at(address: str | None, config: Path | None) -> DashboardClient:
 
     settings = load_settings({}, config).settings
     host = connect_host(settings.dashboard_host)
-    return DashboardClient(address or "", host=host, port=settings.dashboard_port)
+    password = dashboard_password(settings)
+    return DashboardClient(address or "", host=host, port=settings.dashboard_port, password=password)

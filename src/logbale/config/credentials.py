@@ -22,6 +22,8 @@ MIN_TOKEN = 16
 
 MAX_TOKEN = 512
 
+MIN_PASSWORD = 8
+
 _TOKEN = re.compile(rf"[!-~]{{{MIN_TOKEN},{MAX_TOKEN}}}")
 _MAKE_ONE = "`openssl rand -hex 32` makes one"
 
@@ -88,3 +90,17 @@ def _checked(token: str, where: str) -> str:
             f"this has {len(token)} characters; {_MAKE_ONE}"
         )
     return token
+
+
+def dashboard_password(settings: Settings) -> str | None:
+    """The first line of DASHBOARD_PASSWORD_FILE; None where it is not set. Raises ConfigError."""
+    file = settings.dashboard_password_file
+    if not file:
+        return None
+    lines = secret_lines(file, "DASHBOARD_PASSWORD_FILE")
+    if len(lines) != 1 or len(lines[0]) < MIN_PASSWORD:
+        raise ConfigError(
+            f"DASHBOARD_PASSWORD_FILE={file!r}: expected one line, a password of {MIN_PASSWORD} characters or more; "
+            f"{_MAKE_ONE}"
+        )
+    return lines[0]

@@ -16,6 +16,15 @@ def refuse_unsafe_receiver(settings: Settings, *, tls: bool = False) -> None:
             "could read every token; set TLS_CERT_FILE and TLS_KEY_FILE, or SERVER_HOST=127.0.0.1 behind something "
             "that encrypts"
         )
+    if settings.dashboard_open and settings.dashboard_password_file:
+        problems.append("DASHBOARD_OPEN=true with DASHBOARD_PASSWORD_FILE: one says no password; leave out one of them")
+    is_guarded = settings.dashboard_password_file or settings.dashboard_open or is_loopback(settings.dashboard_host)
+    if settings.dashboard_enabled and not is_guarded:
+        problems.append(
+            f"DASHBOARD_HOST={settings.dashboard_host!r} without a password: whoever reaches it reads the entries; set "
+            "DASHBOARD_PASSWORD_FILE, or DASHBOARD_HOST=127.0.0.1 and come through ssh, or DASHBOARD_OPEN=true where "
+            "something else guards it, such as a container's port that is published on 127.0.0.1"
+        )
     _raise(problems)
 
 

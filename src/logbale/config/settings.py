@@ -288,6 +288,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         8080
     )
 
+    dashboard_password_file: Annotated[
+        File,
+        _DASHBOARD,
+        Meta(description="File with the password of the dashboard, one line; `tail` and `top` take it from there too"),
+    ] = ""
+    dashboard_open: Annotated[
+        bool,
+        _DASHBOARD,
+        Meta(
+            description="Without a password off loopback too: something else decides who reaches it",
+            extra={"flags": ("--dashboard-open/--no-dashboard-open",)},
+        ),
+    ] = False
+
     tokens_file: Annotated[
         File, _ACCESS, Meta(description="File with the tokens that may ship, a line each: TOKEN [STREAM-PATTERN…]")
     ] = ""

@@ -1,7 +1,7 @@
 """Who may ask the dashboard, and what the browser may do with its answers.
 
-A page of somebody else's that makes its name point here (DNS rebinding) gets 421. The browser is told to load, run and
-frame nothing but our own files.
+Where there is a password, who has it. A page of somebody else's that makes its name point here (DNS rebinding) gets
+421. The browser is told to load, run and frame nothing but our own files.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from ipaddress import ip_address
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from logbale.dashboard.password import Password
 
 _HEADERS = {
     "Content-Security-Policy": (
@@ -56,11 +58,12 @@ def own_names(host: str) -> Callable[[str], bool]:
 
 
 class Guard:
-    """Refuses other hosts' names, and puts the security headers on every answer."""
+    """Refuses other hosts' names and, where there is one, who lacks the password; puts the headers on every answer."""
 
-    def __init__(self, app: ASGIApp, is_own: Callable[[str], bool]) -> None:
+    def __init__(self, app: ASGIApp, is_own: Callable[[str], bool], password: Password | None = None) -> None:
         self._app = app
         self._is_own = is_own
+        self._password = password
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
@@ -68,9 +71,12 @@ class Guard:
                 MutableHeaders(scope=message).update(_HEADERS)
             await send(message)
 
-        app = self._app
-        if not self._is_own(Headers(scope=scope).get("host", "")):
+        app, headers = self._app, Headers(scope=scope)
+        if not self._is_own(headers.get("host", "")):
             app = PlainTextResponse(
                 "This dashboard answers to localhost, to this machine's name and to DASHBOARD_HOST only.\n", 421
             )
+        elif self._password is not None:
+            host = scope["client"][0] if scope.get("client") else "?"
+            app = self._password.refusal(headers.get("authorization"), host) or app
         await app(scope, receive, send_with_headers)

@@ -15,6 +15,7 @@ from starlette.routing import Route, Router
 from logbale.dashboard.api import clients_json, history_json, stats_json
 from logbale.dashboard.guard import Guard, own_names
 from logbale.dashboard.parameters import ParameterError, choice, unix_time
+from logbale.dashboard.password import Password
 from logbale.dashboard.tail import tail_route
 from logbale.http_server import HTTPServer
 from logbale.metrics import Snapshot
@@ -71,6 +72,7 @@ class DashboardServer(HTTPServer):
         ready: Ready = always_ready,
         monitor: Monitor | None = None,
         live: LiveTail | None = None,
+        password: Password | None = None,
     ) -> None:
         routes = [Route(f"/{name}", _file(name, media_type)) for name, media_type in _FILES.items()]
         routes += [
@@ -83,7 +85,8 @@ class DashboardServer(HTTPServer):
             routes += _receiver_routes(monitor)
         if live is not None:
             routes.append(tail_route(live))
-        super().__init__(Guard(Router(routes, redirect_slashes=False), own_names(host)), host=host, port=port)
+        guarded = Guard(Router(routes, redirect_slashes=False), own_names(host), password)
+        super().__init__(guarded, host=host, port=port)
 
 
 def _receiver_routes(monitor: Monitor) -> list[Route]:
