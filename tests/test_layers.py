@@ -40,6 +40,7 @@ CORE = {
     "waiting_times",
     "tokens",
     "lockout",
+    "proxy_protocol",
 }
 FORBIDDEN = {"asyncio", "socket", "os", "time", "uuid", "psutil", "threading", "concurrent", "pathlib"}
 

@@ -134,8 +134,13 @@ _FOREIGN = {
 """
 
 
+_PROXY_HEADERS = (b"\r\n\r\n\0", b"PROXY")
+
+
 def _foreign(header: bytes) -> str | None:
     """What is said of a first header that is another protocol's; None where it is none that is known."""
+    if header.startswith(_PROXY_HEADERS):
+        return "a header of the PROXY protocol, from an address that is not in PROXY_FROM"
     for name, beginnings in _FOREIGN.items():
         if header.startswith(beginnings):
             return f"the first bytes are {name}, not a frame ({header!r}): most likely the wrong port"

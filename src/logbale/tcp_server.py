@@ -23,6 +23,7 @@ from logbale.config import Settings
 from logbale.connection import Connection
 from logbale.context_budget import ContextBudget
 from logbale.metrics import ReceiverMetrics
+from logbale.proxies import Proxies
 from logbale.receiving_session import ReceivingSession
 from logbale.sinks import Sink
 from logbale.streams import Streams
@@ -84,15 +85,20 @@ class TCPLogReceiver:
         self._paused = False
         self._stopping = False
         self._server: asyncio.Server | None = None
+        self._proxies = Proxies(settings.proxy_from, metrics.errors) if settings.proxy_from else None
 
     async def start(self) -> None:
         """Listens on SERVER_HOST and SERVER_PORT. Raises OSError where that cannot be had."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: Connection(self), self.settings.server_host, self.settings.server_port, backlog=BACKLOG
+            self._connection, self.settings.server_host, self.settings.server_port, backlog=BACKLOG
         )
         parts = (self.committer.run(), self._watch_sessions(), self._share_contexts())
         self.tasks = [asyncio.create_task(part) for part in parts]
+
+    def _connection(self) -> asyncio.Protocol:
+        connection = Connection(self)
+        return connection if self._proxies is None else self._proxies.wrap(connection)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -109,6 +115,8 @@ class TCPLogReceiver:
         assert self._server is not None, "start() comes first"
         self._stopping = True
         self._server.close()
+        if self._proxies is not None:
+            self._proxies.close()
         for connection in self._connections:
             connection.pause()
             connection.goaway("shutting down")

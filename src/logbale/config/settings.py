@@ -5,6 +5,7 @@ The command line's flags, .env.example and docs/settings.md are made from them (
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from typing import Annotated, Literal
 
 import msgspec
@@ -43,6 +44,18 @@ def _sinks(text: str) -> str:
 def _directory(text: str) -> str:
     if not text or "\0" in text:
         raise ValueError("the path of a directory")
+    return text
+
+
+def _networks(text: str) -> str:
+    expected = "addresses or networks such as 10.0.0.0/24, several with commas, none of them everybody"
+    for part in text.split(","):
+        try:
+            network = ip_network(part.strip(), strict=False)
+        except ValueError:
+            raise ValueError(expected) from None
+        if not network.prefixlen:
+            raise ValueError(expected)
     return text
 
 
@@ -334,6 +347,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="Wrong tokens or passwords within a minute that lock an address out; 0 is never"),
     ] = 10
     lockout_seconds: Annotated[Seconds, _ACCESS, Meta(description="For how long")] = 60
+
+    proxy_from: Annotated[
+        str,
+        _ACCESS,
+        Meta(
+            description="Balancers, by address or network, whose PROXY protocol v2 header names the client",
+            extra={"check": _networks, "allowed": "addresses or networks, several with commas", "metavar": "NETWORKS"},
+        ),
+    ] = ""
 
     @property
     def has_tokens(self) -> bool:
