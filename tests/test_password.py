@@ -90,6 +90,14 @@ def test_an_address_that_guesses_passwords_is_locked_out(caplog):
     assert password.refusal(right, "127.0.0.1") is None
 
 
+def test_a_password_can_be_changed():
+    """A reload gives another one; the old one opens nothing any more."""
+    password = Password(SECRET, Lockout(3, 60.0), Counter())
+    password.change("another-one")
+    assert password.refusal(basic("another-one")["Authorization"], "192.0.2.1") is None
+    assert password.refusal(basic(SECRET)["Authorization"], "192.0.2.1").status_code == 401
+
+
 @pytest.mark.parametrize("text", ["", "\n\n", "short\n", "first-password\nsecond-password\n"])
 def test_a_password_file_that_makes_no_sense_is_refused(tmp_path, text):
     """One line of eight characters or more; the message does not repeat it."""

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import logging
+import os
 import threading
 
 from chunks import batch_of
@@ -220,3 +221,48 @@ def test_what_is_acknowledged_is_soon_on_disk_though_nothing_more_comes(tmp_path
         await queue.close()
 
     asyncio.run(scenario())
+
+
+def test_a_larger_spool_takes_what_waited_for_room(run, tmp_path):
+    """At once: nothing has to be acknowledged before."""
+
+    async def scenario():
+        spool = spool_of(tmp_path / "s", max_bytes=8192)
+        queue = SpoolQueue(spool, max_memory=1 << 20)
+        running = asyncio.create_task(queue.run())
+        batch = Batch(os.urandom(3000).hex().encode() + b"\n", 1, {})
+        for _ in range(4):
+            queue.append(batch)
+        while spool.next_sequence < 2:
+            await queue.wait_for_change()
+        await asyncio.sleep(0.05)
+        assert spool.next_sequence == 2, "for the next one there is no room"
+        queue.limit(max_memory=1 << 20, max_stored=1 << 20, policy="block")
+        while spool.next_sequence < 5:
+            await queue.wait_for_change()
+        queue.close_input()
+        await running
+        await queue.close()
+
+    run(scenario)
+
+
+def test_a_larger_bound_in_memory_lets_the_reader_go_on(run):
+    """And a smaller one keeps it waiting, without a store on disk too."""
+
+    async def scenario():
+        queue = SpoolQueue(MemoryStore("s"), max_memory=10)
+        queue.append(Batch(b"x" * 100 + b"\n", 1, {}))
+        waiting = asyncio.create_task(queue.wait_for_room())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        queue.limit(max_memory=1000, max_stored=1 << 20, policy="block")
+        await waiting
+        queue.limit(max_memory=100, max_stored=1 << 20, policy="block")
+        waiting = asyncio.create_task(queue.wait_for_room())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        waiting.cancel()
+        await queue.close()
+
+    run(scenario)

@@ -240,6 +240,22 @@ def test_tokens_are_taken_anew_when_their_file_changes(file, caplog):
     assert access.refusal(OLD, "web", "192.0.2.1") == "wrong_token"
 
 
+def test_a_reload_takes_the_tokens_anew_or_nothing(file):
+    """SIGHUP does not wait for a change to be seen, and a bad file fails the whole reload."""
+    settings = Settings(tokens_file=file(OLD))
+    access = Access(settings, Counter())
+    file("oops")
+    with pytest.raises(ConfigError, match="TOKENS_FILE"):
+        access.prepare(settings)
+    assert access.refusal(OLD, "web", "192.0.2.1") is None
+    file(OURS)
+    commit = access.prepare(settings)
+    assert access.refusal(OURS, "web", "192.0.2.1") == "wrong_token"
+    commit()
+    assert access.refusal(OURS, "web", "192.0.2.1") is None
+    Access(Settings(), Counter()).prepare(Settings())()
+
+
 # Lockout
 
 

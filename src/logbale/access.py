@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
+from collections.abc import Callable
 from time import monotonic
 
 from logbale.config import Settings
@@ -75,6 +76,18 @@ class Access:
             return False
         self._errors["locked_out"] += 1
         return True
+
+    def prepare(self, settings: Settings) -> Callable[[], None]:
+        """For a reload, which takes the tokens of the same file anew, changed or not. Raises ConfigError."""
+        if self._tokens is None:
+            return lambda: None
+        file, tokens = self._signature(), Tokens(receiver_tokens(settings))
+
+        def commit() -> None:
+            self._file = file
+            self._take(tokens)
+
+        return commit
 
     def refresh(self) -> None:
         """Takes the tokens anew where their file has changed; sessions that are open go on."""

@@ -38,6 +38,13 @@ class Setting(msgspec.Struct, frozen=True):
     """From the environment alone, and never shown."""
     derived: Derived | None
     """The default that takes the place of `default` under a condition."""
+    live: str | None
+    """For what SIGHUP changes it: `at once`, `new connections`; None where it needs a restart."""
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it changes at run time."""
+        return self.live is not None
 
     @property
     def variable(self) -> str:
@@ -94,6 +101,7 @@ def _setting(field: inspect.Field, annotation: Any) -> Setting:
         check=extra.get("check"),
         is_secret=extra.get("secret", False),
         derived=extra.get("derived"),
+        live=extra.get("live"),
     )
 
 

@@ -24,9 +24,13 @@ class Password:
     """The dashboard's password, and who was wrong about it."""
 
     def __init__(self, password: str, lockout: Lockout, errors: Counter[str]) -> None:
-        self._digest = _digest(password.encode())
+        self.change(password)
         self._lockout = lockout
         self._errors = errors
+
+    def change(self, password: str) -> None:
+        """Another one from now on."""
+        self._digest = _digest(password.encode())
 
     def refusal(self, authorization: str | None, host: str) -> Response | None:
         """What to answer in place of what was asked for; None where the header holds the password."""
