@@ -271,6 +271,14 @@ def test_an_address_that_guesses_is_locked_out_for_a_while():
     assert not lockout.failed("192.0.2.1", 173.0)
 
 
+def test_failures_while_it_is_locked_out_change_nothing():
+    """Those of connections that came before neither end the lockout nor make it longer."""
+    lockout = Lockout(2, 100.0)
+    assert [lockout.failed("192.0.2.1", now) for now in (0.0, 59.0, 61.0, 62.0, 150.0)] == [False, True] + [False] * 3
+    assert lockout.is_locked_out("192.0.2.1", 158.9)
+    assert not lockout.is_locked_out("192.0.2.1", 159.0)
+
+
 @pytest.mark.parametrize(
     ("host", "key"),
     [
@@ -319,6 +327,23 @@ def test_connections_of_a_locked_out_address_are_closed_at_once(run, file, monke
 
     run(scenario)
     assert caplog.text.count("is locked out for 60 s: 2 wrong tokens") == 1
+
+
+def test_connections_that_were_opened_before_are_no_further_guesses(run, file, monkeypatch):
+    """What shows a token after the lockout began is not looked at, right or wrong."""
+    monkeypatch.setattr("logbale.lockout.address_key", lambda host: host)
+
+    async def scenario():
+        async with receiver(tokens_file=file(TOKENS), lockout_failures=2) as server:
+            opened = [await asyncio.open_connection(*server.address) for _ in range(4)]
+            for (reader, writer), token in zip(opened, (WRONG, WRONG, WRONG, OURS), strict=True):
+                writer.write(encode_message(Hello(2, "web", 1, token=token)))
+                assert (await next_message(reader))["code"] == "unauthorized"
+                writer.close()
+            assert server.metrics.errors["unauthorized_wrong_token"] == 2
+            assert server.metrics.errors["locked_out"] == 2
+
+    run(scenario)
 
 
 # At the shipper

@@ -27,6 +27,7 @@ REASONS = {
     "no_token": "it has no token",
     "wrong_token": "it has none of this receiver's tokens (TOKENS_FILE)",
     "stream": "its token is bound to other streams (TOKENS_FILE)",
+    "locked_out": "its address is locked out (LOCKOUT_FAILURES)",
     "base_client": "it is a base client, which has no token (BASE_CLIENTS)",
 }
 
@@ -52,7 +53,11 @@ class Access:
 
     def refusal(self, token: str | None, stream: str, host: str) -> str | None:
         """Why the client may not write this stream, one of REASONS, now counted; None where it may."""
-        if self._tokens is None or (reason := self._tokens.refusal(token, stream)) is None:
+        if self._tokens is None:
+            return None
+        if self.is_locked_out(host):  # since it connected: a thousand connections are no thousand guesses
+            return "locked_out"
+        if (reason := self._tokens.refusal(token, stream)) is None:
             return None
         self.count(reason)
         # Only a wrong token is a guess: none, or one for other streams, is a mistake, perhaps of a neighbour.
@@ -71,7 +76,7 @@ class Access:
         self._errors[f"{UNAUTHORIZED}_{reason}"] += 1
 
     def is_locked_out(self, host: str) -> bool:
-        """Whether a connection of that address is to be closed, now counted."""
+        """Whether nothing is taken from that address now; if so, counted."""
         if not self._lockout.is_locked_out(host, monotonic()):
             return False
         self._errors["locked_out"] += 1

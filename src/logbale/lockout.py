@@ -25,9 +25,9 @@ class Lockout:
         self._known: OrderedDict[str, _Record] = OrderedDict()
 
     def failed(self, host: str, now: float) -> bool:
-        """One more; True where this one closes the address out."""
+        """One more; True where this one closes the address out. One that is closed out already changes nothing."""
         key = address_key(host)
-        if not self.failures or key is None:
+        if not self.failures or key is None or self.is_locked_out(host, now):
             return False
         record = self._known.get(key)
         if record is None or now - record.since >= FAILURES_WITHIN:
