@@ -10,6 +10,7 @@ from chunks import batch_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from spool_batches import crashed, spool_of
+from virtual_network import VirtualLoop
 
 from logbale.models import Batch
 from logbale.spool import MemoryStore, list_spools
@@ -197,30 +198,30 @@ def test_a_note_that_a_full_disk_refuses_is_tried_again(tmp_path, fail, monkeypa
 
 def test_what_is_acknowledged_is_soon_on_disk_though_nothing_more_comes(tmp_path, monkeypatch):
     """Who looks at an idle shipper's spool, or starts after its crash, finds nothing waiting; one write says so."""
-    monkeypatch.setattr("logbale.spool_queue.SETTLE_AFTER", 0.01)
 
     async def scenario():
         spool = spool_of(tmp_path / "s")
         queue = SpoolQueue(spool, max_memory=1 << 20)
-        running = asyncio.create_task(queue.run())
+        running = asyncio.ensure_future(queue.run())
         for n in range(3):
             queue.append(batch_of([{"n": n}]))
-        while spool.next_sequence < 4:
-            await queue.wait_for_change()
+        await queue.wait_for_change()
         await queue.acknowledge(1)
+        await asyncio.sleep(0.5)
         await queue.acknowledge(3)
-        assert [(one.entries, one.first) for one in list_spools(tmp_path)] == [(3, 1)]
-        async with asyncio.timeout(5):
-            while list_spools(tmp_path)[0].entries:
-                await asyncio.sleep(0.005)
-        size = spool.disk_bytes
-        await asyncio.sleep(0.05)
-        assert spool.disk_bytes == size
+        waiting = []
+        for _ in range(3):
+            waiting.append([(one.entries, one.first, spool.disk_bytes) for one in list_spools(tmp_path)])
+            await asyncio.sleep(1.0)
+        [(_, _, size)] = waiting[1]
+        assert [waiting[0][0][:2], *waiting[1:]] == [(3, 1), [(0, 4, size)], [(0, 4, size)]]
         queue.close_input()
         await running
         await queue.close()
 
-    asyncio.run(scenario())
+    loop = VirtualLoop(monkeypatch)
+    loop.run_until_complete(scenario())
+    loop.close()
 
 
 def test_a_larger_spool_takes_what_waited_for_room(run, tmp_path):
