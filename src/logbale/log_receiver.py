@@ -12,6 +12,7 @@ from typing import TextIO
 from logbale.archive.writer import ArchiveWriter
 from logbale.config import Settings, format_address, sink_names
 from logbale.dashboard.server import DashboardServer
+from logbale.http_server import plain_answer
 from logbale.metrics import ReceiverMetrics, ReceiverSnapshot
 from logbale.metrics_server import MetricsServer
 from logbale.monitor import Monitor
@@ -21,6 +22,9 @@ from logbale.sinks.console import ConsoleSink
 from logbale.sinks.fanout import FanoutSink
 from logbale.sinks.null import NullSink
 from logbale.tcp_server import TCPLogReceiver
+from logbale.tls.files import Reloading, for_receiver
+from logbale.tls.material import ReceiverTLS, web_is_encrypted
+from logbale.tls.server import Listening
 
 log = logging.getLogger("logbale.receiver")
 
@@ -41,13 +45,15 @@ class LogReceiver:
         self._open = contextlib.AsyncExitStack()
         self._archive: ArchiveSink | None = None
         self._server: TCPLogReceiver | None = None
+        self._tls: Reloading[ReceiverTLS] | None = None
         self._monitor: Monitor | None = None
         """While somebody may look."""
 
     async def start(self) -> None:
         """Opens the sinks (after a crash: recovers the archive), then listens.
 
-        Raises StorageError where the archive cannot be had and OSError where an address cannot.
+        Raises ConfigError where TLS cannot be had as it is set, StorageError where the archive cannot, and OSError
+        where an address cannot.
         """
         try:
             await self._start()
@@ -57,10 +63,16 @@ class LogReceiver:
 
     async def _start(self) -> None:
         settings = self.settings
+        tls = self._tls = for_receiver(settings)
         sink = await self._make_sink()
         self._open.push_async_callback(sink.close)
-        self._server = TCPLogReceiver(settings, sink, self._metrics)
+        self._server = TCPLogReceiver(
+            settings, sink, self._metrics, (lambda: tls.current.shippers) if tls is not None else None
+        )
         await self._server.start()
+        web = None
+        if tls is not None and web_is_encrypted(settings, at_receiver=True):
+            web = Listening(lambda: tls.current.web, self._server.tls_failures, plain_answer=plain_answer)
         if settings.is_observed:
             writer = self._archive.writer if self._archive is not None else None
             self._monitor = Monitor(self._server, writer)
@@ -71,6 +83,7 @@ class LogReceiver:
                     self._ready,
                     host=settings.dashboard_host,
                     port=settings.metrics_port,
+                    tls=web,
                     monitor=self._monitor,
                 )
             )
@@ -79,13 +92,16 @@ class LogReceiver:
                 self.snapshot,
                 host=settings.dashboard_host,
                 port=settings.dashboard_port,
+                tls=web,
+                names=(lambda: tls.current.certificate.names) if tls is not None else tuple,
                 info={"sink": settings.sink, "archive": settings.archive_dir},
                 ready=self._ready,
                 monitor=self._monitor,
             )
             await self._serve(dashboard)
-            log.info("dashboard on http://%s/", format_address(settings.dashboard_host, dashboard.port))
-        log.info("listening on %s", format_address(*self.address))
+            address = format_address(settings.dashboard_host, dashboard.port)
+            log.info("dashboard on %s://%s/", "http" if web is None else "https", address)
+        log.info("listening on %s%s", format_address(*self.address), "" if tls is None else " with TLS")
 
     async def _serve(self, server: DashboardServer | MetricsServer) -> None:
         await server.start()
@@ -124,8 +140,16 @@ class LogReceiver:
             self._stop_now.set()
         self._stop_requested.set()
 
+    def reload(self) -> None:
+        """Loads the TLS files anew, for connections from now on."""
+        if self._tls is not None:
+            self._tls.reload()
+
     def snapshot(self) -> ReceiverSnapshot:
         """Everything counted, at this moment."""
+        if self._tls is not None:
+            self._metrics.certificate_expires = self._tls.current.certificate.ends
+            self._metrics.errors |= {"tls_files": self._tls.refused}
         return self._metrics.snapshot(monotonic())
 
     async def run(self) -> int:
@@ -134,7 +158,8 @@ class LogReceiver:
             await self.start()
         assert self._server is not None
         stop = asyncio.create_task(self._stop_requested.wait())
-        ours = [asyncio.create_task(part) for part in (self._tick(), self._watch())]
+        parts = [self._tick(), self._watch(), *([self._tls.watch()] if self._tls is not None else [])]
+        ours = [asyncio.create_task(part) for part in parts]
         async with self._open:
             await asyncio.wait({stop, *ours, *self._server.tasks}, return_when=asyncio.FIRST_COMPLETED)
             for task in (stop, *ours):
@@ -168,6 +193,7 @@ class LogReceiver:
             await asyncio.sleep(TICK_INTERVAL)
             snapshot = self.snapshot()  # keeps the windows of rates and latencies, whether or not anybody looks
             if self._monitor is not None:
+                self._monitor.certificate_expires = snapshot.certificate_expires
                 self._monitor.tick(snapshot)
 
     def _ready(self) -> tuple[bool, str]:

@@ -113,6 +113,10 @@ _SOUND = {
 """By whether in a session. A look here is a tenth of check_flags(), whose enums took 10 % of a busy receiver's time."""
 
 
+_TLS_HANDSHAKE = {0x160301, 0x160303}
+"""How it begins: the type of the record, and the version that it claims."""
+
+
 def encode_header(payload_bytes: int, flags: int) -> bytes:
     """The 5 bytes before a payload of that length. Raises ProtocolError where uint32 cannot hold the length."""
     if payload_bytes > 0xFFFFFFFF:
@@ -188,10 +192,14 @@ class FrameDecoder:
                 raise ProtocolError(f"a control message of {length} bytes: the limit is {self._max_control}")
             if length > self._max_frame:
                 raise ProtocolError(f"a frame of {length} bytes: the limit is {self._max_frame} (MAX_FRAME_BYTES)")
-        except ProtocolError as error:
+        except ProtocolError:
+            if not self.taken_bytes and length >> 8 in _TLS_HANDSHAKE:
+                error = ProtocolError(
+                    "a TLS handshake, and this port is in plain: set TLS_CERT_FILE here, or leave TLS_CA_FILE out there"
+                )
             self._error = error
             self._buffer.clear()
-            raise
+            raise error from None
 
     def close(self) -> None:
         """The stream has ended. Raises ProtocolError where it ended inside a frame."""

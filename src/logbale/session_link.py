@@ -23,6 +23,9 @@ from logbale.metrics import ShipperMetrics
 from logbale.open_session import OpenSession, SessionEnded
 from logbale.reports import Report
 from logbale.spool_queue import SpoolQueue
+from logbale.tls.client import open_connection
+from logbale.tls.failures import TLSError
+from logbale.tls.material import ShipperTLS
 
 log = logging.getLogger("logbale.client")
 
@@ -45,6 +48,7 @@ class SessionLink:
         metrics: ShipperMetrics,
         *,
         report: Callable[[bool], Report],
+        tls: Callable[[], ShipperTLS | None] = lambda: None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -57,6 +61,7 @@ class SessionLink:
         self._compressing = compressing
         self._metrics = metrics
         self._report = report
+        self._tls = tls
         self._sleep = sleep
         self._chance = chance
         self._host = connect_host(settings.server_host)
@@ -112,9 +117,11 @@ class SessionLink:
         """One connection from hello to its end; returns when everything is consumed, raises SessionEnded otherwise."""
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                reader, writer = await asyncio.open_connection(self._host, self._settings.server_port)
+                reader, writer = await open_connection(self._host, self._settings.server_port, self._tls())
         except TimeoutError:
             raise SessionEnded("connect", f"no answer within {CONNECT_TIMEOUT:g} s") from None
+        except TLSError as error:
+            raise SessionEnded(error.reason, str(error)) from None
         except OSError as error:
             raise SessionEnded("connect", error.strerror or str(error)) from None
         self._writer = writer

@@ -19,7 +19,14 @@ from logbale.cli.options import (
     setting_options,
 )
 from logbale.cli.output import start_log
-from logbale.cli.running import METRICS_FLAG, explained_addresses, run_loop, stopped_by_signals, summaries
+from logbale.cli.running import (
+    METRICS_FLAG,
+    explained_addresses,
+    reloaded_by_hangup,
+    run_loop,
+    stopped_by_signals,
+    summaries,
+)
 from logbale.config import Settings
 from logbale.descriptors import allow_connections
 from logbale.errors import StorageError
@@ -29,6 +36,7 @@ logbale receive                                          on port 5000, into ./ar
 logbale receive --listen [::1]:5000 --archive /var/lib/logbale
 logbale receive --sink archive,console                   prints the entries too
 logbale receive --dashboard                              and http://127.0.0.1:8080/
+logbale receive --tls-cert-file certs/receiver.pem --tls-key-file certs/receiver.key
 """
 
 
@@ -68,7 +76,10 @@ async def _serve(settings: Settings) -> int:
         settings.dashboard_port: "--dashboard-port (DASHBOARD_PORT) and --dashboard-host (DASHBOARD_HOST)",
         settings.server_port: "--listen (SERVER_HOST, SERVER_PORT)",
     }
-    with stopped_by_signals(receiver.stop, lambda: _conclude(settings, receiver.snapshot().waiting_entries)):
+    with (
+        stopped_by_signals(receiver.stop, lambda: _conclude(settings, receiver.snapshot().waiting_entries)),
+        reloaded_by_hangup(receiver.reload, settings),
+    ):
         with explained_addresses(flags):
             await receiver.start()
         async with summaries(receiver.snapshot):

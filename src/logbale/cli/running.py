@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 from logbale.cli.output import INTERRUPTED, complain, flush
-from logbale.config import format_address
+from logbale.config import Settings, format_address
 from logbale.errors import LogbaleError, UnavailableError
 from logbale.metrics import Snapshot
 
@@ -119,6 +119,27 @@ def stopped_by_signals(stop: Callable[[], None], last_words: Callable[[], int]) 
     finally:
         for number, handler in before.items():
             signal.signal(number, _leave if is_stopping else handler)
+
+
+@contextlib.contextmanager
+def reloaded_by_hangup(reload: Callable[[], None], settings: Settings) -> Iterator[None]:
+    """SIGHUP calls `reload` where there is something to load anew; without that it ends the process, as it always did:
+    a shipper should not outlive the terminal that it runs in.
+    """
+    if not settings.tls_cert_file and not settings.tls_ca_file:
+        yield
+        return
+
+    def tell() -> None:
+        log.info("SIGHUP: loading the TLS files anew")
+        reload()
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, tell)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
 
 
 def _handle(handler: Any) -> dict[signal.Signals, Any]:

@@ -23,13 +23,23 @@ from logbale.cli.options import (
     setting_options,
 )
 from logbale.cli.output import start_log
-from logbale.cli.running import METRICS_FLAG, background, explained_addresses, run_loop, stopped_by_signals, summaries
+from logbale.cli.running import (
+    METRICS_FLAG,
+    background,
+    explained_addresses,
+    reloaded_by_hangup,
+    run_loop,
+    stopped_by_signals,
+    summaries,
+)
 from logbale.config import Loaded, Settings, connect_host, format_address
 from logbale.config.load import wrong
 from logbale.errors import ConfigError, UnavailableError
 from logbale.metrics import ShipperSnapshot
 from logbale.sources import Source
 from logbale.terminal import count
+from logbale.tls.files import Reloading, for_shipper
+from logbale.tls.material import ShipperTLS, own_name
 
 if TYPE_CHECKING:
     from logbale.log_shipper import ShipReport
@@ -127,7 +137,8 @@ def ship(
     if demo:
         return ship_generated(loaded, seed=seed)
     source: StdinSource | TailSource
-    spool = open_spool(loaded.settings, name, paths)
+    tls = for_shipper(loaded.settings)
+    spool = open_spool(loaded.settings, name, paths, owner=own_name(tls.current) if tls is not None else "")
     if paths == ("-",):
         from logbale.sources.stdin import StdinSource
 
@@ -155,18 +166,22 @@ def ship(
             spool,
             removes_spool=is_finite and not name,
             once=once,
+            tls=tls,
         )
     )
 
 
-def open_spool(settings: Settings, name: str | None, sources: tuple[str, ...]) -> DiskSpool | None:
-    """The spool on disk; None where SPOOL_DIR=off keeps batches in memory. Raises LogbaleError."""
+def open_spool(settings: Settings, name: str | None, sources: tuple[str, ...], *, owner: str = "") -> DiskSpool | None:
+    """The spool on disk, its streams called as `owner` is; None where SPOOL_DIR=off keeps batches in memory.
+
+    Raises LogbaleError.
+    """
     from logbale.spool import DiskSpool, spool_name, spool_root
 
     if settings.spool_dir == "off":
         return None
     directory = spool_root(settings.spool_dir) / spool_name(name, sources)
-    spool = DiskSpool(directory, max_bytes=settings.spool_max_bytes)
+    spool = DiskSpool(directory, max_bytes=settings.spool_max_bytes, owner=owner)
     spool.open()
     counts = spool.counts
     if counts["spooled"]:
@@ -234,12 +249,13 @@ async def _run(
     *,
     removes_spool: bool = False,
     once: bool = False,
+    tls: Reloading[ShipperTLS] | None = None,
 ) -> int:
     from logbale.log_shipper import LogShipper
     from logbale.spool import removed_when_finished
     from logbale.status import print_table
 
-    shipper = LogShipper(loaded.settings, source, store=spool)
+    shipper = LogShipper(loaded.settings, source, store=spool, tls=tls)
     terminal = contextlib.ExitStack()
 
     def last_words() -> int:
@@ -260,6 +276,7 @@ async def _run(
     with (
         keeping,
         stopped_by_signals(shipper.stop, last_words),
+        reloaded_by_hangup(shipper.reload, loaded.settings),
         explained_addresses({loaded.settings.metrics_port: METRICS_FLAG}),
     ):
         async with _display(shipper.snapshot, progress, terminal):
@@ -298,6 +315,8 @@ def _undelivered(settings: Settings, report: ShipReport, spool: DiskSpool | None
     batches = count(report.left_batches, "batch", "batches")
     verb = "was" if report.left_entries == 1 else "were"
     left = f"{entries} in {batches} {verb} not delivered to {receiver}; DRAIN_TIMEOUT is {settings.drain_timeout:g} s"
+    if report.why:
+        left += f"; {report.why}"
     if spool is not None:
         left += f". They wait in {spool.directory}, and the same command sends them"
     return left

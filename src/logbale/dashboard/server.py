@@ -5,7 +5,7 @@ Answers GET and HEAD for this host's own names only, and a wrong parameter with 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from importlib import resources
 
 from starlette.requests import Request
@@ -19,6 +19,7 @@ from logbale.http_server import HTTPServer
 from logbale.metrics import Snapshot
 from logbale.metrics_server import Ready, healthz, readyz
 from logbale.monitor import Monitor
+from logbale.tls.server import Listening
 
 _FILES = {
     "index.html": "text/html",
@@ -53,7 +54,10 @@ class DashboardServer(HTTPServer):
         info: Mapping[str, str],
         ready: Ready = always_ready,
         monitor: Monitor | None = None,
+        tls: Listening | None = None,
+        names: Callable[[], Iterable[str]] = tuple,
     ) -> None:
+        """`names` are further ones of this host's: those of its certificate."""
         routes = [Route(f"/{name}", _file(name, media_type)) for name, media_type in _FILES.items()]
         routes += [
             Route("/", _file("index.html", "text/html")),
@@ -63,7 +67,8 @@ class DashboardServer(HTTPServer):
         ]
         if monitor is not None:
             routes += _receiver_routes(monitor)
-        super().__init__(Guard(Router(routes, redirect_slashes=False), own_names(host)), host=host, port=port)
+        guarded = Guard(Router(routes, redirect_slashes=False), own_names(host, names))
+        super().__init__(guarded, host=host, port=port, tls=tls)
 
 
 def _receiver_routes(monitor: Monitor) -> list[Route]:
