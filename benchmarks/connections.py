@@ -26,6 +26,7 @@ import json
 import os
 import random
 import re
+import ssl
 import statistics
 import subprocess
 import sys
@@ -154,6 +155,7 @@ async def load(given: argparse.Namespace) -> dict[str, object]:
     host, port = given.load.rsplit(":", 1)
     latencies: array[float] = array("f")
     gate = asyncio.Semaphore(OPENING)
+    tls = ssl.create_default_context(cafile=given.tls) if given.tls else None
 
     async def opened(number: int) -> Session:
         large = given.busy and number % 10 == 9
@@ -165,6 +167,8 @@ async def load(given: argparse.Namespace) -> dict[str, object]:
                 host,
                 int(port),
                 local_addr=source,
+                ssl=tls,
+                server_hostname=host if tls else None,
             )
             await session.welcomed
             return session
@@ -246,11 +250,15 @@ def run(given: argparse.Namespace, directory: Path) -> dict[str, object]:
     """Measures against a new receiver with an empty archive."""
     messages = directory / "messages"
     receive = ["receive", "--listen", "127.0.0.1:0", "--archive", str(directory / "archive")]
+    certs = directory / "certs"
+    if given.tls:
+        subprocess.run([sys.executable, "-m", "logbale", "certs", certs], check=True, capture_output=True)
+        receive += ["--tls-cert-file", str(certs / "receiver.pem"), "--tls-key-file", str(certs / "receiver.key")]
     with messages.open("wb") as stderr:
         receiver = subprocess.Popen([sys.executable, "-m", "logbale", *receive], stderr=stderr)
     loads: list[subprocess.Popen[str]] = []
     try:
-        while (listening := re.search(r"listening on (\S+)\n", messages.read_text())) is None:
+        while (listening := re.search(r"listening on (\S+).*\n", messages.read_text())) is None:
             if receiver.poll() is not None:
                 raise SystemExit(messages.read_text())
             time.sleep(0.01)
@@ -259,6 +267,7 @@ def run(given: argparse.Namespace, directory: Path) -> dict[str, object]:
             count = given.sessions // given.loads + (part < given.sessions % given.loads)
             again = ["--load", listening[1], "--part", str(part), "--sessions", str(count), "--every", str(given.every)]
             again += ["--entries", str(given.entries), "--seconds", str(given.seconds), *["--busy"] * given.busy]
+            again += ["--tls", str(certs / "ca.pem")] * bool(given.tls)
             command = [sys.executable, __file__, *again]
             loads.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
         opened = [json.loads(process.stdout.readline())["opened"] for process in loads]  # type: ignore[union-attr]
@@ -352,6 +361,7 @@ def main() -> int:
     parser.add_argument("--every", type=float, default=1.0, help="seconds between the batches of a session")
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--busy", action="store_true")
+    parser.add_argument("--tls", nargs="?", const="on", help="encrypt, with certificates of `logbale certs`")
     parser.add_argument("--loads", type=int, default=2)
     parser.add_argument("--dir", type=Path, help="where to work: the disk to measure")
     parser.add_argument("--messages", type=Path, help="where the receiver's messages are kept")

@@ -4,9 +4,10 @@
     .venv/bin/python benchmarks/pipeline.py --replay LOG... [--lines 1000000]
 
 Without a FILE the lines are generated, with --replay they are those of real logs, interleaved, with fresh ids and times
-(replay.py). Each --ship is one setting to measure, in flags of `logbale ship`; the rounds of all settings take turns,
-and medians are printed. Every round has an archive of its own, and its entries are counted. The time is that from the
-start of the shipper's process to its end, when all is durable; the first row is what that takes for one line.
+(replay.py). Each --ship is one setting to measure, in flags of `logbale ship`, with `--tls` among them for TLS with
+certificates at both ends; the rounds of all settings take turns, and medians are printed. Every round has an archive of
+its own, and its entries are counted. The time is that from the start of the shipper's process to its end, when all is
+durable; the first row is what that takes for one line.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ DEFAULT = [
     "--session-mode off --spool-dir off",
 ]
 NOTHING = "(one line)"
+TLS = "--tls"
 
 
 def generated(path: Path, count: int) -> None:
@@ -65,10 +67,17 @@ def usage(process: subprocess.Popen[str]) -> tuple[float, float]:
 
 def run(lines: Path, flags: str, directory: Path) -> dict[str, float]:
     """One round: a receiver, a shipper, and what both took."""
+    receive, ship, certs = [], [], directory / "certs"
+    if TLS in (words := flags.split()):
+        subprocess.run([*LOGBALE, "certs", str(certs), "--client", "bench"], check=True, capture_output=True)
+        receive = ["--tls-cert-file", certs / "receiver.pem", "--tls-key-file", certs / "receiver.key"]
+        receive += ["--tls-client-ca-file", certs / "ca.pem"]
+        ship = ["--tls-cert-file", certs / "bench.pem", "--tls-key-file", certs / "bench.key"]
+        ship += ["--tls-ca-file", certs / "ca.pem"]
     environ = {**os.environ, "SPOOL_DIR": str(directory / "spools")}
     environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every start compiles all of it anew
     receiver = subprocess.Popen(
-        [*LOGBALE, "receive", "--listen", "127.0.0.1:0", "--archive", str(directory / "archive")],
+        [*LOGBALE, "receive", "--listen", "127.0.0.1:0", "--archive", str(directory / "archive"), *receive],
         stderr=subprocess.PIPE,
         text=True,
         env=environ,
@@ -77,7 +86,7 @@ def run(lines: Path, flags: str, directory: Path) -> dict[str, float]:
     address = next(m[1] for line in receiver.stderr if (m := re.search(r"listening on (\S+)", line)))
     start = time.monotonic()
     shipper = subprocess.Popen(
-        [*LOGBALE, "ship", "--once", "--to", address, *flags.split(), str(lines)],
+        [*LOGBALE, "ship", "--once", "--to", address, *(word for word in words if word != TLS), *ship, str(lines)],
         stderr=subprocess.PIPE,
         text=True,
         env=environ,

@@ -4,8 +4,7 @@ import datetime
 import ssl
 
 import trustme
-
-from logbale.config import Settings
+from cryptography import x509
 
 NOW = datetime.datetime.now(datetime.UTC)
 DAY = datetime.timedelta(days=1)
@@ -38,6 +37,10 @@ class TLSFiles:
             paths.append(str(path))
         return {"tls_key_file": paths[0], "tls_cert_file": paths[1]}
 
+    def read(self, file):
+        """What is in FILE.pem."""
+        return x509.load_pem_x509_certificate((self.directory / f"{file}.pem").read_bytes())
+
     def receiver(self, *names, file="receiver", **dates):
         """A receiver's settings."""
         return self.pair(file, *(names or ("127.0.0.1", "localhost")), **dates)
@@ -58,7 +61,3 @@ class TLSFiles:
         if version:
             context.minimum_version = context.maximum_version = version
         return context
-
-
-def settings(**given):
-    return Settings(**given)
