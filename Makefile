@@ -15,10 +15,10 @@ READY_DEV := .venv/ready-dev
 $(if $(wildcard $(READY)),$(shell \
   { [ "$$(cat $(READY))" = "$(CURDIR)" ] && .venv/bin/python -c 1; } 2>/dev/null || rm -rf .venv))
 
-.PHONY: help demo test check chaos chaos-smoke chaos-full build run client logs stop benchmark lock clean
+.PHONY: help demo test check chaos chaos-smoke chaos-full build run client logs stop benchmark bench-pipeline bench-peers profile guard guard-update lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(READY) ## set up, ship this machine's own logs through a receiver, print what it took (under 30 s)
 	@.venv/bin/python scripts/demo.py
@@ -46,6 +46,21 @@ stop: ## stop the receiver; it stores what it has received first
 benchmark: ## every algorithm and level on your logs: make benchmark ARGS="/var/log/syslog"
 build run client logs stop benchmark:
 	@scripts/runtime.sh $@
+
+bench-pipeline: $(READY_DEV) ## from a file to the durable archive: speed, CPU, memory, wire bytes; ARGS="--replay LOG..."
+	.venv/bin/python benchmarks/pipeline.py --json bench-results/pipeline.json --chart bench-results/pipeline.svg $(ARGS)
+
+profile: $(READY_DEV) ## flame graphs of both ends while the pipeline runs, and what takes most; ARGS as above
+	.venv/bin/python benchmarks/profiling.py $(ARGS)
+
+guard: $(READY_DEV) ## count what an entry takes on the hot path, fail where it is more than the baseline (needs valgrind)
+	.venv/bin/python benchmarks/guard.py
+guard-update: $(READY_DEV) ## make the present counts the baseline
+	.venv/bin/python benchmarks/guard.py --update
+
+bench-peers: $(READY) ## logbale beside rsyslog, syslog-ng and others on a million lines (3 min); ARGS="FILE..." are yours
+	@scripts/peers.sh
+	@.venv/bin/python benchmarks/peers.py $(ARGS)
 
 lock: ## resolve pyproject.toml anew into requirements.txt and requirements-dev.txt
 	@scripts/lock.sh

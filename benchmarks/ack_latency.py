@@ -15,18 +15,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import json
 import os
 import random
-import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections import deque
 from pathlib import Path
+
+import uvloop
+from receiving import receiving
 
 from logbale.compression import CompressionHandler
 from logbale.messages import MAX_CONTROL_BYTES, Ack
@@ -148,25 +148,8 @@ def bare(fd: int) -> float:
 
 def run(sessions: int, directory: Path, batches: int) -> dict[str, list[float]]:
     """Measures against a new receiver with an empty archive."""
-    factory = asyncio.new_event_loop
-    with contextlib.suppress(ImportError):
-        from uvloop import new_event_loop
-
-        factory = new_event_loop
-    messages = directory / "messages"
-    receive = ["receive", "--listen", "127.0.0.1:0", "--archive", str(directory / "archive")]
-    with messages.open("wb") as stderr:
-        receiver = subprocess.Popen([sys.executable, "-m", "logbale", *receive], stderr=stderr)
-    try:
-        while (listening := re.search(r"listening on (\S+)\n", messages.read_text())) is None:
-            if receiver.poll() is not None:
-                raise SystemExit(messages.read_text())
-            time.sleep(0.01)
-        with asyncio.Runner(loop_factory=factory) as runner:
-            return runner.run(measure(listening[1], sessions, batches, directory / "bare"))
-    finally:
-        receiver.terminate()
-        receiver.wait(30)
+    with receiving(directory) as (_, address), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(measure(address, sessions, batches, directory / "bare"))
 
 
 def quantile(seconds: list[float], share: float) -> float:

@@ -15,13 +15,14 @@ import argparse
 import json
 import os
 import random
-import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from receiving import LOGBALE, receiving
 
 LINGER = 0.005
 SETTINGS = ["", "--spool-dir off", "--poll"]
@@ -64,23 +65,16 @@ def run(flags: str, directory: Path, appends: int, pause: float) -> dict[str, li
     log.touch()
     notes.touch()
     environ = {**os.environ, "SPOOL_DIR": str(directory / "spools"), "BATCH_LINGER": str(LINGER)}
-    receive = ["receive", "--listen", "127.0.0.1:0", "--archive", str(directory / "archive")]
-    receiver = subprocess.Popen(
-        [sys.executable, "-c", RECEIVER, str(notes), *receive], stderr=subprocess.PIPE, text=True, env=environ
-    )
-    shipper = None
-    try:
-        assert receiver.stderr is not None
-        address = next(m[1] for line in receiver.stderr if (m := re.search(r"listening on (\S+)", line)))
+    with receiving(directory, command=[sys.executable, "-c", RECEIVER, str(notes)], environ=environ) as (_, address):
+        command = [*LOGBALE, "ship", "--to", address, *flags.split(), str(log)]
         with (directory / "shipper.log").open("wb") as messages:
-            command = [sys.executable, "-m", "logbale", "ship", "--to", address, *flags.split(), str(log)]
             shipper = subprocess.Popen(command, stderr=messages, env=environ)
-        time.sleep(2)
-        return measure(log, notes, directory / "bare", chance, appends, pause)
-    finally:
-        for process in filter(None, (shipper, receiver)):
-            process.terminate()
-            process.wait(30)
+        try:
+            time.sleep(2)
+            return measure(log, notes, directory / "bare", chance, appends, pause)
+        finally:
+            shipper.terminate()
+            shipper.wait(30)
 
 
 def measure(

@@ -36,6 +36,9 @@ from array import array
 from collections import deque
 from pathlib import Path
 
+import uvloop
+from receiving import certificates, receiving
+
 from logbale.compressing import context_flags
 from logbale.context import ContextCompressor
 from logbale.messages import MAX_CONTROL_BYTES, Ack, Context, Error, Status, encode_message
@@ -155,7 +158,9 @@ async def load(given: argparse.Namespace) -> dict[str, object]:
     host, port = given.load.rsplit(":", 1)
     latencies: array[float] = array("f")
     gate = asyncio.Semaphore(OPENING)
-    tls = ssl.create_default_context(cafile=given.tls) if given.tls else None
+    tls = ssl.create_default_context(cafile=given.ca) if given.ca else None
+    if tls is not None:
+        tls.load_cert_chain(given.ca.with_name("bench.pem"), given.ca.with_name("bench.key"))
 
     async def opened(number: int) -> Session:
         large = given.busy and number % 10 == 9
@@ -248,47 +253,35 @@ def cpu_seconds(pid: int) -> float:
 
 def run(given: argparse.Namespace, directory: Path) -> dict[str, object]:
     """Measures against a new receiver with an empty archive."""
-    messages = directory / "messages"
-    receive = ["receive", "--listen", "127.0.0.1:0", "--archive", str(directory / "archive")]
-    certs = directory / "certs"
-    if given.tls:
-        subprocess.run([sys.executable, "-m", "logbale", "certs", certs], check=True, capture_output=True)
-        receive += ["--tls-cert-file", str(certs / "receiver.pem"), "--tls-key-file", str(certs / "receiver.key")]
-    with messages.open("wb") as stderr:
-        receiver = subprocess.Popen([sys.executable, "-m", "logbale", *receive], stderr=stderr)
     loads: list[subprocess.Popen[str]] = []
-    try:
-        while (listening := re.search(r"listening on (\S+).*\n", messages.read_text())) is None:
-            if receiver.poll() is not None:
-                raise SystemExit(messages.read_text())
-            time.sleep(0.01)
-        empty = status_bytes(receiver.pid, "VmRSS")
+    certs = directory / "certs"
+    flags = certificates(certs)[0] if given.tls else []
+    with (
+        receiving(directory, messages=given.messages, flags=flags) as (receiver, address),
+        contextlib.ExitStack() as ending,
+    ):
+        pid = receiver.pid
+        empty = status_bytes(pid, "VmRSS")
         for part in range(given.loads):
             count = given.sessions // given.loads + (part < given.sessions % given.loads)
-            again = ["--load", listening[1], "--part", str(part), "--sessions", str(count), "--every", str(given.every)]
+            again = ["--load", address, "--part", str(part), "--sessions", str(count), "--every", str(given.every)]
             again += ["--entries", str(given.entries), "--seconds", str(given.seconds), *["--busy"] * given.busy]
-            again += ["--tls", str(certs / "ca.pem")] * bool(given.tls)
+            again += ["--ca", str(certs / "ca.pem")] * given.tls
             command = [sys.executable, __file__, *again]
             loads.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+            ending.callback(loads[-1].kill)
         opened = [json.loads(process.stdout.readline())["opened"] for process in loads]  # type: ignore[union-attr]
-        idle = status_bytes(receiver.pid, "VmRSS")
-        descriptors = len(os.listdir(f"/proc/{receiver.pid}/fd"))
-        cpu = cpu_seconds(receiver.pid)
+        idle = status_bytes(pid, "VmRSS")
+        descriptors = len(os.listdir(f"/proc/{pid}/fd"))
+        cpu = cpu_seconds(pid)
         for process in loads:
             process.stdin.write("go\n")  # type: ignore[union-attr]
             process.stdin.flush()  # type: ignore[union-attr]
         parts = [json.loads(process.stdout.readline()) for process in loads]  # type: ignore[union-attr]
-        cpu = cpu_seconds(receiver.pid) - cpu
-        peak, last = status_bytes(receiver.pid, "VmHWM"), status_bytes(receiver.pid, "VmRSS")
+        cpu = cpu_seconds(pid) - cpu
+        peak, last = status_bytes(pid, "VmHWM"), status_bytes(pid, "VmRSS")
         return {"opened": max(opened), "empty": empty, "idle": idle, "peak": peak, "last": last, "cpu": cpu,
                 "descriptors": descriptors, "parts": parts}  # fmt: skip
-    finally:
-        for process in loads:
-            process.kill()
-        receiver.terminate()
-        receiver.wait(60)
-        if given.messages:
-            given.messages.write_text(messages.read_text())
 
 
 def tenths(parts: list[dict[str, object]]) -> list[float]:
@@ -361,12 +354,13 @@ def main() -> int:
     parser.add_argument("--every", type=float, default=1.0, help="seconds between the batches of a session")
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--busy", action="store_true")
-    parser.add_argument("--tls", nargs="?", const="on", help="encrypt, with certificates of `logbale certs`")
+    parser.add_argument("--tls", action="store_true", help="with certificates at both ends")
     parser.add_argument("--loads", type=int, default=2)
     parser.add_argument("--dir", type=Path, help="where to work: the disk to measure")
     parser.add_argument("--messages", type=Path, help="where the receiver's messages are kept")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--load", help=argparse.SUPPRESS)
+    parser.add_argument("--ca", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--part", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     given.sessions = given.sessions or (200 if given.busy else 10_000)
@@ -374,12 +368,7 @@ def main() -> int:
     given.seconds = given.seconds or (20 if given.busy else 60)
     hard = raise_descriptors()
     if given.load:
-        factory = asyncio.new_event_loop
-        with contextlib.suppress(ImportError):
-            from uvloop import new_event_loop
-
-            factory = new_event_loop
-        with asyncio.Runner(loop_factory=factory) as runner:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             print(json.dumps(runner.run(load(given))), flush=True)
         os._exit(0)  # ten thousand connections need no orderly end
     if hard < given.sessions + 100:

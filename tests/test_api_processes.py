@@ -75,6 +75,7 @@ def test_what_shippers_did_is_what_the_api_says(tmp_path):
             assert here["agent"].startswith("logbale/")
             assert gone["report"]["ended"]
             assert (gone["report"]["read"], gone["report"]["delivered"], gone["lag_batches"]) == (3000, 3000, 0)
+            assert gone["report"]["waiting_entries"] == gone["spool_bytes"] == gone["lag_seconds"] == 0
             assert sum(client["raw_bytes"] for client in clients) == stats["received"]["raw_bytes"]
             assert sum(client["wire_bytes"] for client in clients) == stats["received"]["wire_bytes"]
             assert stats["received"]["entries"] == stats["stored_entries"] == 6000

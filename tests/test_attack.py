@@ -8,6 +8,7 @@ import logging
 import random
 import socket
 import struct
+import threading
 import time
 
 import msgspec
@@ -17,6 +18,7 @@ from proxy import Proxy
 from test_delivery import Numbers, Scripted, at_once, eventually, next_message, receiver, shipper
 
 from logbale.config import Settings
+from logbale.decoding import decode_base
 from logbale.errors import StorageError
 from logbale.log_shipper import LogShipper
 from logbale.messages import MAX_CONTROL_BYTES, Hello, Skip, Status, encode_message
@@ -560,5 +562,37 @@ def test_a_task_of_the_shipper_that_dies_is_heard_of(run, monkeypatch):
                 async with asyncio.timeout(3):
                     await running.run()
             assert server.sink.numbers == list(range(len(server.sink.numbers)))
+
+    run(scenario)
+
+
+def test_a_base_client_that_is_gone_before_its_batch_is_decoded_is_listed_as_gone(run, monkeypatch):
+    """The batch counts, and nobody is connected any more."""
+    decoding, go_on = threading.Event(), threading.Event()
+
+    def slowly(*arguments):
+        decoding.set()
+        assert go_on.wait(10)
+        return decode_base(*arguments)
+
+    monkeypatch.setattr("logbale.connection.decode_base", slowly)
+
+    async def scenario():
+        async with receiver() as server:
+            _, writer = await asyncio.open_connection(*server.address)
+            payload = json.dumps([{"text": "x" * 70_000}]).encode()
+            writer.write(encode_header(len(payload), 0) + payload)
+            await eventually(decoding.is_set)
+            # A reset, not an end: behind an end the receiver would wait for what it decodes.
+            linger = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            writer.transport.abort()
+            await eventually(lambda: not server._connections)
+            go_on.set()
+            await eventually(lambda: server.metrics.received.entries == 1)
+            (client,) = server.clients
+            assert client.totals.entries == 1
+            assert client.live is None
+            assert server.clients.connected_count == 0
 
     run(scenario)

@@ -3,7 +3,7 @@
 import pytest
 
 from logbale import clients as clients_module
-from logbale.clients import KEPT_SECONDS, MAX_TEXT, SILENT_AFTER, Clients, Load
+from logbale.clients import GONE_AFTER, KEPT_SECONDS, MAX_TEXT, SILENT_AFTER, Clients, Load
 from logbale.liveness import Liveness
 from logbale.protocol import Algorithm
 from logbale.reports import Report, encode_report
@@ -28,7 +28,7 @@ def test_a_stream_that_reconnects_keeps_its_row():
     client, live = connect(clients, host="a", agent="logbale/1")
     client.add(Algorithm.ZSTD, 50, 5_000, 500)
     live.heard(3.0)
-    clients.disconnected(client, live)
+    clients.disconnected(client, live, live.heard_at)
     again, _ = connect(clients, now=60.0, address="192.0.2.2:8", host="b")
     assert again is client
     again.add(Algorithm.GZIP, 50, 5_000, 500)
@@ -43,9 +43,9 @@ def test_a_connection_that_was_superseded_takes_nobody_along():
     clients = Clients()
     client, old = connect(clients)
     _, new = connect(clients, now=1.0)
-    clients.disconnected(client, old)
+    clients.disconnected(client, old, 2.0)
     assert rows(clients)["web-1"].connected
-    clients.disconnected(client, new)
+    clients.disconnected(client, new, 3.0)
     assert not rows(clients)["web-1"].connected
 
 
@@ -77,7 +77,7 @@ def test_rows_are_bounded_and_the_first_gone_leaves_first(monkeypatch):
     clients = Clients()
     for n in range(6):
         client, live = connect(clients, f"gone-{n}", now=float(n))
-        clients.disconnected(client, live)
+        clients.disconnected(client, live, live.heard_at)
     assert list(rows(clients)) == ["gone-5", "gone-4", "gone-3"]
     for n in range(2):
         connect(clients, f"here-{n}")
@@ -97,12 +97,27 @@ def test_a_client_is_missed_when_it_went_without_a_word():
     cut, cut_live = connect(clients, "cut")
     cut.take_report(report(), 1.0)
     base, _ = connect(clients, "")
-    clients.disconnected(done, done_live)
-    clients.disconnected(cut, cut_live)
+    clients.disconnected(done, done_live, 0.0)
+    clients.disconnected(cut, cut_live, 0.0)
     assert [client.is_missed(SILENT_AFTER - 1) for client in (done, cut, base)] == [False, False, False]
     assert [client.is_missed(SILENT_AFTER) for client in (done, cut, base)] == [False, True, False]
-    connect(clients, "cut", now=SILENT_AFTER + 1)
+    _, live = connect(clients, "cut", now=SILENT_AFTER + 1)
     assert not cut.is_missed(SILENT_AFTER + 2)
+    assert not cut.is_missed(10 * SILENT_AFTER)  # connected, and not read, because the disk is full for example
+    clients.disconnected(cut, live, 10 * SILENT_AFTER)
+    assert not cut.is_missed(10 * SILENT_AFTER + GONE_AFTER - 1)
+    assert cut.is_missed(10 * SILENT_AFTER + GONE_AFTER)
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [("web", "web s-1"), ("", "s-1"), ("s", "s-1"), ("a\nb", "s-1"), ("\x1b[2J", "s-1"), ("\u202egnp", "s-1")],
+)
+def test_a_clients_name_is_one_plain_line(host, name):
+    """Whatever it calls itself; alarms are made of it."""
+    clients = Clients()
+    client, _ = connect(clients, "s-1", host=host)
+    assert client.name == name
 
 
 def test_reports_of_connected_shippers_are_added_up():
@@ -112,7 +127,7 @@ def test_reports_of_connected_shippers_are_added_up():
         client, live = connect(clients, f"web-{n}")
         client.take_report(report(10, 7, level=n, dropped={"damaged": 2}, rejected=1, backlog_bytes=50), 1.0)
         if n == 2:
-            clients.disconnected(client, live)
+            clients.disconnected(client, live, live.heard_at)
     connect(clients, "silent")
     found = clients.reported()
     assert (found.reporting, found.read_entries, found.delivered_entries, found.waiting_entries) == (2, 20, 14, 6)
@@ -126,7 +141,7 @@ def test_a_restarted_shipper_reports_anew():
     clients = Clients()
     client, live = connect(clients)
     client.take_report(report(1000, 900), 1.0)
-    clients.disconnected(client, live)
+    clients.disconnected(client, live, live.heard_at)
     assert rows(clients)["web-1"].report["read"] == 1000
     connect(clients, now=2.0)
     assert rows(clients)["web-1"].report is None
@@ -165,6 +180,6 @@ def test_a_hundred_thousand_names_are_a_thousand_rows():
     clients = Clients()
     for n in range(100_000):
         client, live = connect(clients, f"web-{n}", now=float(n))
-        clients.disconnected(client, live)
+        clients.disconnected(client, live, live.heard_at)
     assert len(clients) == clients_module.MAX_ROWS
     assert next(iter(clients)).id == "web-99999"

@@ -194,6 +194,25 @@ def test_a_flipped_bit_is_noticed(run, monkeypatch, way, context):
     run(scenario)
 
 
+def test_the_last_word_of_a_shipper_is_complete(run, tmp_path):
+    """Its numbers are those of the end, whatever the spool's thread was still at."""
+
+    async def scenario():
+        async with receiver() as server:
+            spool = DiskSpool(tmp_path, max_bytes=1 << 24)
+            spool.open()
+            settings = Settings(server_host="127.0.0.1", server_port=server.address[1], batch_size=10)
+            await LogShipper(settings, Numbers(500), store=spool).run()
+            await eventually(lambda: not server.clients.connected_count)
+            (client,) = server.clients
+            report = client.report
+            assert (report.ended, report.read, report.delivered, report.waiting_entries) == (True, 500, 500, 0)
+            assert (report.waiting_batches, report.spool_bytes, report.oldest_waiting) == (0, 0, 0.0)
+            assert report.latency.count == server.metrics.received.batches
+
+    run(scenario)
+
+
 def test_lost_acks_lead_to_duplicates_that_are_counted_and_not_stored(run):
     """F13: the receiver has stored what the shipper sends again."""
 

@@ -47,7 +47,7 @@ def test_a_sample_says_what_was_read_sent_and_left_waiting(run, monkeypatch):
     async def scenario():
         queue, metrics, compressing, meter = make(monkeypatch)
         raw = b"a line of a thousand bytes " * 40
-        queue.store.append([(raw, 1, {})] * 10)
+        await queue.call(queue.store.append, [(raw, 1, {})] * 10)
         for sequence in (1, 2, 3):
             await compressing.alone(raw)
             queue.sent_up_to = sequence

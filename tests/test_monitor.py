@@ -1,6 +1,7 @@
 """What a receiver's monitor promises: it says why nothing can be stored, also where the disk itself says nothing."""
 
 import asyncio
+import io
 from types import SimpleNamespace
 
 import pytest
@@ -11,9 +12,10 @@ from logbale.clients import Clients
 from logbale.committer import COMMIT_BYTES
 from logbale.config import Settings
 from logbale.liveness import Liveness
+from logbale.log_receiver import LogReceiver
 from logbale.metrics import ReceiverMetrics
 from logbale.monitor import DISK_INTERVAL, PATIENCE, Monitor
-from logbale.protocol import Algorithm
+from logbale.protocol import Algorithm, encode_header
 from logbale.reports import Report, encode_report
 
 UNIX = 1_764_144_000.0
@@ -107,7 +109,7 @@ def test_a_client_that_went_without_a_word_is_missed_after_a_minute():
     """And no longer once it is back."""
     receiver = Receiver()
     client, live = receiver.client("web-1", read=1, delivered=1, waiting_entries=0)
-    receiver.server.clients.disconnected(client, live)
+    receiver.server.clients.disconnected(client, live, receiver.now)
     assert receiver.tick(59.0) == []
     assert receiver.tick() == ["silent"]
     receiver.client("web-1")
@@ -163,6 +165,27 @@ def test_a_disk_without_room_for_a_commit_is_not_readiness(tmp_path, monkeypatch
             await asyncio.sleep(0.001)
         assert receiver.tick() == ["storage", "disk"]
         assert "free some space" in receiver.monitor.ready()[1]
+        receiver.server.metrics.item_stored(receiver.now, None)
+        assert receiver.monitor.ready()[0]  # what was stored since then knows better
+
+    asyncio.run(scenario())
+
+
+def test_a_small_disk_needs_a_small_room(tmp_path, monkeypatch):
+    """A hundredth of it: it may well be smaller than the largest commit."""
+
+    async def scenario():
+        free = [200_000]
+        monkeypatch.setattr(monitor_module.os, "statvfs", lambda path: room(free[0], 16_000_000))
+        receiver = Receiver(archive_at(tmp_path))
+        receiver.tick()
+        while receiver.monitor.overview().disk is None:
+            await asyncio.sleep(0.001)
+        assert receiver.monitor.ready()[0]
+        free[0] = 100_000
+        receiver.tick(DISK_INTERVAL)
+        while receiver.monitor.ready()[0]:
+            await asyncio.sleep(0.001)
 
     asyncio.run(scenario())
 
@@ -203,3 +226,36 @@ def test_a_change_of_level_is_not_later_than_it_was_heard_of(when):
     (change,) = receiver.monitor.history.level_changes(0.0)
     assert change.time == min(when, UNIX + receiver.now)
     assert (change.stream, change.before, change.after, change.reason) == ("web-1", 6, 5, "busy")
+
+
+def test_a_monitor_that_fails_ends_nothing(monkeypatch, tmp_path, caplog):
+    """It is said once; receiving, and readiness, go on without it."""
+    monkeypatch.setattr("logbale.log_receiver.TICK_INTERVAL", 0.001)
+    ticks = []
+
+    def fail(self, snapshot):
+        ticks.append(snapshot)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Monitor, "tick", fail)
+
+    async def scenario():
+        settings = Settings(
+            server_host="127.0.0.1", server_port=0, sink="null", dashboard_enabled=True, dashboard_port=0
+        )
+        receiver = LogReceiver(settings, out=io.StringIO())
+        await receiver.start()
+        running = asyncio.create_task(receiver.run())
+        while len(ticks) < 3:
+            await asyncio.sleep(0.001)
+        _, writer = await asyncio.open_connection(*receiver.address)
+        writer.write(encode_header(9, 0) + b'[{"n":1}]')
+        while receiver.snapshot().stored_entries != 1:
+            await asyncio.sleep(0.001)
+        assert not running.done()
+        writer.close()
+        receiver.stop()
+        assert await asyncio.wait_for(running, 10) == 0
+
+    asyncio.run(scenario())
+    assert caplog.text.count("the alarms and the history fail") == 1

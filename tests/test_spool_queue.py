@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import logging
+import threading
 
 from chunks import batch_of
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from spool_batches import crashed, spool_of
 
 from logbale.models import Batch
-from logbale.spool import MemoryStore
+from logbale.spool import MemoryStore, list_spools
 from logbale.spool_queue import SpoolQueue
 
 
@@ -53,6 +54,33 @@ def queue_of(store, *events):
 
 def entry(**cursors):
     return Batch(b'{"n":1}\n', 1, cursors)
+
+
+def test_a_batch_counts_while_it_is_being_stored(tmp_path):
+    """Entries and batches that wait are told by the same moment: never one entry in no batch, or in two."""
+
+    class Slow(Noting):
+        def append(self, batches, bodies=()):
+            begun.set()
+            may_end.wait()
+            return super().append(batches, bodies)
+
+    begun, may_end = threading.Event(), threading.Event()
+
+    async def scenario():
+        queue = SpoolQueue(Slow(spool_of(tmp_path / "s")), max_memory=1 << 20)
+        running = asyncio.create_task(queue.run())
+        queue.append(entry(a=1))
+        await asyncio.get_running_loop().run_in_executor(None, begun.wait)
+        assert (queue.waiting_batches, queue.unsent_batches, queue.counts["spooled"]) == (1, 1, 1)
+        may_end.set()
+        await queue.wait_for_change()
+        assert (queue.waiting_batches, queue.unsent_batches, queue.counts["spooled"]) == (1, 1, 1)
+        queue.close_input()
+        await running
+        await queue.close()
+
+    asyncio.run(scenario())
 
 
 def test_a_cursor_goes_with_the_next_batch_where_there_is_one():
@@ -118,12 +146,13 @@ def test_no_order_of_events_leaves_bytes_behind_that_look_like_back_pressure(tmp
                 await queue.reject(store.first + how, "odd")
             elif what == "new_stream":
                 await queue.new_stream()
-            assert queue._fresh_bytes == sum(fresh.size for fresh in queue._fresh.values()) >= 0
-            assert queue._fresh.keys() <= set(range(store.first, store.next_sequence))
+            fresh = queue._fresh._batches
+            assert queue._fresh.size == sum(one.size for one in fresh.values()) >= 0
+            assert fresh.keys() <= set(range(store.first, store.next_sequence))
             if not on_disk:
                 assert store.raw_bytes == sum(len(raw) for _, raw in store._batches.values()) >= 0
         await queue.acknowledge(store.next_sequence - 1)
-        assert (queue._fresh_bytes, queue._incoming_bytes) == (0, 0)
+        assert (queue._fresh.size, queue._incoming_bytes) == (0, 0)
         async with asyncio.timeout(1):
             await queue.wait_for_room()
         queue.close_input()
@@ -160,6 +189,34 @@ def test_a_note_that_a_full_disk_refuses_is_tried_again(tmp_path, fail, monkeypa
         copy = spool_of(crashed(tmp_path / "s", tmp_path / "copy"))
         assert copy.cursors == {"a": 1}
         copy.close()
+        await queue.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_is_acknowledged_is_soon_on_disk_though_nothing_more_comes(tmp_path, monkeypatch):
+    """Who looks at an idle shipper's spool, or starts after its crash, finds nothing waiting; one write says so."""
+    monkeypatch.setattr("logbale.spool_queue.SETTLE_AFTER", 0.01)
+
+    async def scenario():
+        spool = spool_of(tmp_path / "s")
+        queue = SpoolQueue(spool, max_memory=1 << 20)
+        running = asyncio.create_task(queue.run())
+        for n in range(3):
+            queue.append(batch_of([{"n": n}]))
+        while spool.next_sequence < 4:
+            await queue.wait_for_change()
+        await queue.acknowledge(1)
+        await queue.acknowledge(3)
+        assert [(one.entries, one.first) for one in list_spools(tmp_path)] == [(3, 1)]
+        async with asyncio.timeout(5):
+            while list_spools(tmp_path)[0].entries:
+                await asyncio.sleep(0.005)
+        size = spool.disk_bytes
+        await asyncio.sleep(0.05)
+        assert spool.disk_bytes == size
+        queue.close_input()
+        await running
         await queue.close()
 
     asyncio.run(scenario())

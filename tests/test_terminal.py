@@ -197,10 +197,20 @@ def test_the_tables_have_what_was_asked_for():
     assert table["entries/s, mean"] == "100"
     assert table["entries waiting"] == "200"
     assert {"batches", "reconnects", "errors", "time"} <= table.keys()
+    assert "entries left from before" not in table
     metrics = ReceiverMetrics(now=0.0)
     metrics.frame_refused("corrupt")
     table = dict(rows(metrics.snapshot(1.0)))
     assert (table["bad frames"], table["errors"], table["entries stored"]) == ("1", "corrupt 1", "0")
+
+
+def test_the_table_adds_up_after_an_earlier_run():
+    """Left from before + read = delivered + dropped + waiting."""
+    table = dict(rows(shipper().snapshot(10.0), left_before=150))
+    parts = ("entries left from before", "entries read", "entries delivered", "entries waiting")
+    left, read, delivered, waiting = (int(table[part].replace(",", "")) for part in parts)
+    assert left == 150
+    assert left + read == delivered + waiting
 
 
 def test_progress_says_how_far_how_fast_and_what_waits():

@@ -321,7 +321,8 @@ def test_a_shipper_with_tls_on_a_port_in_plain_is_told_so(run, files, caplog):
 
     with caplog.at_level(logging.WARNING, "logbale.receiver"):
         run(scenario)
-    assert "a TLS handshake, and this port is in plain: set TLS_CERT_FILE here" in caplog.text
+    assert "the first bytes are TLS" in caplog.text
+    assert "this port speaks none: set TLS_CERT_FILE at the receiver" in caplog.text
 
 
 HOSTILE = [

@@ -7,6 +7,7 @@ import random
 import pytest
 from chunks import batch_of
 from test_delivery import KeepingSink
+from test_log_shipper import ScriptedSource
 from virtual_network import VirtualLoop
 
 from logbale import messages
@@ -14,6 +15,7 @@ from logbale.compressing import Compressing
 from logbale.compression import CompressionHandler
 from logbale.config import Settings
 from logbale.connection import Connection
+from logbale.log_shipper import LogShipper
 from logbale.metrics import ReceiverMetrics, ShipperMetrics
 from logbale.protocol import Algorithm, Flag
 from logbale.reports import Report
@@ -177,6 +179,24 @@ def test_a_link_of_64_kbit_after_a_long_outage_drains_and_is_not_declared_dead(l
             assert loop.time() - began > 150
             assert ends.server.sink.numbers == list(range(len(sizes)))
             assert loop.network.connections == 1
+
+    loop.run_until_complete(scenario())
+
+
+@pytest.mark.parametrize(("stop_after", "ends_after"), [(None, 10.0), (4.0, 10.0), (9.5, 10.0)])
+def test_a_stop_does_not_lengthen_the_wait_for_a_receiver_that_is_not_there(loop, stop_after, ends_after):
+    """Ten seconds after the source's end it is over, asked for or not."""
+
+    async def scenario():
+        shipper = LogShipper(Settings(drain_timeout=10.0), ScriptedSource([3]))
+        running = asyncio.ensure_future(shipper.run())
+        while not shipper.snapshot().waiting_batches:
+            await asyncio.sleep(0.01)
+        began = loop.time()
+        if stop_after is not None:
+            loop.call_later(stop_after, shipper.stop)
+        assert (await running).left_entries == 3
+        assert loop.time() - began == pytest.approx(ends_after, abs=0.3)
 
     loop.run_until_complete(scenario())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from logbale.bench import BASELINE, DEFAULTS, BenchResult, Measurement, compared, pareto
+from logbale.bench import BenchResult, compared, find, pareto
+from logbale.bench_trial import Measurement
 from logbale.errors import LogbaleError
 
 if TYPE_CHECKING:
@@ -28,9 +29,9 @@ _STYLES: dict[
     "zlib": {"color": "#56B4E9", "marker": "s", "linestyle": "--", "zorder": 2},
     "zstd": {"color": "#D55E00", "marker": "D", "linestyle": "-", "zorder": 3},
 }
-_INK = "#222222"
-_FAINT = "#6b6b6b"
-_LEADER = {"arrowstyle": "-", "color": _FAINT, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 7}
+INK = "#222222"
+FAINT = "#6b6b6b"
+_LEADER = {"arrowstyle": "-", "color": FAINT, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 7}
 _DIRECTIONS = ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1))
 
 
@@ -42,7 +43,7 @@ def table(result: BenchResult) -> Table:
         title=Text(result.corpus),
         caption=Text(
             f"{result.entries:,} entries in {result.batches:,} batches of {result.batch_size}, "
-            f"{result.raw_bytes / 1e6:,.1f} MB raw; median of {result.rounds} rounds; "
+            f"{result.raw_bytes / 1e6:,.1f} MB raw, {_way(result)}; median of {result.rounds} rounds; "
             "MB are raw megabytes a CPU second of one core. * no other setting is both smaller and faster"
         ),
         title_justify="left",
@@ -50,20 +51,23 @@ def table(result: BenchResult) -> Table:
     )
     shown.add_column("setting")
     shown.add_column("by")
-    for heading in ("ratio", "wire kB", "saved kB", "saved", "compress MB/s", "decompress MB/s"):
+    ratios = ["ratio", "alone"] if result.alone else ["ratio"]
+    for heading in (*ratios, "wire kB", "saved kB", "saved", "compress MB/s", "decompress MB/s"):
         shown.add_column(heading, justify="right")
     shown.add_column("")
     previous = result.measurements[0].algorithm
+    alone = {(one.algorithm, one.level): f"{one.ratio:.2f}" for one in result.alone}
     for one in result.measurements:
         if one.algorithm != previous:
             shown.add_section()
             previous = one.algorithm
         key = (one.algorithm, one.level)
-        remarks = ["*"] * (one in front) + ["recommended"] * (key == best) + [DEFAULTS.get(key, "")]
+        remarks = ["*"] * (one in front) + ["recommended"] * (key == best) + ["default"] * (one is result.baseline)
         shown.add_row(
             one.name,
             one.library,
             f"{one.ratio:.2f}",
+            *([alone[key]] if alone else []),
             f"{one.wire_bytes / 1e3:,.1f}",
             f"{one.saved_bytes / 1e3:z,.1f}",
             f"{100 * one.saved_bytes / result.raw_bytes:z.1f} %",
@@ -75,6 +79,12 @@ def table(result: BenchResult) -> Table:
     return shown
 
 
+def _way(result: BenchResult) -> str:
+    if result.in_session:
+        return "each going on from the one before, as in a session (alone: the ratio of each on its own)"
+    return "each on its own"
+
+
 def _speed(mb_per_s: float | None) -> str:
     if mb_per_s is None:
         return "–"
@@ -82,7 +92,12 @@ def _speed(mb_per_s: float | None) -> str:
 
 
 def chart(result: BenchResult, path: Path) -> None:
-    """Draws ratio against compression speed into a PNG or SVG file.
+    """Draws ratio against compression speed into a PNG or SVG file. Raises LogbaleError as write() does."""
+    write(path, lambda figure: draw(result, figure), size=(10, 6.2))
+
+
+def write(path: Path, draw: Callable[[Figure], object], *, size: tuple[float, float]) -> None:
+    """What `draw` draws on a figure of `size` inches, as a PNG or SVG file.
 
     Raises LogbaleError for another suffix, where matplotlib is missing, or where the file cannot be written.
     """
@@ -92,8 +107,8 @@ def chart(result: BenchResult, path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise LogbaleError("the chart needs matplotlib: pip install 'logbale[chart]'") from None
-    figure = Figure(figsize=(10, 6.2), dpi=150, layout="constrained")
-    draw(result, figure)
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
+    draw(figure)
     try:
         figure.savefig(path)
     except OSError as error:
@@ -106,15 +121,15 @@ def draw(result: BenchResult, figure: Figure) -> list[Bbox]:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     FigureCanvasAgg(figure)  # measures the labels, whatever the file is written with
-    best = _find(result, (result.recommendation.algorithm, result.recommendation.level))
-    default = _find(result, BASELINE)
+    best = find(result.measurements, (result.recommendation.algorithm, result.recommendation.level))
+    default = result.baseline
     axes = figure.add_subplot()
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("compression speed: raw MB a CPU second of one core (logarithmic)  → faster", color=_INK)
-    axes.set_ylabel("ratio: raw bytes for each byte on the wire  → smaller", color=_INK)
+    axes.set_xlabel("compression speed: raw MB a CPU second of one core (logarithmic)  → faster", color=INK)
+    axes.set_ylabel("ratio: raw bytes for each byte on the wire  → smaller", color=INK)
     axes.grid(True, color="#e4e4e4", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.08, y=0.14)
@@ -123,27 +138,23 @@ def draw(result: BenchResult, figure: Figure) -> list[Bbox]:
         axes.plot(*zip(*map(_place, curve), strict=True), label=name, markersize=5.5, linewidth=1.5, **_STYLES[name])
     for one, width in ((default, 1.0), (best, 2.0)):
         if one.level:
-            axes.plot(*_place(one), "o", markersize=14, fillstyle="none", markeredgecolor=_INK, markeredgewidth=width)
-    figure.suptitle(_headline(best, default), x=0.01, ha="left", fontsize=13, fontweight="bold", color=_INK)
-    axes.set_title(_subtitle(result), loc="left", fontsize=9, color=_FAINT, parse_math=False)
+            axes.plot(*_place(one), "o", markersize=14, fillstyle="none", markeredgecolor=INK, markeredgewidth=width)
+    figure.suptitle(_headline(best, default), x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK)
+    axes.set_title(_subtitle(result), loc="left", fontsize=9, color=FAINT, parse_math=False)
     legend = axes.legend(frameon=False)
     figure.draw_without_rendering()  # settles the layout: from here on pixels mean something
     labels = _Labels(axes, curves.values(), [legend.get_window_extent()])
     if best.level:
-        labels.put(f"recommended: {best.name}", best, distances=(14, 24, 36), line=True, color=_INK, weight="bold")
+        labels.put(f"recommended: {best.name}", best, distances=(14, 24, 36), line=True, color=INK, weight="bold")
     if best is not default:
-        labels.put(f"default: {default.name}", default, distances=(14, 24, 36, 50), line=True, color=_INK)
+        labels.put(f"default: {default.name}", default, distances=(14, 24, 36, 50), line=True, color=INK)
     for one in result.measurements:
         if one.level == 0 or one is best or one is default:
             continue
         # zlib is gzip with 12 bytes less around it: where their points all but coincide, gzip's level names both.
-        if one.algorithm != "zlib" or not labels.near(one, _find(result, ("gzip", one.level))):
+        if one.algorithm != "zlib" or not labels.near(one, find(result.measurements, ("gzip", one.level))):
             labels.put(str(one.level), one, distances=(3, 6, 10), color=_STYLES[one.algorithm]["color"])
     return labels.placed
-
-
-def _find(result: BenchResult, key: tuple[str, int]) -> Measurement:
-    return next(one for one in result.measurements if (one.algorithm, one.level) == key)
 
 
 def _place(one: Measurement) -> tuple[float, float]:
@@ -158,7 +169,8 @@ def _headline(best: Measurement, default: Measurement) -> str:
 
 def _subtitle(result: BenchResult) -> str:
     corpus = result.corpus if len(result.corpus) <= 90 else f"{result.corpus[:89]}…"
-    return f"{corpus}; {result.entries:,} entries, {result.batch_size} a batch"
+    way = "in a session" if result.in_session else "each batch on its own"
+    return f"{corpus}; {result.entries:,} entries, {result.batch_size} a batch, {way}"
 
 
 class _Labels:

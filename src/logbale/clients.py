@@ -25,7 +25,10 @@ RATE_INTERVAL = 5.0
 """Seconds between two samples of a client's entries: its rate is that of the last one or two intervals."""
 
 SILENT_AFTER = 60.0
-"""Seconds after which a client that has gone without a word is missed."""
+"""Seconds of silence after which a client that has gone without a word is missed."""
+
+GONE_AFTER = 10.0
+"""Seconds that it has to come back, also where it had nothing to say, or was not read, for longer."""
 
 MAX_REASONS = 32
 """Reasons for drops that are added up apart, over all clients."""
@@ -72,6 +75,8 @@ class Client:
         self.address = self.host = self.agent = self.identity = ""
         self.live: Liveness | None = None
         """Of its connection; None while there is none."""
+        self.gone = now
+        """Since when."""
         self.connections = 0
         self.since = self.seen = now
         self.totals = Totals()
@@ -105,8 +110,9 @@ class Client:
 
     @property
     def name(self) -> str:
-        """For people: the host and the stream, or what is known of them."""
-        return " ".join(filter(None, (self.host, self.stream))) or self.address
+        """For people, on one line: the host, where that is a name and no trick, and the stream."""
+        host = self.host if self.host.isprintable() and self.host not in self.stream else ""
+        return " ".join(filter(None, (host, self.stream))) or self.address
 
     @property
     def last_seen(self) -> float:
@@ -124,9 +130,13 @@ class Client:
             self._samples = self._samples[1], (now, self.totals.entries)
 
     def is_missed(self, now: float) -> bool:
-        """Whether it has a session, has been silent for SILENT_AFTER and has not said that it is done."""
-        is_done = self.live is None and self.report is not None and self.report.ended
-        return bool(self.stream) and not is_done and now - self.last_seen >= SILENT_AFTER
+        """Whether it had a session, has been silent for SILENT_AFTER and has not said that it was done.
+
+        One that is connected is not: its session ends long before, or else it is we who do not read.
+        """
+        if self.live is not None or not self.stream or (self.report is not None and self.report.ended):
+            return False
+        return now - self.seen >= SILENT_AFTER and now - self.gone >= GONE_AFTER
 
     def row(self, now: float, unix: float) -> Row:
         """The client for people; `unix` is the time of day at `now`."""
@@ -220,11 +230,11 @@ class Clients:
         client.report = None  # it may be another process, which counts anew
         return client
 
-    def disconnected(self, client: Client, live: Liveness) -> None:
+    def disconnected(self, client: Client, live: Liveness, now: float) -> None:
         """The connection with this liveness is over; if the client has a newer one, it stays."""
         if client.live is not live:
             return
-        client.seen, client.live = live.heard_at, None
+        client.seen, client.gone, client.live = live.heard_at, now, None
         del self._connected[client.id]
         self._gone[client.id] = client
         if len(self._gone) > MAX_ROWS:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import struct
 from collections import deque
 from collections.abc import Awaitable, Callable
 from time import monotonic
@@ -62,6 +63,7 @@ class Connection(asyncio.Protocol):
         self._submitted: deque[float] = deque()
         """The same of the items on their way to the sink."""
         self._client: Client | None = None
+        self._is_lost = False
         self._waiting_bytes = 0
         self._is_held = False
         """Not read, because too many bytes wait here."""
@@ -91,6 +93,7 @@ class Connection(asyncio.Protocol):
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._live.heard(monotonic())
         if not self.receiver.opened(self):
+            self._end_with_reset()
             self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
@@ -124,8 +127,9 @@ class Connection(asyncio.Protocol):
         self.at_end = True
         if self.session is not None:
             self.session.lost()
+        self._is_lost = True
         if self._client is not None:
-            self.receiver.clients.disconnected(self._client, self._live)
+            self.receiver.clients.disconnected(self._client, self._live, monotonic())
         self.receiver.closed(self, error)
 
     # what the receiver calls
@@ -247,8 +251,16 @@ class Connection(asyncio.Protocol):
         log.warning("%s: %s; its connection is closed", self.peer, error)
         if self.session is not None:
             self.send(Error("protocol", str(error)))
+        else:
+            self._end_with_reset()
         self.pause()
         self.at_end = True
+
+    def _end_with_reset(self) -> None:
+        """Lets a base client see a failure: it takes the plain end of our stream for the word that all is stored."""
+        assert self._transport is not None
+        connected = self._transport.get_extra_info("socket")
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def _abort(self) -> None:
         self.at_end = True
@@ -366,6 +378,8 @@ class Connection(asyncio.Protocol):
             live=self._live,
             now=monotonic(),
         )
+        if self._is_lost:  # its first batch was decoded meanwhile
+            self.receiver.clients.disconnected(self._client, self._live, monotonic())
 
     def report(self, status: bytes) -> None:
         """The client has said what it counts. What makes no sense is counted, and otherwise ignored."""

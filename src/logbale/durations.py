@@ -88,7 +88,8 @@ class Latency(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, distribution: Distribution) -> Latency:
         """Those of a distribution."""
-        return cls(distribution.quantile(0.5), distribution.quantile(0.99), distribution.count)
+        p50, p99 = (None if (one := distribution.quantile(part)) is None else round(one, 6) for part in (0.5, 0.99))
+        return cls(p50, p99, distribution.count)
 
 
 class LatencyWindow:

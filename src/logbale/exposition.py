@@ -122,7 +122,7 @@ def _shipper(snapshot: ShipperSnapshot) -> Iterator[Metric]:
     yield _counter("logbale_shipper_bypassed_batches", "Batches sent raw though compression is on", snapshot.bypassed)
     yield _histogram("logbale_shipper_ack_seconds", "A batch read to acknowledged", snapshot.ack_durations)
     yield _histogram("logbale_shipper_compress_seconds", "Compressing a batch", snapshot.compress_durations)
-    yield _gauge("logbale_shipper_spool_bytes", "Bytes that what waits takes", snapshot.spool_bytes)
+    yield _gauge("logbale_shipper_spool_bytes", "What the spool takes while something waits", snapshot.spool_bytes)
     yield _gauge("logbale_shipper_oldest_waiting_seconds", "Age of the oldest batch waiting", snapshot.oldest_waiting)
     yield _gauge("logbale_shipper_backlog_bytes", "Raw bytes waiting to be sent, estimated", snapshot.backlog_bytes)
     yield _counter("logbale_shipper_stalled_seconds", "Time in which sends waited", snapshot.stalled_seconds)

@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import AsyncIterator
+from math import inf
 from ssl import SSLContext
 from time import monotonic, time
 from typing import Any, Protocol
@@ -30,7 +31,8 @@ from logbale.session_link import SessionLink
 from logbale.sources import Source
 from logbale.spool import MemoryStore
 from logbale.spool.identity import new_stream
-from logbale.spool_queue import SpoolQueue, Store
+from logbale.spool.store import Store
+from logbale.spool_queue import SpoolQueue
 from logbale.tcp_client import TCPClient
 from logbale.tls.files import Reloading, for_shipper
 from logbale.tls.material import ShipperTLS, own_name
@@ -219,7 +221,7 @@ class LogShipper:
             metrics.certificate_expires = certificate.ends if certificate is not None else None
             metrics.errors |= {"tls_files": self._tls.refused}
         now = monotonic()
-        metrics.spool_bytes = self._queue.waiting_bytes
+        metrics.spool_bytes = self._queue.spool_bytes
         metrics.oldest_waiting = self._queue.oldest_waiting(now)
         metrics.cpu_percent = self._load.cpu_percent
         return metrics.snapshot(now)
@@ -335,7 +337,8 @@ class LogShipper:
         while not sender.done():
             if self._stop_requested.is_set() and stopped is None:
                 stopped = monotonic()
-            since = stopped if stopped is not None else max(ended, self._link.unreachable_since)
+            # A stop never lengthens the wait that a receiver out of reach has begun.
+            since = min(inf if stopped is None else stopped, max(ended, self._link.unreachable_since))
             if self._stop_now.is_set() or monotonic() - since >= self.settings.drain_timeout:
                 return False
             await asyncio.wait({sender}, timeout=0.05)
@@ -381,9 +384,8 @@ class LogShipper:
             yield
             return
         # Here, not above: the web server's modules would cost every shipper its memory and a tenth of its start-up.
-        from logbale.http_server import plain_answer
         from logbale.metrics_server import MetricsServer
-        from logbale.tls.server import Failures, Listening
+        from logbale.tls.server import Failures, Listening, http_answer
 
         def context() -> SSLContext:
             web = self._tls.current.web if self._tls is not None else None
@@ -396,7 +398,7 @@ class LogShipper:
             self._link.status,
             host=self.settings.dashboard_host,
             port=self.settings.metrics_port,
-            tls=Listening(context, Failures(self._metrics.errors), plain_answer=plain_answer) if is_encrypted else None,
+            tls=Listening(context, Failures(self._metrics.errors), plain_answer=http_answer) if is_encrypted else None,
         )
         await server.start()
         try:

@@ -119,7 +119,7 @@ class ShipperSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     compress_durations: Distribution = Distribution()
     """Of each batch."""
     spool_bytes: int = 0
-    """What waits, as the spool keeps it."""
+    """What the spool takes while something waits in it."""
     oldest_waiting: float = 0.0
     """Seconds that the oldest batch waits which this process read; 0 where none does."""
     cpu_percent: float | None = None

@@ -26,6 +26,9 @@ from logbale.tcp_server import TCPLogReceiver
 DISK_INTERVAL = 5.0
 """Seconds between looks at the room on the disk."""
 
+LAST_ROOM = 0.01
+"""Part of a small disk that has to be free; of a large one it is what a commit may take."""
+
 PATIENCE = 30.0
 """Seconds without an answer from the disk after which it counts as one that cannot be written to."""
 
@@ -155,9 +158,11 @@ class Monitor:
             return f"{path}: {metrics.pending_entries:,} entries wait and nothing was synced for {now - stored:.0f} s"
         if now - self._disk_answered >= PATIENCE:
             return f"{path}: the disk has not answered for {now - self._disk_answered:.0f} s"
-        if disk is not None and disk.free_bytes < COMMIT_BYTES:
-            return f"{path}: {disk.free_bytes:,} bytes are free, a commit may take {COMMIT_BYTES:,}; free some space"
-        return None
+        if disk is None or disk.free_bytes >= (needed := min(COMMIT_BYTES, int(disk.total_bytes * LAST_ROOM))):
+            return None
+        if metrics.last_stored is not None and metrics.last_stored > self._disk_answered:
+            return None  # there was room since
+        return f"{path}: {disk.free_bytes:,} bytes are free, {needed:,} are needed; free some space"
 
     # what is known
 

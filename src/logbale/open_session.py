@@ -74,7 +74,8 @@ class OpenSession:
     ) -> None:
         """`report` tells what the receiver is told now and then, and, with True, that this is the end.
 
-        `first_alone`: the first batch travels outside any context, because it did not decode inside one."""
+        `first_alone`: the first batch travels outside any context, because it did not decode inside one.
+        """
         self._queue = queue
         self._settings = settings
         self._compressing = compressing
@@ -113,11 +114,13 @@ class OpenSession:
             for task in done:
                 task.result()
         except RuntimeError as error:  # uvloop's, for a transport that has ended; it names objects, not what happened
-            raise SessionEnded("connection_lost", "the receiver closed the connection") from error
+            raise self._lost("the receiver closed the connection") from error
         except TLSError as error:
             raise SessionEnded(error.reason, str(error)) from error
-        except (ProtocolError, OSError) as error:
-            raise SessionEnded("connection_lost", str(error) or type(error).__name__) from error
+        except OSError as error:
+            raise self._lost(error.strerror or str(error) or type(error).__name__) from error
+        except ProtocolError as error:
+            raise SessionEnded("connection_lost", str(error)) from error
         except StorageError as error:  # no room for a dead letter, say: tried again in the next session
             raise SessionEnded("storage", str(error)) from error
         finally:
@@ -141,7 +144,12 @@ class OpenSession:
                     self._writer.write(answer)
                 if event is not None:
                     await self._handle(event)
-        raise SessionEnded("connection_lost", "the receiver closed the connection")
+        raise self._lost("the receiver closed the connection")
+
+    def _lost(self, how: str) -> SessionEnded:
+        if not self._welcomed.is_set():
+            how += " before its welcome: its own log says why"
+        return SessionEnded("connection_lost", how)
 
     async def _handle(self, event: Event) -> None:
         if isinstance(event, Ack):
@@ -218,6 +226,7 @@ class OpenSession:
             sequence = last + 1
         while not self._queue.is_drained:
             await self._queue.wait_for_change()
+        await self._queue.settle()
         self._tell_all(ended=True)
 
     async def _send_record(self, record: Record) -> int:

@@ -113,8 +113,37 @@ _SOUND = {
 """By whether in a session. A look here is a tenth of check_flags(), whose enums took 10 % of a busy receiver's time."""
 
 
-_TLS_HANDSHAKE = {0x160301, 0x160303}
-"""How it begins: the type of the record, and the version that it claims."""
+_FOREIGN = {
+    "HTTP": (
+        b"GET ",
+        b"HEAD ",
+        b"POST ",
+        b"PUT ",
+        b"DELET",
+        b"OPTIO",
+        b"PATCH",
+        b"CONNE",
+        b"TRACE",
+        b"PRI *",
+        b"HTTP/",
+    ),
+    "TLS": (b"\x16\x03", b"\x15\x03"),
+    "SSH": (b"SSH-",),
+}
+"""How a stream begins that is meant for another port. As headers, these have lengths over 350 MB: no limit allows them.
+"""
+
+
+_TLS_HERE = "this port speaks none: set TLS_CERT_FILE at the receiver, or leave TLS_CA_FILE out at the shipper"
+
+
+def _foreign(header: bytes) -> str | None:
+    """What is said of a first header that is another protocol's; None where it is none that is known."""
+    for name, beginnings in _FOREIGN.items():
+        if header.startswith(beginnings):
+            why = _TLS_HERE if name == "TLS" else "most likely the wrong port"
+            return f"the first bytes are {name}, not a frame ({header!r}): {why}"
+    return None
 
 
 def encode_header(payload_bytes: int, flags: int) -> bytes:
@@ -168,7 +197,7 @@ class FrameDecoder:
         try:
             while len(self._buffer) - position >= HEADER_BYTES:
                 length, flags = _HEADER.unpack_from(self._buffer, position)
-                self._check(length, flags)
+                self._check(length, flags, is_first=not (self.taken_bytes or position))
                 end = position + HEADER_BYTES + length
                 if len(self._buffer) < end:
                     break
@@ -182,7 +211,7 @@ class FrameDecoder:
             del self._buffer[:position]
             self.taken_bytes += position
 
-    def _check(self, length: int, flags: int) -> None:
+    def _check(self, length: int, flags: int, *, is_first: bool) -> None:
         if self.session is None:
             self.session = flags == Flag.CONTROL
         try:
@@ -192,14 +221,11 @@ class FrameDecoder:
                 raise ProtocolError(f"a control message of {length} bytes: the limit is {self._max_control}")
             if length > self._max_frame:
                 raise ProtocolError(f"a frame of {length} bytes: the limit is {self._max_frame} (MAX_FRAME_BYTES)")
-        except ProtocolError:
-            if not self.taken_bytes and length >> 8 in _TLS_HANDSHAKE:
-                error = ProtocolError(
-                    "a TLS handshake, and this port is in plain: set TLS_CERT_FILE here, or leave TLS_CA_FILE out there"
-                )
-            self._error = error
+        except ProtocolError as error:
+            foreign = _foreign(bytes(self._buffer[:HEADER_BYTES])) if is_first else None
+            self._error = error if foreign is None else ProtocolError(foreign)
             self._buffer.clear()
-            raise error from None
+            raise self._error from None
 
     def close(self) -> None:
         """The stream has ended. Raises ProtocolError where it ended inside a frame."""

@@ -77,7 +77,7 @@ class TCPClient:
             except TimeoutError:
                 await self._lost("send_timeout", f"a frame did not leave within {self._send_timeout:g} s")
             except OSError as error:
-                await self._lost("connection_lost", str(error))
+                await self._lost("connection_lost", error.strerror or str(error))
             else:
                 self._metrics.arrived_bytes += len(header) + len(payload)
                 if self._failing:
@@ -92,7 +92,7 @@ class TCPClient:
         """
         if self._writer is None or self._peer_ended is None:
             return self._metrics.sent.batches == 0
-        if self._writer.is_closing():
+        if self._writer.is_closing() or self._peer_ended.done():  # what ended before we did is no answer
             return False
         try:
             self._writer.write_eof()

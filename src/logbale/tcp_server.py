@@ -13,6 +13,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from math import inf
 from ssl import SSLContext
 from time import monotonic
 
@@ -28,6 +29,7 @@ from logbale.protocol import FLAGS_AT, Flag
 from logbale.receiving_session import ReceivingSession
 from logbale.sinks import Sink
 from logbale.streams import Streams
+from logbale.terminal import count
 from logbale.tls.server import Failures, Listening
 
 log = logging.getLogger("logbale.receiver")
@@ -46,6 +48,9 @@ CONTEXT_MOVES = 100
 """Every so often at most so many sessions are asked for another window: each answers with a new context, which costs
 it more bytes and CPU than going on.
 """
+
+MEMORY_SAID_EVERY = 3600.0
+"""Seconds between two words on contexts that there is no memory for: at the limit sessions come and go."""
 
 BACKLOG = 4096
 """Connections that the kernel keeps until we accept them: what Linux allows, since the next one would wait a second."""
@@ -74,6 +79,7 @@ class TCPLogReceiver:
         self.tasks: list[asyncio.Task[None]] = []
         """They end only by an error that nobody foresaw: the owner should await them beside everything else."""
         self._budget: ContextBudget[ReceivingSession] = ContextBudget(settings.context_memory)
+        self._memory_said = -inf
         metrics.window_log = self._budget.window_log
         self._connections: set[Connection] = set()
         self._nothing_in_flight = asyncio.Event()
@@ -186,9 +192,9 @@ class TCPLogReceiver:
         if len(self._connections) >= self.settings.max_connections:
             self.metrics.errors["too_many_connections"] += 1
             log.warning(
-                "%s refused: %d connections are open, the limit (MAX_CONNECTIONS)",
+                "%s refused: %s open, the limit (MAX_CONNECTIONS)",
                 connection.peer,
-                len(self._connections),
+                count(len(self._connections), "connection is", "connections are"),
             )
             return False
         log.info("%s connected", connection.peer)
@@ -211,7 +217,16 @@ class TCPLogReceiver:
 
     def session_came(self, session: ReceivingSession) -> int:
         """A session is about to be welcomed: the window that its contexts may have."""
-        window_log = self._budget.came(session, monotonic())
+        now = monotonic()
+        window_log = self._budget.came(session, now)
+        if self._budget.memory and self._budget.is_used_up and now - self._memory_said >= MEMORY_SAID_EVERY:
+            self._memory_said = now
+            log.warning(
+                "CONTEXT_MEMORY is used up (%d bytes, %s): those that come now get no context, and each of their "
+                "batches is compressed alone",
+                self.settings.context_memory,
+                count(self._budget.sessions, "session", "sessions"),
+            )
         self.metrics.sessions = self._budget.sessions
         self.metrics.window_log = self._budget.window_log
         return window_log

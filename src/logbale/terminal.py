@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from logbale.entry_fields import LEVEL_FIELDS
 from logbale.levels import canonical_level
 
 _HOSTILE = re.compile(
@@ -52,6 +53,11 @@ def _json_escape(match: re.Match[str]) -> str:
     return "".join(f"\\u{utf16[index : index + 2].hex()}" for index in range(0, len(utf16), 2))
 
 
+def is_level(level: str) -> bool:
+    """Whether it is one of the usual names."""
+    return canonical_level(level) in _COLOURS
+
+
 def format_entry(line: bytes | dict[str, Any], *, color: bool = False) -> str:
     """An entry on one readable line: time, level, service, message, then attributes as key=value.
 
@@ -64,8 +70,9 @@ def format_entry(line: bytes | dict[str, Any], *, color: bool = False) -> str:
             fields = msgspec.json.decode(line, type=dict[str, Any])
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return escape(line.decode("utf-8", "backslashreplace"))
+    level_field = next((name for name in LEVEL_FIELDS if fields.get(name) is not None), "level")
     timestamp, level, service, message = (
-        _text(fields.pop(name, "")) for name in ("timestamp", "level", "service", "message")
+        _text(fields.pop(name, "")) for name in ("timestamp", level_field, "service", "message")
     )
     if match := _OUR_TIME.fullmatch(timestamp):
         timestamp = f"{match[1]}Z"

@@ -1,4 +1,4 @@
-"""The command line: logbale receive | ship | bench | cat | verify | spool | dead-letters | certs | config.
+"""The command line: logbale receive | ship | tail | top | bench | cat | verify | spool | dead-letters | certs | config.
 
 Exit codes: 0, 1 (an error without a code of its own), 2 (usage), 69 (unavailable), 74 (input, output), 78 (a setting).
 """
@@ -14,11 +14,13 @@ from typing import NoReturn
 import click
 
 from logbale import __version__
-from logbale.cli.output import INTERRUPTED
+from logbale.cli.output import INTERRUPTED, start_messages
 
 _MODULES = {
     "receive": "receive",
     "ship": "ship",
+    "tail": "tail",
+    "top": "top",
     "bench": "bench",
     "cat": "cat",
     "verify": "verify",
@@ -59,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that knows no × is no reason to fail
+    start_messages()
     try:
         app.main(arguments, prog_name="logbale")
     except KeyboardInterrupt:

@@ -28,9 +28,14 @@ def config() -> None:
 )
 def show(config: Path | None) -> int:
     """Prints each setting's value in effect, and where it came from."""
+    from logbale.spool import spool_root
+
     loaded = load_settings({}, config)
-    values = msgspec.structs.asdict(loaded.settings)
-    lines = [(f"{name.upper()}={as_text(value)}", loaded.origins[name]) for name, value in values.items()]
+    values, origins = msgspec.structs.asdict(loaded.settings), dict(loaded.origins)
+    if not values["spool_dir"]:
+        values["spool_dir"] = spool_root()
+        origins["spool_dir"] += ": where programs of this user keep their state"
+    lines = [(f"{name.upper()}={as_text(value)}", origins[name]) for name, value in values.items()]
     width = max(len(assignment) for assignment, _ in lines)
     write("".join(f"{assignment:<{width}}  # {origin}\n" for assignment, origin in lines).encode())
     return 0

@@ -6,13 +6,16 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from msgspec import inspect
 
 from logbale.cli.running import exit_code
-from logbale.config import CONFIG_VARIABLE, SETTINGS, Loaded, Setting, load, split_address
+from logbale.config import CONFIG_VARIABLE, SETTINGS, Loaded, Setting, connect_host, load, split_address
+
+if TYPE_CHECKING:
+    from logbale.dashboard_client import DashboardClient
 
 _LOG_LEVELS = ["debug", "info", "warning", "error"]
 
@@ -128,7 +131,20 @@ def log_level(given: dict[str, Any]) -> int:
 def load_settings(given: Mapping[str, Any], config: Path | None, *, defaults: Mapping[str, object] = {}) -> Loaded:
     """The settings with the flags that were given. Raises ConfigError."""
     flags = {name: given.get(name) for name in SETTINGS}
+    origins: dict[str, str] = {}
     if given.get("address"):
         host, port = split_address(given["address"])
         flags |= {"server_host": host or None, "server_port": port or None}
-    return load(flags, os.environ, config, defaults=defaults)
+        parameters = click.get_current_context().command.params
+        flag = next(option.opts[0] for option in parameters if isinstance(option, AddressOption))
+        origins = dict.fromkeys(("server_host", "server_port"), flag)
+    return load(flags, os.environ, config, defaults=defaults, origins=origins)
+
+
+def dashboard_at(address: str | None, config: Path | None) -> DashboardClient:
+    """The dashboard of a receiver; where no address is given, the settings'. Raises ConfigError."""
+    from logbale.dashboard_client import DashboardClient
+
+    settings = load_settings({}, config).settings
+    host = connect_host(settings.dashboard_host)
+    return DashboardClient(address or "", host=host, port=settings.dashboard_port)

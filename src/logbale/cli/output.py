@@ -47,6 +47,13 @@ def complain(message: str) -> None:
         print(f"logbale: {escape(line)}", file=sys.stderr)
 
 
+def start_messages() -> None:
+    """Lets warnings of our own parts be said as complain() says them, until a command starts a log of its own."""
+    handler = _Handler()
+    handler.setFormatter(_Message())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+
+
 def wants_color(stream: TextIO) -> bool:
     """Whether colours go there: to a terminal, unless NO_COLOR is set."""
     return stream.isatty() and not os.environ.get("NO_COLOR")
@@ -66,6 +73,13 @@ class _Handler(logging.StreamHandler[TextIO]):
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
         super().emit(record)
+
+
+class _Message(logging.Formatter):
+    """Its text, with our name."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"logbale: {escape(record.getMessage())}"
 
 
 class _Formatter(logging.Formatter):

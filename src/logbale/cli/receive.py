@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from logbale.cli.options import (
     AddressOption,
@@ -22,14 +24,15 @@ from logbale.cli.output import start_log
 from logbale.cli.running import (
     METRICS_FLAG,
     explained_addresses,
+    face,
     reloaded_by_hangup,
     run_loop,
     stopped_by_signals,
-    summaries,
 )
-from logbale.config import Settings
+from logbale.config import Settings, sink_names
 from logbale.descriptors import allow_connections
 from logbale.errors import StorageError
+from logbale.terminal import count
 
 EXAMPLES = """
 logbale receive                                          on port 5000, into ./archive
@@ -62,8 +65,8 @@ def receive(config: Path | None, **given: Any) -> int:
 
 def serve(settings: Settings) -> int:
     """A receiver until a signal stops it. Raises LogbaleError."""
-    allow_connections(settings.max_connections)
-    return run_loop(_serve(settings))
+    allowed = allow_connections(settings.max_connections)
+    return run_loop(_serve(msgspec.structs.replace(settings, max_connections=allowed)))
 
 
 async def _serve(settings: Settings) -> int:
@@ -76,23 +79,26 @@ async def _serve(settings: Settings) -> int:
         settings.dashboard_port: "--dashboard-port (DASHBOARD_PORT) and --dashboard-host (DASHBOARD_HOST)",
         settings.server_port: "--listen (SERVER_HOST, SERVER_PORT)",
     }
-    with (
-        stopped_by_signals(receiver.stop, lambda: _conclude(settings, receiver.snapshot().waiting_entries)),
-        reloaded_by_hangup(receiver.reload, settings),
-    ):
+    terminal = contextlib.ExitStack()
+
+    def last_words() -> int:
+        terminal.close()
+        return _conclude(receiver.snapshot().waiting_entries)
+
+    # A terminal that gets the entries is no place for a line that stays.
+    is_free = "console" not in sink_names(settings.sink)
+    with stopped_by_signals(receiver.stop, last_words), reloaded_by_hangup(receiver.reload, settings):
         with explained_addresses(flags):
             await receiver.start()
-        async with summaries(receiver.snapshot):
+        async with face(receiver.snapshot, terminal, is_free=is_free):
             left = await receiver.run()
     if logging.getLogger("logbale").isEnabledFor(logging.INFO):
         print_table(receiver.snapshot())
-    return _conclude(settings, left)
+    return _conclude(left, f"; DRAIN_TIMEOUT is {settings.drain_timeout:g} s")
 
 
-def _conclude(settings: Settings, left: int) -> int:
-    """0, or StorageError with the number of entries that are left unstored."""
+def _conclude(left: int, why: str = "") -> int:
+    """0, or StorageError with the number of entries that are left unstored, and why where that is not plain."""
     if left:
-        raise StorageError(
-            f"{left:,} entries were received and not stored; DRAIN_TIMEOUT is {settings.drain_timeout:g} s"
-        )
+        raise StorageError(f"{count(left, 'entry was', 'entries were')} received and not stored{why}")
     return 0

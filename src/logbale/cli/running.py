@@ -10,13 +10,14 @@ import os
 import re
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
-from logbale.cli.output import INTERRUPTED, complain, flush
+from logbale.cli.output import INTERRUPTED, complain, flush, wants_color
 from logbale.config import Settings, format_address
 from logbale.errors import LogbaleError, UnavailableError
 from logbale.metrics import Snapshot
@@ -25,6 +26,9 @@ log = logging.getLogger("logbale")
 
 SUMMARY_INTERVAL = 10.0
 """Seconds between summary lines."""
+
+REDRAW_INTERVAL = 0.25
+"""Seconds between two looks of a display that is redrawn in place."""
 
 LAST_WORDS = 0.2
 """Seconds that an end which is told twice has for saying what is left."""
@@ -166,6 +170,38 @@ async def summaries(snapshot: Callable[[], Snapshot], *, interval: float = SUMMA
 
     async with background(repeat()):
         yield
+
+
+@contextlib.asynccontextmanager
+async def face(
+    snapshot: Callable[[], Snapshot], terminal: contextlib.ExitStack, *, is_free: bool = True
+) -> AsyncIterator[None]:
+    """While the body runs: a status line on a terminal, if that `is_free`, and summary lines otherwise.
+
+    Closing `terminal` gives the terminal back, before the end of the body too.
+    """
+    if not is_free or not has_terminal():
+        async with summaries(snapshot):
+            yield
+        return
+    from logbale.status_line import StatusLine
+
+    with terminal:
+        line = terminal.enter_context(StatusLine(color=wants_color(sys.stderr)))
+        async with background(redraw(lambda: line.update(snapshot()))):
+            yield
+
+
+def has_terminal() -> bool:
+    """Whether somebody looks at our messages as they come."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and log.isEnabledFor(logging.INFO)
+
+
+async def redraw(draw: Callable[[], None]) -> None:
+    """Again and again."""
+    while True:
+        draw()
+        await asyncio.sleep(REDRAW_INTERVAL)
 
 
 @contextlib.asynccontextmanager

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import socket
-import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,10 +25,12 @@ from logbale.cli.running import (
     METRICS_FLAG,
     background,
     explained_addresses,
+    face,
+    has_terminal,
+    redraw,
     reloaded_by_hangup,
     run_loop,
     stopped_by_signals,
-    summaries,
 )
 from logbale.config import Loaded, Settings, connect_host, format_address
 from logbale.config.load import wrong
@@ -51,9 +51,6 @@ log = logging.getLogger("logbale")
 
 Progress = Callable[[ShipperSnapshot], tuple[float, float | None] | None]
 """How much is done and how much there is in all, None where the end is not known; None alone where there is no end."""
-
-REDRAW_INTERVAL = 0.25
-"""Seconds between two looks at a progress display."""
 
 _OWN_FIELDS = {"timestamp", "level", "message"}
 """What a line gives an entry; a static field cannot."""
@@ -136,39 +133,42 @@ def ship(
     loaded = check_receiver(load_settings(given, config))
     if demo:
         return ship_generated(loaded, seed=seed)
-    source: StdinSource | TailSource
+    from logbale.spool import removed_if_unused
+
     tls = for_shipper(loaded.settings)
     spool = open_spool(loaded.settings, name, paths, owner=own_name(tls.current) if tls is not None else "")
-    if paths == ("-",):
-        from logbale.sources.stdin import StdinSource
+    with contextlib.nullcontext() if spool is None else removed_if_unused(spool):
+        source: StdinSource | TailSource
+        if paths == ("-",):
+            from logbale.sources.stdin import StdinSource
 
-        source = StdinSource(fields=attributes, host=socket.gethostname())
-    else:
-        from logbale.sources.tail import TailSource
+            source = StdinSource(fields=attributes, host=socket.gethostname())
+        else:
+            from logbale.sources.tail import TailSource
 
-        source = TailSource(
-            paths,
-            follow=not once,
-            from_start=once if from_start is None else from_start,
-            fields=attributes,
-            host=socket.gethostname(),
-            exclude=exclude,
-            multiline=multiline,
-            polling=poll,
-            resume=spool.cursors if spool is not None else None,
+            source = TailSource(
+                paths,
+                follow=not once,
+                from_start=once if from_start is None else from_start,
+                fields=attributes,
+                host=socket.gethostname(),
+                exclude=exclude,
+                multiline=multiline,
+                polling=poll,
+                resume=spool.cursors if spool is not None else None,
+            )
+        is_finite = once or paths == ("-",)
+        return run_loop(
+            _run(
+                loaded,
+                source,
+                lambda _: (source.read_bytes, source.total_bytes()) if is_finite else None,
+                spool,
+                removes_spool=is_finite and not name,
+                once=once,
+                tls=tls,
+            )
         )
-    is_finite = once or paths == ("-",)
-    return run_loop(
-        _run(
-            loaded,
-            source,
-            lambda _: (source.read_bytes, source.total_bytes()) if is_finite else None,
-            spool,
-            removes_spool=is_finite and not name,
-            once=once,
-            tls=tls,
-        )
-    )
 
 
 def open_spool(settings: Settings, name: str | None, sources: tuple[str, ...], *, owner: str = "") -> DiskSpool | None:
@@ -255,18 +255,22 @@ async def _run(
     from logbale.spool import removed_when_finished
     from logbale.status import print_table
 
+    left_before = spool.counts["spooled"] if spool is not None else 0
     shipper = LogShipper(loaded.settings, source, store=spool, tls=tls)
     terminal = contextlib.ExitStack()
 
     def last_words() -> int:
         terminal.close()
-        return conclude(shipper.report())
+        return conclude(shipper.report(), waited=False)
 
-    def conclude(report: ShipReport) -> int:
+    def conclude(report: ShipReport, *, waited: bool = True) -> int:
+        undelivered = "" if report.delivered else _undelivered(loaded.settings, report, waited=waited)
         if once and not report.source_ended:
             unread_bytes = getattr(source, "unread_bytes", None)  # standard input has no such thing
-            raise UnavailableError(_stopped_midway(loaded.settings, report, spool, unread_bytes))
-        return _conclude(loaded.settings, report, spool)
+            raise UnavailableError(_stopped_midway(undelivered, report, spool, unread_bytes))
+        if undelivered:
+            raise UnavailableError(undelivered + _waiting(report, spool))
+        return 0
 
     keeping = (
         removed_when_finished(spool, source_ended=lambda: shipper.report().source_ended)
@@ -282,67 +286,61 @@ async def _run(
         async with _display(shipper.snapshot, progress, terminal):
             report = await shipper.run()
     if log.isEnabledFor(logging.INFO):
-        print_table(report.snapshot)
+        print_table(report.snapshot, left_before=left_before)
     return conclude(report)
 
 
-def _conclude(settings: Settings, report: ShipReport, spool: DiskSpool | None) -> int:
-    """0, or UnavailableError with what is left and where it waits."""
-    if report.delivered:
-        return 0
-    raise UnavailableError(_undelivered(settings, report, spool))
-
-
-def _stopped_midway(settings: Settings, report: ShipReport, spool: DiskSpool | None, unread_bytes: int | None) -> str:
-    """What is left of a run that promised to read to the end; no `unread_bytes` for a source that cannot go on."""
-    unread = f", with at least {count(unread_bytes, 'byte', 'bytes')} unread" if unread_bytes else ""
-    read = "what was read is delivered" if report.delivered else _undelivered(settings, report, spool)
-    if unread_bytes is None:
-        where = "What it had not read is lost, unless its writer gives it again"
-    elif spool is None:
-        where = "Without a spool (SPOOL_DIR=off), the same command begins at the start again"
-    else:
-        where = f"How far it read is in {spool.directory}, and the same command goes on from there"
-    return f"stopped before the end{unread}; {read}. {where}"
-
-
-def _undelivered(settings: Settings, report: ShipReport, spool: DiskSpool | None) -> str:
-    """What is left, and where it waits."""
+def _undelivered(settings: Settings, report: ShipReport, *, waited: bool) -> str:
+    """What is left of what was read; `waited` says that DRAIN_TIMEOUT is over."""
     receiver = format_address(connect_host(settings.server_host), settings.server_port)
     if not report.left_entries:
         return f"everything was sent, but {receiver} has not confirmed that it is stored"
     entries = count(report.left_entries, "entry", "entries")
     batches = count(report.left_batches, "batch", "batches")
     verb = "was" if report.left_entries == 1 else "were"
-    left = f"{entries} in {batches} {verb} not delivered to {receiver}; DRAIN_TIMEOUT is {settings.drain_timeout:g} s"
-    if report.why:
-        left += f"; {report.why}"
-    if spool is not None:
-        left += f". They wait in {spool.directory}, and the same command sends them"
-    return left
+    timeout = f"; DRAIN_TIMEOUT is {settings.drain_timeout:g} s" if waited else ""
+    why = f"; {report.why}" if report.why else ""
+    return f"{entries} in {batches} {verb} not delivered to {receiver}{timeout}{why}"
+
+
+def _waiting(report: ShipReport, spool: DiskSpool | None) -> str:
+    """Where that is now; nothing where it is lost."""
+    if spool is None or not report.left_entries:
+        return ""
+    they, them, wait = ("It", "it", "waits") if report.left_entries == 1 else ("They", "them", "wait")
+    return f". {they} {wait} in {spool.directory}, and the same command sends {them}"
+
+
+def _stopped_midway(undelivered: str, report: ShipReport, spool: DiskSpool | None, unread_bytes: int | None) -> str:
+    """What is left of a run that promised to read to the end; no `unread_bytes` for a source that cannot go on."""
+    unread = f", with at least {count(unread_bytes, 'byte', 'bytes')} unread" if unread_bytes else ""
+    read = undelivered or "what was read is delivered"
+    if unread_bytes is None:
+        where = f"{_waiting(report, spool)}. What it had not read is lost, unless its writer gives it again"
+    elif spool is None:
+        where = ". Without a spool (SPOOL_DIR=off), the same command begins at the start again"
+    else:
+        what = "What waits, and how far it read, are" if report.left_entries else "How far it read is"
+        where = f". {what} in {spool.directory}, and the same command goes on from there"
+    return f"stopped before the end{unread}; {read}{where}"
 
 
 @contextlib.asynccontextmanager
 async def _display(
     snapshot: Callable[[], ShipperSnapshot], progress: Progress, terminal: contextlib.ExitStack
 ) -> AsyncIterator[None]:
-    """While the body runs: a progress display for finite work on a terminal, summary lines otherwise.
-
-    Closing `terminal` gives the terminal back, before the end of the body too.
-    """
-    if progress(snapshot()) is None or not sys.stderr.isatty() or not log.isEnabledFor(logging.INFO):
-        async with summaries(snapshot):
+    """While the body runs: how far finite work is on a terminal, and otherwise as face() has it."""
+    if progress(snapshot()) is None or not has_terminal():
+        async with face(snapshot, terminal):
             yield
         return
     from logbale.status import ShipProgress
 
-    async def redraw() -> None:
-        while True:
-            now = snapshot()
-            shown.update(now, *(progress(now) or (0, None)))
-            await asyncio.sleep(REDRAW_INTERVAL)
+    def draw() -> None:
+        now = snapshot()
+        shown.update(now, *(progress(now) or (0, None)))
 
     with terminal:
         shown = terminal.enter_context(ShipProgress())
-        async with background(redraw()):
+        async with background(redraw(draw)):
             yield

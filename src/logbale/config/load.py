@@ -49,45 +49,48 @@ def load(
     file: Path | None = None,
     *,
     defaults: Mapping[str, object] = {},
+    origins: Mapping[str, str] = {},
 ) -> Loaded:
     """The settings that these amount to.
 
     `flags` and `defaults` go by field name; a flag of None was not given, and an empty variable counts as unset.
-    `file` is read where it is given or LOGBALE_CONFIG names one. `defaults` replace declared ones. Raises ConfigError
-    with a line for each thing that is wrong.
+    `file` is read where it is given or LOGBALE_CONFIG names one; what is wrong there is refused, though a variable or
+    a flag stands in for it today. `defaults` replace declared ones. `origins` are the flags given of those settings
+    that have several. Raises ConfigError with a line for each thing that is wrong.
     """
     problems: list[str] = []
     given: dict[str, tuple[object, str]] = {}
     if file is None and environ.get(CONFIG_VARIABLE):
         file = Path(environ[CONFIG_VARIABLE])
-    if file is not None:
-        given |= _from_file(file, problems)
+    in_file = _from_file(file, problems) if file is not None else {}
+    given |= in_file
     for name, setting in SETTINGS.items():
         if environ.get(setting.variable):
             given[name] = environ[setting.variable], "the environment"
         if flags.get(name) is not None:
-            given[name] = flags[name], setting.origin
+            given[name] = flags[name], origins.get(name, setting.origin)
     values: dict[str, Any] = {}
     stated = {name: (value, "the default") for name, value in defaults.items()} | given
-    for name, (value, origin) in stated.items():
+    overridden = {name: stated_there for name, stated_there in in_file.items() if stated[name] != stated_there}
+    for name, (value, origin) in [*overridden.items(), *stated.items()]:
         try:
             values[name] = _convert(SETTINGS[name], value)
         except ValueError as error:
             problems.append(wrong(SETTINGS[name].variable, value, str(error), origin))
     settings = Settings(**values)
-    origins = {name: stated[name][1] if name in stated else "the default" for name in SETTINGS}
+    came_from = {name: stated[name][1] if name in stated else "the default" for name in SETTINGS}
     for name, derived in _derived(settings, stated).items():
         settings = msgspec.structs.replace(settings, **{name: derived.default})
-        origins[name] = f"the default with {derived.condition}: {derived.reason}"
+        came_from[name] = f"the default with {derived.condition}: {derived.reason}"
     if settings.adaptive_min_level > settings.adaptive_max_level:
         expected = f"at most ADAPTIVE_MAX_LEVEL={settings.adaptive_max_level}"
-        both = f"{origins['adaptive_min_level']}; ADAPTIVE_MAX_LEVEL from {origins['adaptive_max_level']}"
+        both = f"{came_from['adaptive_min_level']}; ADAPTIVE_MAX_LEVEL from {came_from['adaptive_max_level']}"
         problems.append(wrong("ADAPTIVE_MIN_LEVEL", settings.adaptive_min_level, expected, both))
     if problems:
         raise ConfigError("\n".join(problems))
     for name, setting_name in mistyped(environ):
         log.warning("the environment has %s, which is no setting; is %s meant?", name, setting_name)
-    return Loaded(settings, origins, frozenset(given))
+    return Loaded(settings, came_from, frozenset(given))
 
 
 def _derived(settings: Settings, stated: Container[str]) -> dict[str, Derived]:

@@ -15,21 +15,38 @@ from starlette.routing import Route, Router
 from logbale.dashboard.api import clients_json, history_json, stats_json
 from logbale.dashboard.guard import Guard, own_names
 from logbale.dashboard.parameters import ParameterError, choice, unix_time
+from logbale.dashboard.tail import tail_route
 from logbale.http_server import HTTPServer
 from logbale.metrics import Snapshot
 from logbale.metrics_server import Ready, healthz, readyz
 from logbale.monitor import Monitor
+from logbale.sinks.live_tail import LiveTail
 from logbale.tls.server import Listening
 
 _FILES = {
     "index.html": "text/html",
     "style.css": "text/css",
+    "panels.css": "text/css",
     "icon.svg": "image/svg+xml",
     "app.js": "text/javascript",
     "charts.js": "text/javascript",
+    "client_detail.js": "text/javascript",
+    "clients.js": "text/javascript",
     "dom.js": "text/javascript",
+    "ends.js": "text/javascript",
+    "entry.js": "text/javascript",
     "format.js": "text/javascript",
     "history.js": "text/javascript",
+    "level_changes.js": "text/javascript",
+    "line_regex.js": "text/javascript",
+    "numbers.js": "text/javascript",
+    "plot.js": "text/javascript",
+    "regex_worker.js": "text/javascript",
+    "tail.js": "text/javascript",
+    "tail_filter.js": "text/javascript",
+    "theme.js": "text/javascript",
+    "vendor/uPlot.iife.min.js": "text/javascript",
+    "vendor/uPlot.min.css": "text/css",
 }
 
 
@@ -39,7 +56,7 @@ def always_ready() -> tuple[bool, str]:
 
 
 class DashboardServer(HTTPServer):
-    """Serves the page, /api/stats, /healthz and /readyz; with a receiver's monitor /api/history and /api/clients too.
+    """Serves the page, /api/stats, /healthz and /readyz; with a receiver's `monitor` and `live` all of /api.
 
     `snapshot` and `ready` are called for each answer, on the event loop. `info` is what the page tells about this end
     beside its numbers, for example where the archive is: label to text.
@@ -54,6 +71,7 @@ class DashboardServer(HTTPServer):
         info: Mapping[str, str],
         ready: Ready = always_ready,
         monitor: Monitor | None = None,
+        live: LiveTail | None = None,
         tls: Listening | None = None,
         names: Callable[[], Iterable[str]] = tuple,
     ) -> None:
@@ -67,6 +85,8 @@ class DashboardServer(HTTPServer):
         ]
         if monitor is not None:
             routes += _receiver_routes(monitor)
+        if live is not None:
+            routes.append(tail_route(live))
         guarded = Guard(Router(routes, redirect_slashes=False), own_names(host, names))
         super().__init__(guarded, host=host, port=port, tls=tls)
 

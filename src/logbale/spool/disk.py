@@ -273,6 +273,15 @@ class DiskSpool:
         if self._state.are_cursors_unsettled:
             self._journal.note()
 
+    def settle(self) -> None:
+        """What was acknowledged is on disk, too. Costs nothing where the disk knows it.
+
+        Raises StorageError where that is not durable yet: the next write tells it.
+        """
+        self._check_lock()
+        if not self._state.is_settled:
+            self._journal.note()
+
     # Room.
 
     @property

@@ -34,8 +34,8 @@ class MemoryStore:
         self._last_crc: dict[int, int] = {}
 
     @property
-    def unconsumed_bytes(self) -> int:
-        """What it holds."""
+    def disk_bytes(self) -> int:
+        """What it holds, though not on a disk."""
         return self.raw_bytes
 
     def append(
@@ -95,6 +95,9 @@ class MemoryStore:
 
     def note_cursors(self, cursors: Mapping[str, Any]) -> None:
         """Nobody will go on from here."""
+
+    def settle(self) -> None:
+        """What is acknowledged is gone."""
 
     def known_crcs(self) -> dict[int, int]:
         """Of what it holds, and of the last batch consumed."""

@@ -47,6 +47,15 @@ class Failures:
             log.warning("%s: no TLS, the %d. time within an hour: %s", address, count, error)
 
 
+_HTTPS_ONLY = b"This port speaks HTTPS only.\n"
+
+
+def http_answer(_: bytes) -> bytes:
+    """What a client that speaks no TLS is told on a port for browsers."""
+    head = f"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: {len(_HTTPS_ONLY)}\r\n"
+    return f"{head}Connection: close\r\n\r\n".encode() + _HTTPS_ONLY
+
+
 class Listening:
     """What a listener with TLS needs: the context of the moment, and where failures go."""
 
