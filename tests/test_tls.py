@@ -11,10 +11,10 @@ import sys
 
 import base_client
 import pytest
+from certificates import FUTURE, PAST, Certificates
 from proxy import Proxy
 from test_delivery import KeepingSink, Numbers, eventually
 from test_tcp_server import ListSink, in_thread, raw_frame
-from tls_files import FUTURE, PAST, TLSFiles
 
 from logbale import session_link, tcp_client
 from logbale.config import Settings
@@ -37,7 +37,7 @@ def at_once(monkeypatch):
 
 @pytest.fixture
 def files(tmp_path):
-    return TLSFiles(tmp_path / "tls")
+    return Certificates(tmp_path / "tls")
 
 
 @contextlib.asynccontextmanager
@@ -265,7 +265,7 @@ REFUSED = {
 def test_who_is_refused_reports_that_nothing_was_sent_and_why(run, files, tmp_path, case, mode, version):
     """With TLS 1.3 the shipper's handshake is over before the receiver refuses it; that sends no entry into nowhere."""
     theirs, mine, why, counted = REFUSED[case]
-    other = TLSFiles(tmp_path / "other")
+    other = Certificates(tmp_path / "other")
     ours = (other if mine.get("ca") else files).trust()
     dates = mine.get("client", {})
     if dates is not None:

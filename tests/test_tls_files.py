@@ -10,10 +10,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from certificates import FUTURE, PAST, SHORT, Certificates
 from cryptography.hazmat.primitives import serialization
 from hypothesis import given
 from hypothesis import strategies as st
-from tls_files import FUTURE, PAST, SHORT, TLSFiles
 
 from logbale.config import Settings
 from logbale.errors import ConfigError
@@ -27,7 +27,7 @@ from logbale.tls.server import Failures
 
 @pytest.fixture
 def files(tmp_path):
-    return TLSFiles(tmp_path / "tls")
+    return Certificates(tmp_path / "tls")
 
 
 def refusal(load, **settings):
@@ -121,6 +121,15 @@ def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(files, tm
     assert "has a passphrase" in refusal(for_receiver, **{**pair, "tls_key_file": str(locked)})
 
 
+@pytest.mark.parametrize(("mode", "said"), [(0o600, False), (0o640, False), (0o644, True)])
+def test_a_key_that_everybody_can_read_is_pointed_out(files, caplog, mode, said):
+    """It is loaded all the same."""
+    pair = files.receiver()
+    os.chmod(pair["tls_key_file"], mode)
+    for_receiver(Settings(**pair))
+    assert ("can be read by every user of this machine" in caplog.text) is said
+
+
 def test_a_certificate_for_the_other_end_is_refused_at_the_start(files, tmp_path):
     """Not first by each peer."""
     made = Authority(tmp_path / "made", 1)
@@ -168,9 +177,9 @@ def test_nothing_older_than_tls_1_2_is_spoken(files):
 
 
 @contextlib.asynccontextmanager
-async def watching(reloading):
+async def watching(loading):
     """Looks at the files a hundred times a second."""
-    task = asyncio.create_task(reloading.watch(interval=0.01))
+    task = asyncio.create_task(loading.watch(interval=0.01))
     try:
         yield
     finally:
@@ -189,18 +198,18 @@ def test_renewed_files_are_taken_up_by_themselves(run, files, caplog):
     caplog.set_level(logging.INFO, "logbale")
 
     async def scenario():
-        reloading = for_receiver(Settings(**files.receiver(), **files.client_trust()))
-        old = reloading.current
-        async with watching(reloading):
+        loading = for_receiver(Settings(**files.receiver(), **files.client_trust()))
+        old = loading.current
+        async with watching(loading):
             files.receiver(**SHORT)
-            await eventually(lambda: reloading.current.certificate.ends == SHORT["not_after"].timestamp() // 1)
-            assert reloading.current.shippers is not old.shippers
-            renewed = reloading.current
-            other = TLSFiles(files.directory.with_name("other"))
+            await eventually(lambda: loading.current.certificate.ends == SHORT["not_after"].timestamp() // 1)
+            assert loading.current.shippers is not old.shippers
+            renewed = loading.current
+            other = Certificates(files.directory.with_name("other"))
             shutil.copy(other.directory / "ca.pem", files.directory / "ca.pem")
-            await eventually(lambda: reloading.current is not renewed)
-        assert reloading.current.shippers.get_ca_certs() != old.shippers.get_ca_certs()
-        assert reloading.refused == 0
+            await eventually(lambda: loading.current is not renewed)
+        assert loading.current.shippers.get_ca_certs() != old.shippers.get_ca_certs()
+        assert loading.refused == 0
 
     run(scenario)
     assert "the TLS files are loaded anew: certificate of localhost" in caplog.text
@@ -236,19 +245,19 @@ def test_bad_new_files_are_refused_once_and_the_old_ones_stay(run, files, caplog
     """All of it or nothing; the reason is said, and good ones are taken up after that."""
 
     async def scenario():
-        reloading = for_receiver(Settings(**files.receiver(), **files.client_trust()))
-        old = reloading.current
-        async with watching(reloading):
+        loading = for_receiver(Settings(**files.receiver(), **files.client_trust()))
+        old = loading.current
+        async with watching(loading):
             spoil(files)
-            await eventually(lambda: reloading.refused)
-            assert reloading.current is old
+            await eventually(lambda: loading.refused)
+            assert loading.current is old
             await asyncio.sleep(0.1)
-            assert reloading.refused == 1
-            reloading.reload()
-            await eventually(lambda: reloading.refused == 2)
+            assert loading.refused == 1
+            loading.reload()
+            assert (loading.refused, loading.current) == (2, old)
             files.ca.cert_pem.write_to_path(files.directory / "ca.pem")
             files.receiver(**SHORT)
-            await eventually(lambda: reloading.current is not old)
+            await eventually(lambda: loading.current is not old)
 
     with caplog.at_level(logging.ERROR, "logbale"):
         run(scenario)
@@ -271,12 +280,12 @@ def test_files_behind_a_link_are_followed(run, files):
         link = files.directory / "data"
         link.symlink_to(first)
         named = {"tls_cert_file": str(link / "receiver.pem"), "tls_key_file": str(link / "receiver.key")}
-        reloading = for_receiver(Settings(**named))
-        async with watching(reloading):
+        loading = for_receiver(Settings(**named))
+        async with watching(loading):
             swapped = files.directory / "data.new"
             swapped.symlink_to(second)
             swapped.rename(link)
-            await eventually(lambda: reloading.current.certificate.ends == SHORT["not_after"].timestamp() // 1)
+            await eventually(lambda: loading.current.certificate.ends == SHORT["not_after"].timestamp() // 1)
 
     run(scenario)
 
@@ -285,13 +294,13 @@ def test_what_rests_is_not_loaded_again(run, files):
     """A look costs a stat of each file."""
 
     async def scenario():
-        reloading = for_shipper(Settings(**files.trust(), **files.pair("web1", "web1")))
-        old = reloading.current
-        async with watching(reloading):
+        loading = for_shipper(Settings(**files.trust(), **files.pair("web1", "web1")))
+        old = loading.current
+        async with watching(loading):
             await asyncio.sleep(0.1)
             os.chmod(files.directory / "web1.key", 0o600)
             await asyncio.sleep(0.1)
-            assert reloading.current is old
+            assert loading.current is old
 
     run(scenario)
 

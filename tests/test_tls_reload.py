@@ -8,8 +8,8 @@ import socket
 import time
 
 import pytest
+from certificates import Certificates
 from cli_process import entries, logbale_run, receiver, running
-from tls_files import TLSFiles
 
 SECONDS = 8.0
 SHIPPERS = 3
@@ -34,7 +34,7 @@ def test_certificates_are_renewed_under_load(tmp_path):
     """SIGHUP ten times a second at both ends, with certificates that are new, or do not fit their key, or are no file:
     what was written is in the archive, once, in order, and came over the sessions from before.
     """
-    files = TLSFiles(tmp_path / "tls")
+    files = Certificates(tmp_path / "tls")
     own = files.receiver()
     demands = ("--tls-client-ca-file", files.directory / "ca.pem", "--tls-bind-streams")
     logs = [tmp_path / f"app{number}.log" for number in range(SHIPPERS)]

@@ -10,8 +10,8 @@ import socket
 import ssl
 
 import pytest
+from certificates import PAST, SHORT, Certificates
 from test_tls_files import eventually
-from tls_files import PAST, SHORT, TLSFiles
 
 from logbale import http_server
 from logbale.config import Settings
@@ -22,7 +22,7 @@ from logbale.tls import transport
 
 @pytest.fixture
 def files(tmp_path):
-    return TLSFiles(tmp_path / "tls")
+    return Certificates(tmp_path / "tls")
 
 
 def free_port():

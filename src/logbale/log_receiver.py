@@ -20,7 +20,7 @@ from logbale.sinks.fanout import FanoutSink, View
 from logbale.sinks.live_tail import LiveTail
 from logbale.sinks.null import NullSink
 from logbale.tcp_server import TCPLogReceiver
-from logbale.tls.files import Reloading, for_receiver
+from logbale.tls.files import TLSFiles, for_receiver
 from logbale.tls.material import ReceiverTLS, web_is_encrypted
 from logbale.tls.server import Listening, http_answer
 
@@ -47,7 +47,7 @@ class LogReceiver:
         self._archive: ArchiveSink | None = None
         self._live = LiveTail()
         self._server: TCPLogReceiver | None = None
-        self._tls: Reloading[ReceiverTLS] | None = None
+        self._tls: TLSFiles[ReceiverTLS] | None = None
         self._monitor: Monitor | None = None
         """While somebody may look."""
 

@@ -34,7 +34,7 @@ from logbale.spool.identity import new_stream
 from logbale.spool.store import Store
 from logbale.spool_queue import SpoolQueue
 from logbale.tcp_client import TCPClient
-from logbale.tls.files import Reloading, for_shipper
+from logbale.tls.files import TLSFiles, for_shipper
 from logbale.tls.material import ShipperTLS, own_name
 
 log = logging.getLogger("logbale.shipper")
@@ -129,7 +129,7 @@ class LogShipper:
         source: Source,
         *,
         store: Store | None = None,
-        tls: Reloading[ShipperTLS] | None = None,
+        tls: TLSFiles[ShipperTLS] | None = None,
     ) -> None:
         """`store` is where batches wait for the receiver; in memory by default. The shipper closes it.
 

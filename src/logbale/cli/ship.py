@@ -38,7 +38,7 @@ from logbale.errors import ConfigError, UnavailableError
 from logbale.metrics import ShipperSnapshot
 from logbale.sources import Source
 from logbale.terminal import count
-from logbale.tls.files import Reloading, for_shipper
+from logbale.tls.files import TLSFiles, for_shipper
 from logbale.tls.material import ShipperTLS, own_name
 
 if TYPE_CHECKING:
@@ -249,7 +249,7 @@ async def _run(
     *,
     removes_spool: bool = False,
     once: bool = False,
-    tls: Reloading[ShipperTLS] | None = None,
+    tls: TLSFiles[ShipperTLS] | None = None,
 ) -> int:
     from logbale.log_shipper import LogShipper
     from logbale.spool import removed_when_finished

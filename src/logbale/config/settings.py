@@ -126,8 +126,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         File,
         _TLS,
         Meta(
-            description="CAs that may have signed the receiver's certificate, or system: turns TLS on at a shipper",
-            extra={"allowed": "a path, empty or system", "commands": ("ship",)},
+            description="CAs that may have signed the receiver's certificate, or system; turns TLS on at a shipper",
+            extra={"allowed": "a path, empty or system", "commands": ("ship", "tail", "top")},
         ),
     ] = ""
     tls_client_ca_file: Annotated[

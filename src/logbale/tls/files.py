@@ -1,4 +1,4 @@
-"""Reloading: something that is made of files, made anew when they change: wholly, or not at all."""
+"""TLSFiles: what an end's TLS is made of, loaded anew when the files change: wholly, or not at all."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ T = TypeVar("T")
 Signature = list[tuple[int, ...]]
 
 
-class Reloading(Generic[T]):
-    """`current` is what the files gave last that was sound."""
+class TLSFiles(Generic[T]):
+    """`current` is what the files gave when they were sound last, for connections from then on."""
 
     def __init__(self, files: Sequence[str], load: Callable[[], T], problem: Callable[[T], str | None]) -> None:
         """Loads; raises what `load` raises. `problem` says why nobody could use what it gave."""
@@ -42,7 +42,6 @@ class Reloading(Generic[T]):
         self._problem = problem
         self.refused = 0
         """Loads that gave nothing sound, since the start."""
-        self._asked = asyncio.Event()
         self._taken = self._seen = self._signature()
         self.current = load()
         if (why := problem(self.current)) is not None:
@@ -50,36 +49,38 @@ class Reloading(Generic[T]):
         log.info("TLS: %s", self.current)
 
     def reload(self) -> None:
-        """Looks at the files now, changed or not."""
-        self._asked.set()
+        """Loads the files now, changed or not."""
+        self._taken = self._seen = self._signature()
+        self._settle(*self._try())
 
     async def watch(self, interval: float = LOOK_INTERVAL) -> None:
-        """Reloads when the files have changed, or reload() was called; for as long as it runs."""
+        """Loads the files when they have changed, for as long as it runs."""
         while True:
-            try:
-                async with asyncio.timeout(interval):
-                    await self._asked.wait()
-            except TimeoutError:
-                before, self._seen = self._seen, await asyncio.to_thread(self._signature)
-                if self._seen != before or self._seen == self._taken:
-                    continue
-            self._asked.clear()
-            await self._take()
+            await asyncio.sleep(interval)
+            before, self._seen = self._seen, await asyncio.to_thread(self._signature)
+            if self._seen == before and self._seen != self._taken:
+                # Before the load: what changes meanwhile is seen as a change at the next look.
+                self._taken = self._seen
+                self._settle(*await asyncio.to_thread(self._try))
 
-    async def _take(self) -> None:
-        # Before the load: what changes meanwhile is seen as a change at the next look.
-        self._taken = self._seen = await asyncio.to_thread(self._signature)
+    def _try(self) -> tuple[T, None] | tuple[None, str]:
+        """What the files give, or why they give nothing sound."""
         try:
-            loaded = await asyncio.to_thread(self._load)
+            loaded = self._load()
             why = self._problem(loaded)
         except ConfigError as error:
-            why = str(error)
-        if why is not None:
+            return None, str(error)
+        except Exception as error:  # whatever is wrong with new files, what works with the old ones goes on
+            return None, f"{type(error).__name__}: {error}"
+        return (loaded, None) if why is None else (None, why)
+
+    def _settle(self, loaded: T | None, why: str | None) -> None:
+        if loaded is None:
             self.refused += 1
             log.error("the TLS files are refused, what was loaded before stays in use: %s", why)
             return
         self.current = loaded
-        log.info("the TLS files are loaded anew: %s", self.current)
+        log.info("the TLS files are loaded anew: %s", loaded)
 
     def _signature(self) -> Signature:
         """Changes when a file is written, replaced, or reached by another link."""
@@ -93,19 +94,19 @@ class Reloading(Generic[T]):
         return found
 
 
-def for_receiver(settings: Settings) -> Reloading[ReceiverTLS] | None:
+def for_receiver(settings: Settings) -> TLSFiles[ReceiverTLS] | None:
     """A receiver's TLS; None where the settings ask for none. Raises ConfigError."""
     if not (files := receiver_files(settings)):
         return None
-    return Reloading(files, lambda: receiver_tls(settings), lambda loaded: _problem(settings, loaded.certificate))
+    return TLSFiles(files, lambda: receiver_tls(settings), lambda loaded: _problem(settings, loaded.certificate))
 
 
-def for_shipper(settings: Settings) -> Reloading[ShipperTLS] | None:
+def for_shipper(settings: Settings) -> TLSFiles[ShipperTLS] | None:
     """A shipper's TLS; None where the settings ask for none. Raises ConfigError."""
     files = shipper_files(settings)
     if not settings.tls_ca_file:
         return None
-    return Reloading(files, lambda: shipper_tls(settings), lambda loaded: _problem(settings, loaded.certificate))
+    return TLSFiles(files, lambda: shipper_tls(settings), lambda loaded: _problem(settings, loaded.certificate))
 
 
 def _problem(settings: Settings, certificate: Certificate | None) -> str | None:

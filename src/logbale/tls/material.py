@@ -6,7 +6,9 @@ Raises ConfigError for whatever is wrong with them. TLS 1.2 is the least, and th
 from __future__ import annotations
 
 import contextlib
+import logging
 import ssl
+import stat
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
@@ -16,6 +18,8 @@ import msgspec
 from logbale.config import Settings, is_loopback
 from logbale.errors import ConfigError
 from logbale.tls.names import names_of
+
+log = logging.getLogger("logbale")
 
 SYSTEM = "system"
 """The TLS_CA_FILE that means what the operating system trusts."""
@@ -122,6 +126,7 @@ def web_is_encrypted(settings: Settings, *, at_receiver: bool) -> bool:
 def receiver_tls(settings: Settings) -> ReceiverTLS:
     """From files that receiver_files() found."""
     certificate = _own_certificate(settings, of_client=False)
+    _look_at_the_key(settings)
     shippers, web = _server_context(settings), _server_context(settings)
     if settings.tls_client_ca_file:
         shippers.verify_mode = ssl.CERT_REQUIRED
@@ -131,21 +136,28 @@ def receiver_tls(settings: Settings) -> ReceiverTLS:
 
 def shipper_tls(settings: Settings) -> ShipperTLS:
     """From files that shipper_files() found."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # which demands a certificate, and one for the host's name
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if settings.tls_ca_file == SYSTEM:
-        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
-    else:
-        _trust(context, "TLS_CA_FILE", settings.tls_ca_file)
+    context = trusting(settings.tls_ca_file)
     certificate = None
     if settings.tls_cert_file:
         certificate = _own_certificate(settings, of_client=True)
+        _look_at_the_key(settings)
         _load_pair(context, settings)
     web = None
     if web_is_encrypted(settings, at_receiver=False):
         _own_certificate(settings, of_client=False)
         web = _server_context(settings)
     return ShipperTLS(context, settings.tls_ca_file, certificate, web)
+
+
+def trusting(ca: str) -> ssl.SSLContext:
+    """For who connects: `ca` is a TLS_CA_FILE, where empty means the system's."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # which demands a certificate, and one for the host's name
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if ca in ("", SYSTEM):
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+    else:
+        _trust(context, "TLS_CA_FILE", ca)
+    return context
 
 
 def _server_context(settings: Settings) -> ssl.SSLContext:
@@ -167,6 +179,13 @@ def _load_pair(context: ssl.SSLContext, settings: Settings) -> None:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise ConfigError(f"TLS_KEY_FILE={key!r} is not the key of TLS_CERT_FILE={cert!r}") from None
         raise ConfigError(f"TLS_CERT_FILE={cert!r}, TLS_KEY_FILE={key!r}: {error.reason or error}") from None
+
+
+def _look_at_the_key(settings: Settings) -> None:
+    """Says so where it is no secret on this machine; an orchestrator's mounts are made so, so it is no error."""
+    key = Path(settings.tls_key_file or settings.tls_cert_file)
+    if key.stat().st_mode & stat.S_IROTH:
+        log.warning("%s, the key of TLS_CERT_FILE, can be read by every user of this machine: chmod 600", key)
 
 
 def _trust(context: ssl.SSLContext, name: str, file: str) -> None:

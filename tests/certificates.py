@@ -13,7 +13,7 @@ FUTURE = {"not_before": NOW + DAY, "not_after": NOW + 3 * DAY}
 SHORT = {"not_before": NOW - DAY, "not_after": NOW + DAY}
 
 
-class TLSFiles:
+class Certificates:
     """A directory with a CA in ca.pem; `pair` adds a certificate and its key."""
 
     def __init__(self, directory):
@@ -33,6 +33,7 @@ class TLSFiles:
             path = self.directory / f"{file}.{suffix}"
             unfinished = path.with_suffix(".new")
             unfinished.write_bytes(content)
+            unfinished.chmod(0o600)
             unfinished.rename(path)
             paths.append(str(path))
         return {"tls_key_file": paths[0], "tls_cert_file": paths[1]}
