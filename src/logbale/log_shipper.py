@@ -80,6 +80,11 @@ class Link(Protocol):
         """Raw bytes that the receiver takes of a batch beyond BATCH_SIZE; 0 where it has not said so."""
         ...
 
+    @property
+    def last_error(self) -> str:
+        """Why the receiver could not be had, the last time that it couldn't."""
+        ...
+
     async def run(self) -> None:
         """Ships what the queue holds until its input is closed and nothing waits any more."""
         ...
@@ -266,13 +271,12 @@ class LogShipper:
         snapshot = self.snapshot()
         if delivered is None:
             delivered = self.settings.session_mode == "on" and not snapshot.waiting_entries
-        connected, why = self._link.status()
         return ShipReport(
             delivered,
             self._source_ended,
             snapshot.waiting_batches,
             snapshot.waiting_entries,
-            "" if connected else why,
+            "" if self._metrics.connected else self._link.last_error,
             snapshot,
         )
 

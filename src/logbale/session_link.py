@@ -66,7 +66,7 @@ class SessionLink:
         self._chance = chance
         self._host = connect_host(settings.server_host)
         self._address = format_address(self._host, settings.server_port)
-        self._last_error = "not tried yet"
+        self.last_error = "not tried yet"
         self._writer: asyncio.StreamWriter | None = None
         self._first_alone = False
         """The last session ended because a body did not decode: the next one's first batch travels alone."""
@@ -81,7 +81,7 @@ class SessionLink:
             except SessionEnded as end:
                 if self.unreachable_since == inf:
                     waits = self._new_delays()
-                self._last_error = str(end)
+                self.last_error = str(end)
                 self._metrics.errors[end.counter] += 1
                 await self._queue.end_sending()
             finally:
@@ -90,7 +90,7 @@ class SessionLink:
                 if self.unreachable_since == inf:
                     self.unreachable_since = monotonic()
             delay = next(waits)
-            log.warning("no session with %s (%s); next try in %.1f s", self._address, self._last_error, delay)
+            log.warning("no session with %s (%s); next try in %.1f s", self._address, self.last_error, delay)
             await self._sleep(delay)
 
     def _new_delays(self) -> Iterator[float]:
@@ -111,7 +111,7 @@ class SessionLink:
         """Whether a session is open, and if not, why."""
         if self._metrics.connected:
             return True, f"in session with {self._address}"
-        return False, f"no session with {self._address}: {self._last_error}"
+        return False, f"no session with {self._address}: {self.last_error}"
 
     async def _connection(self) -> None:
         """One connection from hello to its end; returns when everything is consumed, raises SessionEnded otherwise."""

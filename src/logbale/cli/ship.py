@@ -299,8 +299,8 @@ def _undelivered(settings: Settings, report: ShipReport, *, waited: bool) -> str
     batches = count(report.left_batches, "batch", "batches")
     verb = "was" if report.left_entries == 1 else "were"
     timeout = f"; DRAIN_TIMEOUT is {settings.drain_timeout:g} s" if waited else ""
-    why = f"; {report.why}" if report.why else ""
-    return f"{entries} in {batches} {verb} not delivered to {receiver}{timeout}{why}"
+    why = f" ({report.why})" if report.why else ""
+    return f"{entries} in {batches} {verb} not delivered to {receiver}{why}{timeout}"
 
 
 def _waiting(report: ShipReport, spool: DiskSpool | None) -> str:
