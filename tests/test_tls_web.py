@@ -97,10 +97,13 @@ def test_the_page_answers_to_the_certificates_names(run, files):
     """As it does to this host's; a page of somebody else's cannot have a certificate of that name."""
 
     async def scenario():
-        async with receiver(dashboard_tls="on", **files.receiver("127.0.0.1", "logs.example.org")) as server:
+        names = ("127.0.0.1", "logs.example.org", "*.example.net")
+        async with receiver(dashboard_tls="on", **files.receiver(*names)) as server:
             port, context = server.settings.dashboard_port, files.client_context()
-            assert (await ask(port, "/healthz", context, host="LOGS.example.org:8080"))[0] == 200
-            assert (await ask(port, "/healthz", context, host="evil.example.org"))[0] == 421
+            for host in ("LOGS.example.org:8080", "logs.example.net"):
+                assert (await ask(port, "/healthz", context, host=host))[0] == 200
+            for host in ("evil.example.org", "example.net", "a.b.example.net", "*.example.org", "evil.net"):
+                assert (await ask(port, "/healthz", context, host=host))[0] == 421
 
     run(scenario)
 

@@ -100,7 +100,7 @@ class LogReceiver:
                 host=settings.dashboard_host,
                 port=settings.dashboard_port,
                 tls=web,
-                names=(lambda: tls.current.certificate.names) if tls is not None else tuple,
+                names=(lambda: tls.current.certificate.hosts) if tls is not None else tuple,
                 info={"sink": settings.sink, "archive": settings.archive_dir},
                 ready=self._ready,
                 live=self._live,

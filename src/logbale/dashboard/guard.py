@@ -33,9 +33,9 @@ _HOST_HEADER = re.compile(r"(?:\[(?P<ipv6>[0-9a-f:.]+)\]|(?P<name>[^:\[\]]+))(?:
 def own_names(host: str, further: Callable[[], Iterable[str]] = tuple) -> Callable[[str], bool]:
     """Whether a Host header names this machine, for a dashboard bound to `host`.
 
-    localhost and loopback addresses, `host` itself, the machine's host name and the `further` ones do. Bound to every
-    address (0.0.0.0, ::), any literal address does too: rebinding needs a name, and which addresses lead here only the
-    network knows.
+    localhost and loopback addresses, `host` itself, the machine's host name and the `further` ones do, which are in
+    lower case and may begin with `*.`, as a certificate's. Bound to every address (0.0.0.0, ::), any literal address
+    does too: rebinding needs a name, and which addresses lead here only the network knows.
     """
     names = {"localhost", host.lower(), socket.gethostname().lower()}
     everywhere = host in ("", "0.0.0.0", "::")
@@ -45,7 +45,7 @@ def own_names(host: str, further: Callable[[], Iterable[str]] = tuple) -> Callab
         if match is None:
             return False
         name = match["ipv6"] or match["name"].removesuffix(".")
-        if name in names or any(name == other.lower() for other in further()):
+        if name in names or not {name, f"*.{name.partition('.')[2]}"}.isdisjoint(further()):
             return True
         try:
             address = ip_address(name)

@@ -45,9 +45,10 @@ def at_receiver(error: ssl.SSLError) -> TLSError:
         return TLSError("tls_no_certificate", "it has no client certificate: set TLS_CERT_FILE and TLS_KEY_FILE there")
     if any(old in reason for old in _OLD):
         return TLSError("tls_handshake", f"no TLS version from 1.2 on, or no cipher, in common ({reason})")
-    if alert := _alert(error):
+    alert = _alert(error)
+    if "certificate" in alert or alert == "unknown ca":
         return TLSError("tls_refused", f"it does not accept this receiver's certificate (it says {alert})")
-    return TLSError("tls_handshake", f"the TLS handshake failed ({reason or error})")
+    return TLSError("tls_handshake", f"it says {alert}" if alert else f"TLS failed ({reason or error})")
 
 
 def _client_certificate(error: ssl.SSLCertVerificationError) -> str:
@@ -69,9 +70,10 @@ def at_shipper(error: ssl.SSLError, host: str, ca: str) -> TLSError:
         return TLSError("tls_handshake", f"what answers at {host} speaks no TLS: {_NO_TLS_THERE}")
     if "PROTOCOL_VERSION" in reason:
         return TLSError("tls_handshake", f"no TLS version from 1.2 on in common with {host}")
-    if alert := _alert(error):
+    alert = _alert(error)
+    if "certificate" in alert or alert in ("unknown ca", "handshake failure"):
         return TLSError("tls_refused", _refused(alert))
-    return TLSError("tls_handshake", f"TLS with {host} failed ({reason or error})")
+    return TLSError("tls_handshake", f"TLS with {host} failed ({f'it says {alert}' if alert else reason or error})")
 
 
 def gone_in_handshake(host: str) -> TLSError:

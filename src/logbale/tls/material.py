@@ -11,7 +11,7 @@ import ssl
 import stat
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -34,6 +34,8 @@ class Certificate(msgspec.Struct, frozen=True):
     """One of our own; times in Unix seconds."""
 
     names: tuple[str, ...]
+    hosts: tuple[str, ...]
+    """The DNS names as they stand in it, `*.` among them."""
     begins: float
     ends: float
 
@@ -190,6 +192,8 @@ def _look_at_the_key(settings: Settings) -> None:
 
 def _trust(context: ssl.SSLContext, name: str, file: str) -> None:
     _check_pem(name, file, "CERTIFICATE")
+    # What is in the file is trusted as it is, without an issuer of its own: an intermediate CA, one certificate alone.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     try:
         context.load_verify_locations(file)
     except ssl.SSLError as error:
@@ -232,9 +236,10 @@ def _own_certificate(settings: Settings, *, of_client: bool) -> Certificate:
         ) from None
     except ssl.SSLError as error:
         raise ConfigError(f"TLS_CERT_FILE={settings.tls_cert_file!r} cannot be used: {error.reason or error}") from None
-    found = ends[0 if of_client else 1].getpeercert() or {}
+    found: dict[str, Any] = ends[0 if of_client else 1].getpeercert() or {}
     begins, until = (ssl.cert_time_to_seconds(str(found[key])) for key in ("notBefore", "notAfter"))
-    return Certificate(tuple(names_of(found)), float(begins), float(until))
+    hosts = [str(name).lower() for kind, name in found.get("subjectAltName", ()) if kind == "DNS"]
+    return Certificate(tuple(names_of(found)), tuple(hosts), float(begins), float(until))
 
 
 def _introduce(server: ssl.SSLContext, client: ssl.SSLContext) -> tuple[ssl.SSLObject, ssl.SSLObject]:

@@ -1,6 +1,6 @@
 """TLSTransport: TLS between a socket's transport and a protocol that knows nothing of it.
 
-Not asyncio's own, for what that cannot do (decision 0010): a peer that ends its stream is answered when all of it is
+Not asyncio's own, for what that cannot do (decision 0011): a peer that ends its stream is answered when all of it is
 stored, a paused connection reads nothing ahead, and a handshake counts as a connection and says why it failed.
 """
 
@@ -97,7 +97,7 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
             self._fail(_gone(), lingers=False)
         elif not self._has_ended:
             # Anybody on the way can end a TCP stream; only the peer can say that it was all.
-            self._fail(TLSError("tls_truncated", "the connection ended without TLS's closing message"))
+            self._fail(TLSError("connection_lost", "the connection ended without TLS's closing message"))
         return True
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -192,9 +192,10 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         self._raw.close()
 
     def abort(self) -> None:
-        """Where nothing waits to leave, the peer is told that this is the end: that delays nothing."""
+        """Where nothing waits to leave, the peer is told that this is the end, and has a moment to take that."""
         if self._is_open and not self._is_closing and not self._raw.get_write_buffer_size():
             self.close()
+            self._abort_later()
         else:
             self._is_closing = True
             self._raw.abort()
@@ -245,6 +246,9 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         if self._raw.can_write_eof():
             self._raw.write_eof()
         self._raw.resume_reading()
+        self._abort_later()
+
+    def _abort_later(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(FAREWELL_SECONDS, self._raw.abort)
 
     def _end_timer(self) -> None:
