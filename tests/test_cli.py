@@ -116,7 +116,7 @@ def test_what_cannot_be_delivered_is_counted(tmp_path):
     ended = logbale_run("ship", "--once", "--to", f":{port}", tmp_path / "app.log", DRAIN_TIMEOUT="0.2")
     assert ended.returncode == 69
     said = f"logbale: 2 entries in 1 batch were not delivered to 127.0.0.1:{port} (Connection refused); "
-        "DRAIN_TIMEOUT is 0.2 s. They wait in "
+    said += "DRAIN_TIMEOUT is 0.2 s. They wait in "
     assert ended.stderr.splitlines()[-1].startswith(said)
 
 
