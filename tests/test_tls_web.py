@@ -126,7 +126,7 @@ def test_a_renewed_certificate_is_served_and_ends_the_alarm(run, files):
 
             await until((PAST["not_after"].timestamp() // 1, {"certificate": "critical"}))
             files.receiver()
-            server.reload()
+            server.reloading.reload(server.settings)
             await until((files.read("receiver").not_valid_after_utc.timestamp(), {}))
 
     run(scenario)
@@ -153,7 +153,7 @@ def test_connections_live_on_through_a_reload(run, files):
             await healthz(*old)
             loaded = server._tls.current
             files.receiver(**SHORT)
-            server.reload()
+            server.reloading.reload(server.settings)
             await eventually(lambda: server._tls.current is not loaded)
             await healthz(*old)
             new = await connect()

@@ -49,12 +49,14 @@ class Connection(asyncio.Protocol):
     def __init__(self, receiver: TCPLogReceiver) -> None:
         self.peer = "?"
         self.receiver = receiver
+        self.settings = receiver.settings
+        """As they were when it came: a session goes by the limits that it was told."""
         self.session: ReceivingSession | None = None
         self.at_end = False
         """Nothing more is taken from the client."""
         self.unsettled = 0
         """Items on their way to the sink."""
-        self._decoder = FrameDecoder(receiver.settings.max_frame_bytes, session=None, max_control=MAX_HELLO_BYTES)
+        self._decoder = FrameDecoder(self.settings.max_frame_bytes, session=None, max_control=MAX_HELLO_BYTES)
         self._transport: asyncio.Transport | None = None
         self._frames: deque[tuple[Frame, float]] = deque()
         """What waits undecoded, and when each was there as a whole."""
@@ -294,7 +296,7 @@ class Connection(asyncio.Protocol):
                     self.session = self.session or ReceivingSession(self)
                     self.session.take(frame)
                 elif len(frame.payload) < INLINE_BYTES:
-                    self._take_base(frame, decode_base(frame, self.receiver.settings))
+                    self._take_base(frame, decode_base(frame, self.settings))
                 else:
                     self.work(self._decode_base_in_pool, frame)
             except ProtocolError as error:
@@ -338,7 +340,7 @@ class Connection(asyncio.Protocol):
     async def _decode_base_in_pool(self, frame: Frame) -> None:
         receiver = self.receiver
         loop = asyncio.get_running_loop()
-        self._take_base(frame, await loop.run_in_executor(receiver.pool, decode_base, frame, receiver.settings))
+        self._take_base(frame, await loop.run_in_executor(receiver.pool, decode_base, frame, self.settings))
 
     def _take_base(self, frame: Frame, decoded: Decoded | DecompressionError | EntryError) -> None:
         receiver = self.receiver

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from logbale.archive.writer import ArchiveWriter
 from logbale.config import Settings, format_address, sink_names
 from logbale.metrics import ReceiverMetrics, ReceiverSnapshot
 from logbale.monitor import Monitor
+from logbale.reloading import Reloading
 from logbale.sinks import Sink
 from logbale.sinks.archive import ArchiveSink
 from logbale.sinks.console import ConsoleSink
@@ -21,7 +24,7 @@ from logbale.sinks.live_tail import LiveTail
 from logbale.sinks.null import NullSink
 from logbale.tcp_server import TCPLogReceiver
 from logbale.tls.files import TLSFiles, for_receiver
-from logbale.tls.material import ReceiverTLS, web_is_encrypted
+from logbale.tls.material import ReceiverTLS, metrics_are_encrypted, page_is_encrypted, receiver_files
 from logbale.tls.server import Listening, http_answer
 
 if TYPE_CHECKING:
@@ -38,9 +41,13 @@ class LogReceiver:
 
     def __init__(self, settings: Settings, *, out: TextIO, color: bool = False) -> None:
         self.settings = settings
+        self.reloading = Reloading(settings)
+        """What follows a change of settings."""
         self._out = out
         self._color = color
         self._metrics = ReceiverMetrics(now=monotonic())
+        self.started = asyncio.Event()
+        """Set once it listens."""
         self._stop_requested = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._open = contextlib.AsyncExitStack()
@@ -71,10 +78,15 @@ class LogReceiver:
         self._server = TCPLogReceiver(
             settings, sink, self._metrics, (lambda: tls.current.shippers) if tls is not None else None
         )
+        self.reloading.add(self._follow)
+        if tls is not None:
+            self.reloading.add(tls.prepare)
         await self._server.start()
-        web = None
-        if tls is not None and web_is_encrypted(settings, at_receiver=True):
+        page_tls = metrics_tls = None
+        if tls is not None:
             web = Listening(lambda: tls.current.web, self._server.tls_failures, plain_answer=http_answer)
+            page_tls = web if page_is_encrypted(settings) else None
+            metrics_tls = web if metrics_are_encrypted(settings) else None
         if settings.is_observed:
             writer = self._archive.writer if self._archive is not None else None
             self._monitor = Monitor(self._server, writer)
@@ -88,7 +100,7 @@ class LogReceiver:
                     self._ready,
                     host=settings.dashboard_host,
                     port=settings.metrics_port,
-                    tls=web,
+                    tls=metrics_tls,
                     monitor=self._monitor,
                 )
             )
@@ -99,7 +111,7 @@ class LogReceiver:
                 self.snapshot,
                 host=settings.dashboard_host,
                 port=settings.dashboard_port,
-                tls=web,
+                tls=page_tls,
                 names=(lambda: tls.current.certificate.hosts) if tls is not None else tuple,
                 info={"sink": settings.sink, "archive": settings.archive_dir},
                 ready=self._ready,
@@ -109,8 +121,18 @@ class LogReceiver:
             await self._serve(dashboard)
             self._open.callback(self._live.end)
             address = format_address(settings.dashboard_host, dashboard.port)
-            log.info("dashboard on %s://%s/", "http" if web is None else "https", address)
+            log.info("dashboard on %s://%s/", "http" if page_tls is None else "https", address)
         log.info("listening on %s%s", format_address(*self.address), "" if tls is None else " with TLS")
+        self.started.set()
+
+    def _follow(self, settings: Settings) -> Callable[[], None]:
+        receiver_files(settings)  # which refuses what only looks safe
+
+        def commit() -> None:
+            assert self._server is not None, "start() comes first"
+            self.settings = self._server.settings = settings
+
+        return commit
 
     async def _serve(self, server: HTTPServer) -> None:
         await server.start()
@@ -118,23 +140,23 @@ class LogReceiver:
 
     async def _make_sink(self) -> Sink:
         names = sink_names(self.settings.sink)
-        durable: Sink = NullSink(max_streams=self.settings.max_streams)
-        if "archive" in names:
-            writer = ArchiveWriter(
-                Path(self.settings.archive_dir),
-                segment_bytes=self.settings.archive_segment_bytes,
-                segment_seconds=self.settings.archive_segment_seconds,
-                marks_days=self.settings.marks_days,
-                max_streams=self.settings.max_streams,
-                retention_seconds=self.settings.archive_retention_seconds,
-                retention_bytes=self.settings.archive_retention_bytes,
-            )
-            await asyncio.to_thread(writer.open)
-            durable = self._archive = ArchiveSink(writer)
+        durable: Sink = self._make_null_sink() if "archive" not in names else await self._open_archive()
         views: list[View] = [ConsoleSink(self._out, color=self._color)] if "console" in names else []
         if self.settings.dashboard_enabled:
             views.append(self._live)
         return FanoutSink(durable, views) if views else durable
+
+    async def _open_archive(self) -> ArchiveSink:
+        writer = ArchiveWriter(Path(self.settings.archive_dir), **_archive_limits(self.settings))
+        await asyncio.to_thread(writer.open)
+        archive = self._archive = ArchiveSink(writer)
+        self.reloading.add(lambda settings: partial(archive.limit, **_archive_limits(settings)))
+        return archive
+
+    def _make_null_sink(self) -> NullSink:
+        sink = NullSink(max_streams=self.settings.max_streams)
+        self.reloading.add(lambda settings: partial(sink.limit, max_streams=settings.max_streams))
+        return sink
 
     @property
     def address(self) -> tuple[str, int]:
@@ -151,11 +173,6 @@ class LogReceiver:
         if self._stop_requested.is_set():
             self._stop_now.set()
         self._stop_requested.set()
-
-    def reload(self) -> None:
-        """Loads the TLS files anew, for connections from now on."""
-        if self._tls is not None:
-            self._tls.reload()
 
     def snapshot(self) -> ReceiverSnapshot:
         """Everything counted, at this moment."""
@@ -219,3 +236,15 @@ class LogReceiver:
             return self._monitor.ready()
         error = self._server.committer.storage_error if self._server is not None else "starting"
         return (True, "listening, storing") if error is None else (False, error)
+
+
+def _archive_limits(settings: Settings) -> dict[str, Any]:
+    """What ArchiveWriter is told, at its start and when it changes."""
+    return {
+        "segment_bytes": settings.archive_segment_bytes,
+        "segment_seconds": settings.archive_segment_seconds,
+        "marks_days": settings.marks_days,
+        "max_streams": settings.max_streams,
+        "retention_seconds": settings.archive_retention_seconds,
+        "retention_bytes": settings.archive_retention_bytes,
+    }

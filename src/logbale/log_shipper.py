@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import AsyncIterator
+from functools import partial
 from math import inf
 from ssl import SSLContext
 from time import monotonic, time
@@ -26,6 +27,7 @@ from logbale.level_table import PRIORS
 from logbale.load_meter import LoadMeter
 from logbale.metrics import ShipperMetrics, ShipperSnapshot
 from logbale.protocol import Algorithm
+from logbale.reloading import Reloading
 from logbale.reports import MAX_CHANGES, Change, Report, report_of
 from logbale.session_link import SessionLink
 from logbale.sources import Source
@@ -57,6 +59,9 @@ USUAL_RATIO = 8.0
 FIRST_TRY = 1.0
 """Seconds that reading waits for the first word of the receiver, which says how far batches may grow."""
 
+
+RELOAD_INTERVAL = 1.0
+"""Seconds after which those that wait look at their settings again."""
 
 LOOK_INTERVAL = 0.005
 """Seconds at least between looks at whether the ack has come that lets a partial batch leave."""
@@ -101,6 +106,10 @@ class Link(Protocol):
         """How long the connection that is open was held up by the network; None where the system does not tell."""
         ...
 
+    def follow(self, settings: Settings) -> None:
+        """Other settings from now on; what a connection has agreed on stays until the next one."""
+        ...
+
     def status(self) -> tuple[bool, str]:
         """Whether the receiver can be had, and if not, why."""
         ...
@@ -142,11 +151,16 @@ class LogShipper:
         """
         self.settings = settings
         self._tls = tls if tls is not None else for_shipper(settings)
+        self.reloading = Reloading(settings)
+        """What follows a change of settings."""
+        self.reloading.add(lambda settings: partial(self._apply, settings))
+        if self._tls is not None:
+            self.reloading.add(self._tls.prepare)
         self._source = source
         self._adaptive = _policy(settings)
         handler = CompressionHandler(
             Algorithm.named(settings.compression_algorithm),
-            self._adaptive.level if settings.adaptive_enabled else settings.compression_level,
+            self._first_level(),
             enabled=settings.compression_enabled,
             bypass_threshold=settings.bypass_threshold,
         )
@@ -178,9 +192,14 @@ class LogShipper:
         self._changes: deque[Change] = deque(maxlen=MAX_CHANGES)
         """The last ones of the level."""
         self._source_ended = False
+        self.started = asyncio.Event()
+        """Set once everything that run() needs is open."""
         self._stop_requested = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._buffered = asyncio.Event()
+
+    def _first_level(self) -> int:
+        return self._adaptive.level if self.settings.adaptive_enabled else self.settings.compression_level
 
     def _make_link(self) -> Link:
         settings = self.settings
@@ -197,16 +216,27 @@ class LogShipper:
         )
         return BaseLink(self._queue, client, self._compressing, self._metrics)
 
+    def _apply(self, settings: Settings) -> None:
+        before, self.settings = self.settings, settings
+        self._buffer.size = settings.batch_size
+        self._buffer.interval = settings.batch_interval
+        self._buffer.max_bytes = settings.batch_max_bytes
+        self._queue.limit(
+            max_memory=settings.buffer_max_bytes, max_stored=settings.spool_max_bytes, policy=settings.spool_policy
+        )
+        self._link.follow(settings)
+        handler = self._compressing.handler
+        handler.bypass_threshold = settings.bypass_threshold
+        if _level_settings(settings) != _level_settings(before):
+            self._adaptive = _policy(settings)
+            handler.level = self._metrics.level = self._first_level()
+            self._metrics.level_reason = "fixed"  # an adaptive one has a reason from its first decision on
+
     def stop(self) -> None:
         """Stops reading and delivers what was read within DRAIN_TIMEOUT; called again, ends at once."""
         if self._stop_requested.is_set():
             self._stop_now.set()
         self._stop_requested.set()
-
-    def reload(self) -> None:
-        """Loads the TLS files anew, for connections from now on."""
-        if self._tls is not None:
-            self._tls.reload()
 
     def _current_tls(self) -> ShipperTLS | None:
         return self._tls.current if self._tls is not None else None
@@ -248,6 +278,7 @@ class LogShipper:
         stop = asyncio.create_task(self._stop_requested.wait())
         try:
             async with self._metrics_server():
+                self.started.set()
                 await asyncio.wait({*tasks, stop}, return_when=asyncio.FIRST_COMPLETED)
                 self._source_ended = reader.done() and not reader.cancelled() and reader.exception() is None
                 await _cancel(reader, ticker)
@@ -307,19 +338,18 @@ class LogShipper:
 
     async def _pass_on_due_batches(self) -> None:
         """A partial batch leaves after BATCH_INTERVAL; in a session that has nothing else to do, after BATCH_LINGER."""
-        linger = self.settings.batch_linger if self.settings.session_mode == "on" else self.settings.batch_interval
         while True:
+            settings = self.settings
+            linger = settings.batch_linger if settings.session_mode == "on" else settings.batch_interval
             if self._buffer.deadline is None:
                 await self._pass_on_due_cursors()
                 continue
             is_idle = self._queue.is_drained and self._metrics.connected
-            self._buffer.interval = (
-                min(linger, self.settings.batch_interval) if is_idle else self.settings.batch_interval
-            )
+            self._buffer.interval = min(linger, settings.batch_interval) if is_idle else settings.batch_interval
             wait = self._buffer.deadline - monotonic()
             if wait > 0:
-                # While something is unacknowledged, its ack may shorten the wait: look again soon.
-                await asyncio.sleep(wait if is_idle else min(wait, max(linger, LOOK_INTERVAL)))
+                # While something is unacknowledged, its ack may shorten the wait, and a reload may at any time.
+                await asyncio.sleep(min(wait, RELOAD_INTERVAL if is_idle else max(linger, LOOK_INTERVAL)))
             elif (batch := self._buffer.take_due(monotonic())) is not None:
                 self._queue.append(batch)
 
@@ -355,19 +385,20 @@ class LogShipper:
 
     async def _adapt(self) -> None:
         """Lets the policy choose the level, and keeps the window of the current rates, looked at or not."""
-        interval = self.settings.adaptive_check_interval
-        looks_sooner = self.settings.adaptive_enabled and self.settings.adaptive_policy == "balanced"
-        due = monotonic()
+        last = -inf
         while True:
+            settings = self.settings
+            interval = settings.adaptive_check_interval
+            looks_sooner = settings.adaptive_enabled and settings.adaptive_policy == "balanced"
             self.snapshot()
             is_behind = looks_sooner and self._load.backlog_bytes >= BEHIND_BYTES
-            if monotonic() >= due or is_behind:
-                due = monotonic() + interval
-                if self.settings.adaptive_enabled:
+            if monotonic() >= last + interval or is_behind:
+                last = monotonic()
+                if settings.adaptive_enabled:
                     self._choose_level()
                 else:
                     self._load.read_cpu()
-            await asyncio.sleep(min(interval, BEHIND_INTERVAL) if looks_sooner else interval)
+            await asyncio.sleep(min(interval, BEHIND_INTERVAL if looks_sooner else RELOAD_INTERVAL))
 
     def _choose_level(self) -> None:
         if (sample := self._load.sample(monotonic())) is None:
@@ -409,6 +440,17 @@ class LogShipper:
             yield
         finally:
             await server.stop()
+
+
+def _level_settings(settings: Settings) -> tuple[object, ...]:
+    """What a policy is made of: a new one, which has learnt nothing yet, is made only where one of them changes."""
+    return (
+        settings.compression_level,
+        settings.adaptive_enabled,
+        settings.adaptive_policy,
+        settings.adaptive_min_level,
+        settings.adaptive_max_level,
+    )
 
 
 def _policy(settings: Settings) -> Policy:

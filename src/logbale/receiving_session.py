@@ -47,7 +47,7 @@ class ReceivingSession:
         """From the hello on."""
         self._connection = connection
         self._receiver = connection.receiver
-        self._session = ReceiverSession(max_raw=self._receiver.settings.max_raw_bytes)
+        self._session = ReceiverSession(max_raw=self._connection.settings.max_raw_bytes)
         self._window_log = NO_CONTEXT
         """The largest window that a new context may have."""
         self._asked_for: int | None = None
@@ -149,8 +149,8 @@ class ReceivingSession:
                 last=mark.sequence,
                 last_crc=mark.crc,
                 rejects=mark.rejects,
-                max_frame=self._receiver.settings.max_frame_bytes,
-                max_entries=self._receiver.settings.max_batch_entries,
+                max_frame=self._connection.settings.max_frame_bytes,
+                max_entries=self._connection.settings.max_batch_entries,
                 window_log=self._window_log,
             )
         )
@@ -186,7 +186,7 @@ class ReceivingSession:
     def _take_batch(self, batch: SequencedBatch) -> None:
         context = self._context_of(batch)
         if len(batch.body) < INLINE_BYTES and batch.raw_bytes <= INLINE_RAW_BYTES:
-            self._take_sequenced(batch, decode_sequenced(batch, context, self._receiver.settings))
+            self._take_sequenced(batch, decode_sequenced(batch, context, self._connection.settings))
         else:
             self._connection.work(self._decode_in_pool, batch, context)
 
@@ -226,7 +226,7 @@ class ReceivingSession:
     async def _decode_in_pool(self, batch: SequencedBatch, context: ContextDecompressor | None) -> None:
         receiver = self._receiver
         loop = asyncio.get_running_loop()
-        decoded = await loop.run_in_executor(receiver.pool, decode_sequenced, batch, context, receiver.settings)
+        decoded = await loop.run_in_executor(receiver.pool, decode_sequenced, batch, context, self._connection.settings)
         self._take_sequenced(batch, decoded)
 
     def _take_sequenced(self, batch: SequencedBatch, decoded: Decoded | DecompressionError | EntryError) -> None:

@@ -107,6 +107,10 @@ class SessionLink:
         """How long this connection was held up by the network."""
         return link_seconds(self._writer)
 
+    def follow(self, settings: Settings) -> None:
+        """The next session goes by them."""
+        self._settings = settings
+
     def status(self) -> tuple[bool, str]:
         """Whether a session is open, and if not, why."""
         if self._metrics.connected:

@@ -50,7 +50,7 @@ class TCPClient:
         """Since when, by time.monotonic, there is no connection; infinity while there is one."""
         self._host = host
         self._port = port
-        self._send_timeout = send_timeout
+        self.send_timeout = send_timeout
         self._metrics = metrics
         self._tls = tls
         self._sleep = sleep
@@ -70,12 +70,12 @@ class TCPClient:
                 writer.write(header + payload)
                 self._metrics.send_begins(monotonic())
                 try:
-                    async with asyncio.timeout(self._send_timeout):
+                    async with asyncio.timeout(self.send_timeout):
                         await writer.drain()
                 finally:
                     self._metrics.send_ended(monotonic())
             except TimeoutError:
-                await self._lost("send_timeout", f"a frame did not leave within {self._send_timeout:g} s")
+                await self._lost("send_timeout", f"a frame did not leave within {self.send_timeout:g} s")
             except OSError as error:
                 await self._lost("connection_lost", error.strerror or str(error))
             else:

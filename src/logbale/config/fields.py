@@ -36,6 +36,13 @@ class Setting(msgspec.Struct, frozen=True):
     """What a text must pass beside its type; see settings.py."""
     derived: Derived | None
     """The default that takes the place of `default` under a condition."""
+    live: str | None
+    """For what SIGHUP changes it: `at once`, `new connections`; None where it needs a restart."""
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it changes at run time."""
+        return self.live is not None
 
     @property
     def variable(self) -> str:
@@ -89,6 +96,7 @@ def _setting(field: inspect.Field, annotation: Any) -> Setting:
         metavar=extra.get("metavar"),
         check=extra.get("check"),
         derived=extra.get("derived"),
+        live=extra.get("live"),
     )
 
 

@@ -84,6 +84,11 @@ _RECEIVER = Meta(extra={"group": "The receiver", "commands": ("receive",)})
 _DASHBOARD = Meta(extra={"group": "The dashboard", "commands": ("receive",)})
 
 
+# What SIGHUP changes while the process runs; a setting with neither of them waits for a restart.
+_LIVE = Meta(extra={"live": "at once"})
+_NEW_CONNECTIONS = Meta(extra={"live": "new connections"})
+
+
 def _flags(*names: str) -> dict[str, tuple[str, ...]]:
     """Flags beside the one that the setting's name makes, or in its place where it has none."""
     return {"flags": names}
@@ -108,9 +113,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     metrics_port: Annotated[
         Port, _BOTH, Meta(description="Port for /metrics, /healthz and /readyz, at either end; 0 is off")
     ] = 0
+    # Not LOG_LEVEL: many programs read that, with words that are not ours.
+    message_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        _BOTH,
+        _LIVE,
+        Meta(description="Messages from here on; -v is debug, -q warning", extra=_flags("--log-level")),
+    ] = "info"
     drain_timeout: Annotated[
         Annotated[float, Meta(ge=0, extra={"metavar": "SECONDS"})],
         _BOTH,
+        _LIVE,
         Meta(description="Seconds that a stop may take to deliver what was read"),
     ] = 10.0
 
@@ -138,6 +151,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     tls_bind_streams: Annotated[
         bool,
         _TLS,
+        _NEW_CONNECTIONS,
         Meta(
             description="A client writes only streams that are called as its certificate is: NAME, or NAME:…",
             extra={"commands": ("receive",)},
@@ -145,22 +159,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = False
 
     batch_size: Annotated[
-        Count, _BATCHES, Meta(description="Entries a batch; in a session more under backlog, up to BATCH_MAX_BYTES")
+        Count,
+        _BATCHES,
+        _LIVE,
+        Meta(description="Entries a batch; in a session more under backlog, up to BATCH_MAX_BYTES"),
     ] = 50
     batch_interval: Annotated[
-        Seconds, _BATCHES, Meta(description="Seconds after its first entry at which a batch leaves, however small")
+        Seconds,
+        _BATCHES,
+        _LIVE,
+        Meta(description="Seconds after its first entry at which a batch leaves, however small"),
     ] = 5.0
     batch_max_bytes: Annotated[
-        _BatchBytes, _BATCHES, Meta(description="Raw bytes at which a batch leaves, however few its entries")
+        _BatchBytes, _BATCHES, _LIVE, Meta(description="Raw bytes at which a batch leaves, however few its entries")
     ] = MiB
     buffer_max_bytes: Annotated[
         Bytes,
         _BATCHES,
+        _LIVE,
         Meta(description="Raw bytes that may wait in memory for the connection; over it, reading pauses"),
     ] = 32 * MiB
     send_timeout: Annotated[
         Seconds,
         _BATCHES,
+        _LIVE,
         Meta(description="Seconds that one frame may take to leave before the connection counts as dead"),
     ] = 30.0
 
@@ -172,10 +194,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     batch_linger: Annotated[
         Annotated[float, Meta(ge=0, extra={"metavar": "SECONDS"})],
         _BATCHES,
+        _LIVE,
         Meta(description="In a session with nothing unacknowledged: seconds after its first entry a batch leaves"),
     ] = 0.2
     window_bytes: Annotated[
-        Bytes, _BATCHES, Meta(description="Wire bytes that may be unacknowledged in a session; one batch always may")
+        Bytes,
+        _BATCHES,
+        _NEW_CONNECTIONS,
+        Meta(description="Wire bytes that may be unacknowledged in a session; one batch always may"),
     ] = 2 * MiB
 
     spool_dir: Annotated[
@@ -189,17 +215,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     spool_max_bytes: Annotated[
         Annotated[int, Meta(ge=MiB, le=TiB, extra={"metavar": "BYTES"})],
         _BATCHES,
+        _LIVE,
         Meta(description="Bytes that a spool may take on disk"),
     ] = 1024 * MiB
     spool_policy: Annotated[
         Literal["block", "drop_oldest", "drop_newest"],
         _BATCHES,
+        _LIVE,
         Meta(description="What a full spool does: pause reading, or drop the oldest or newest entries and count them"),
     ] = "block"
 
     compression_context: Annotated[
         Literal["stream", "batch"],
         _COMPRESSION,
+        _NEW_CONNECTIONS,
         Meta(description="In a session: stream goes on from batch to batch, batch compresses each on its own"),
     ] = "stream"
     compression_algorithm: Annotated[
@@ -216,28 +245,35 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = "gzip"
     compression_level: Annotated[
-        Level, _COMPRESSION, Meta(description="1 (fast) to 9 (small), whatever the algorithm", extra=_flags("--level"))
+        Level,
+        _COMPRESSION,
+        _LIVE,
+        Meta(description="1 (fast) to 9 (small), whatever the algorithm", extra=_flags("--level")),
     ] = 6
     compression_enabled: Annotated[bool, _COMPRESSION, Meta(description="false sends every batch raw")] = True
     bypass_threshold: Annotated[
         Annotated[int, Meta(ge=0, le=TiB, extra={"metavar": "BYTES"})],
         _COMPRESSION,
+        _LIVE,
         Meta(description="Batches below this many raw bytes are sent raw"),
     ] = 256
     adaptive_enabled: Annotated[
-        bool, _COMPRESSION, Meta(description="Let what is observed choose the compression level")
+        bool, _COMPRESSION, _LIVE, Meta(description="Let what is observed choose the compression level")
     ] = False
     adaptive_policy: Annotated[
         Literal["balanced", "cpu"],
         _COMPRESSION,
+        _LIVE,
         Meta(description="By what: balanced weighs backlog, link and CPU; cpu looks at the CPU load alone"),
     ] = "balanced"
-    adaptive_min_level: Annotated[Level, _COMPRESSION, Meta(description="Lowest level; cpu's when the CPU is busy")] = 1
+    adaptive_min_level: Annotated[
+        Level, _COMPRESSION, _LIVE, Meta(description="Lowest level; cpu's when the CPU is busy")
+    ] = 1
     adaptive_max_level: Annotated[
-        Level, _COMPRESSION, Meta(description="Highest level; cpu's when the CPU is idle")
+        Level, _COMPRESSION, _LIVE, Meta(description="Highest level; cpu's when the CPU is idle")
     ] = 9
     adaptive_check_interval: Annotated[
-        Seconds, _COMPRESSION, Meta(description="Seconds between decisions; balanced looks sooner while behind")
+        Seconds, _COMPRESSION, _LIVE, Meta(description="Seconds between decisions; balanced looks sooner while behind")
     ] = 5.0
 
     log_rate: Annotated[
@@ -257,46 +293,57 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     archive_dir: Annotated[
         Directory, _RECEIVER, Meta(description="Directory of the archive", extra=_flags("--archive"))
     ] = "archive"
-    archive_segment_bytes: Annotated[Bytes, _RECEIVER, Meta(description="File size at which a segment is sealed")] = (
-        64 * MiB
-    )
-    archive_segment_seconds: Annotated[Seconds, _RECEIVER, Meta(description="Age at which a segment is sealed")] = 3600
+    archive_segment_bytes: Annotated[
+        Bytes, _RECEIVER, _LIVE, Meta(description="File size at which a segment is sealed")
+    ] = 64 * MiB
+    archive_segment_seconds: Annotated[
+        Seconds, _RECEIVER, _LIVE, Meta(description="Age at which a segment is sealed")
+    ] = 3600
     archive_retention_seconds: Annotated[
         Annotated[float, Meta(ge=0, extra={"metavar": "SECONDS"})],
         _RECEIVER,
+        _LIVE,
         Meta(description="Age at which sealed segments are deleted; 0 is never"),
     ] = 0
     archive_retention_bytes: Annotated[
         Annotated[int, Meta(ge=0, extra={"metavar": "BYTES"})],
         _RECEIVER,
+        _LIVE,
         Meta(description="Size of the archive on disk over which the oldest sealed segments are deleted; 0 is never"),
     ] = 0
     marks_days: Annotated[
         Annotated[float, Meta(gt=0, extra={"metavar": "DAYS"})],
         _RECEIVER,
+        _LIVE,
         Meta(description="Days of silence after which a stream is forgotten; what its shipper repeats then is doubled"),
     ] = 30
     max_streams: Annotated[
         Annotated[int, Meta(ge=1, le=1_000_000)],
         _RECEIVER,
+        _LIVE,
         Meta(description="Most streams of sessions that are known at a time; new ones beyond it are refused"),
     ] = 100_000
     max_frame_bytes: Annotated[
-        _FrameBytes, _RECEIVER, Meta(description="Longest frame accepted, in bytes on the wire")
+        _FrameBytes, _RECEIVER, _NEW_CONNECTIONS, Meta(description="Longest frame accepted, in bytes on the wire")
     ] = 8 * MiB
     max_raw_bytes: Annotated[
-        Bytes, _RECEIVER, Meta(description="Longest batch accepted, in bytes after decompression")
+        Bytes, _RECEIVER, _NEW_CONNECTIONS, Meta(description="Longest batch accepted, in bytes after decompression")
     ] = 32 * MiB
-    max_batch_entries: Annotated[Count, _RECEIVER, Meta(description="Most entries accepted in one batch")] = 100_000
+    max_batch_entries: Annotated[
+        Count, _RECEIVER, _NEW_CONNECTIONS, Meta(description="Most entries accepted in one batch")
+    ] = 100_000
     max_in_flight_bytes: Annotated[
-        Bytes, _RECEIVER, Meta(description="Bytes received and not yet stored at which the receiver stops reading")
+        Bytes,
+        _RECEIVER,
+        _LIVE,
+        Meta(description="Bytes received and not yet stored at which the receiver stops reading"),
     ] = 256 * MiB
     context_memory: Annotated[
         Annotated[int, Meta(ge=0, le=TiB, extra={"metavar": "BYTES"})],
         _RECEIVER,
         Meta(description="Bytes that the sessions' contexts may take: many sessions get smaller windows; 0 is none"),
     ] = 1600 * MiB
-    max_connections: Annotated[Count, _RECEIVER, Meta(description="Most connections at a time")] = 16_384
+    max_connections: Annotated[Count, _RECEIVER, _LIVE, Meta(description="Most connections at a time")] = 16_384
 
     dashboard_enabled: Annotated[bool, _DASHBOARD, Meta(description="Serve the page with live numbers")] = False
     dashboard_host: Annotated[
@@ -308,13 +355,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Literal["auto", "on", "off"],
         _DASHBOARD,
         Meta(
-            description="TLS for the dashboard and METRICS_PORT, with TLS_CERT_FILE; auto: at a receiver, off loopback",
+            description="TLS, with TLS_CERT_FILE; auto: for the page where it is off loopback; on: METRICS_PORT too",
             extra={"commands": ("receive", "ship")},
         ),
     ] = "auto"
     latency_target: Annotated[
         Annotated[float, Meta(ge=0, extra={"metavar": "SECONDS"})],
         _DASHBOARD,
+        _LIVE,
         Meta(
             description="Seconds to durable (the 99th percentile of a minute) over which an alarm is raised; 0: never"
         ),

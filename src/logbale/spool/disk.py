@@ -47,17 +47,26 @@ class DiskSpool:
         """
         self.directory = directory
         self.owner = owner
-        self.max_bytes = max_bytes
         self.torn_bytes = 0
         """Bytes of unfinished writes that open() cut."""
         self._damaged = 0
-        self._reserve = min(MiB, max_bytes // 16)
-        # Room comes back a segment at a time.
-        self._segment_bytes = min(segment_bytes, max(4 * format.KiB, max_bytes // 8))
+        self._longest_segment_bytes = segment_bytes
+        self._bound(max_bytes)
         self._now = now
         self._adopt(State.new(""), [], 1)
         self.lock: DirectoryLock | None = None
         """Held while it is open."""
+
+    def limit(self, max_bytes: int) -> None:
+        """Another bound from now on; what is over it stays until it is consumed."""
+        self._bound(max_bytes)
+        self._journal.limit(segment_bytes=self._segment_bytes, note_bytes=self._reserve // 3)
+
+    def _bound(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._reserve = min(MiB, max_bytes // 16)
+        # Room comes back a segment at a time.
+        self._segment_bytes = min(self._longest_segment_bytes, max(4 * format.KiB, max_bytes // 8))
 
     # What there is.
 

@@ -38,6 +38,9 @@ class MemoryStore:
         """What it holds, though not on a disk."""
         return self.raw_bytes
 
+    def limit(self, max_bytes: int) -> None:
+        """It has none."""
+
     def append(
         self, batches: Sequence[tuple[bytes, int, Mapping[str, Any]]], bodies: Sequence[bytes | None] = ()
     ) -> list[Record]:

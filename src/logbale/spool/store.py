@@ -59,6 +59,10 @@ class Store(Protocol):
         """The CRCs of the batches that are not consumed, and of the last one that was."""
         ...
 
+    def limit(self, max_bytes: int) -> None:
+        """Another bound from now on; unlike the others from any thread."""
+        ...
+
     def append(self, batches: Sequence[NewBatch], bodies: Sequence[bytes | None] = ()) -> Sequence[Record]:
         """Numbers and keeps them; durable on return. Raises StorageError: then none is kept.
 

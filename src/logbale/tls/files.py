@@ -48,10 +48,14 @@ class TLSFiles(Generic[T]):
             log.error("%s: nobody will accept it; renew it, the new one is taken up by itself", why)
         log.info("TLS: %s", self.current)
 
-    def reload(self) -> None:
-        """Loads the files now, changed or not."""
+    def prepare(self, settings: Settings) -> Callable[[], None]:
+        """For a reload of the settings: what the files hold now, changed or not. Raises ConfigError."""
         self._taken = self._seen = self._signature()
-        self._settle(*self._try())
+        loaded, why = self._try()
+        if loaded is None:
+            self.refused += 1
+            raise ConfigError(why)
+        return lambda: self._take(loaded)
 
     async def watch(self, interval: float = LOOK_INTERVAL) -> None:
         """Loads the files when they have changed, for as long as it runs."""
@@ -61,7 +65,12 @@ class TLSFiles(Generic[T]):
             if self._seen == before and self._seen != self._taken:
                 # Before the load: what changes meanwhile is seen as a change at the next look.
                 self._taken = self._seen
-                self._settle(*await asyncio.to_thread(self._try))
+                loaded, why = await asyncio.to_thread(self._try)
+                if loaded is not None:
+                    self._take(loaded)
+                else:
+                    self.refused += 1
+                    log.error("the TLS files are refused, what was loaded before stays in use: %s", why)
 
     def _try(self) -> tuple[T, None] | tuple[None, str]:
         """What the files give, or why they give nothing sound."""
@@ -74,11 +83,7 @@ class TLSFiles(Generic[T]):
             return None, f"{type(error).__name__}: {error}"
         return (loaded, None) if why is None else (None, why)
 
-    def _settle(self, loaded: T | None, why: str | None) -> None:
-        if loaded is None:
-            self.refused += 1
-            log.error("the TLS files are refused, what was loaded before stays in use: %s", why)
-            return
+    def _take(self, loaded: T) -> None:
         self.current = loaded
         log.info("the TLS files are loaded anew: %s", loaded)
 

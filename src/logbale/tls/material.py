@@ -89,7 +89,7 @@ def receiver_files(settings: Settings) -> list[str]:
                 raise ConfigError(
                     f"{name.upper()} is set and TLS_CERT_FILE is not: nothing would be encrypted; set both"
                 )
-        web_is_encrypted(settings, at_receiver=True)
+        metrics_are_encrypted(settings)
         return []
     if settings.tls_bind_streams and not settings.tls_client_ca_file:
         raise ConfigError("TLS_BIND_STREAMS needs TLS_CLIENT_CA_FILE: without it no client shows a certificate")
@@ -106,7 +106,7 @@ def shipper_files(settings: Settings) -> list[str]:
                 "TLS_CERT_FILE is set and TLS_CA_FILE is not: nothing would be encrypted; TLS_CA_FILE turns TLS on and "
                 f"names the receiver's CA ({SYSTEM}: those that this machine trusts)"
             )
-        web_is_encrypted(settings, at_receiver=False)
+        metrics_are_encrypted(settings)
         return []
     ca = "" if settings.tls_ca_file == SYSTEM else settings.tls_ca_file
     return _named(ca, settings.tls_cert_file, settings.tls_key_file)
@@ -116,13 +116,18 @@ def _named(*files: str) -> list[str]:
     return [file for file in files if file]
 
 
-def web_is_encrypted(settings: Settings, *, at_receiver: bool) -> bool:
-    """Whether the dashboard and the metrics are. Raises ConfigError where they should be and cannot."""
-    if settings.dashboard_tls == "auto":
-        return at_receiver and bool(settings.tls_cert_file) and not is_loopback(settings.dashboard_host)
+def metrics_are_encrypted(settings: Settings) -> bool:
+    """Only where that is said: probes and scrapers have to know. Raises ConfigError where it cannot be."""
     if settings.dashboard_tls == "on" and not settings.tls_cert_file:
         raise ConfigError("DASHBOARD_TLS=on needs TLS_CERT_FILE")
     return settings.dashboard_tls == "on"
+
+
+def page_is_encrypted(settings: Settings) -> bool:
+    """Where that is said, and where others than this host reach it. Raises ConfigError where it cannot be."""
+    if settings.dashboard_tls != "auto":
+        return metrics_are_encrypted(settings)
+    return bool(settings.tls_cert_file) and not is_loopback(settings.dashboard_host)
 
 
 def receiver_tls(settings: Settings) -> ReceiverTLS:
@@ -145,7 +150,7 @@ def shipper_tls(settings: Settings) -> ShipperTLS:
         _look_at_the_key(settings)
         _load_pair(context, settings)
     web = None
-    if web_is_encrypted(settings, at_receiver=False):
+    if metrics_are_encrypted(settings):
         _own_certificate(settings, of_client=False)
         web = _server_context(settings)
     return ShipperTLS(context, settings.tls_ca_file, certificate, web)
