@@ -5,6 +5,7 @@ import re
 from collections import Counter
 
 import pytest
+from certificates import Certificates
 from cli_process import logbale_run, running
 from serving import get, served
 from test_dashboard import dashboard
@@ -157,3 +158,23 @@ def test_a_password_is_asked_for_by_a_receiver_and_given_by_its_viewers(tmp_path
         assert end.end() == 0
     said = [run.stdout + run.stderr for run in (none, wrong, by_file, by_url, nonsense)]
     assert not [text for text in (*said, end.messages.read_text()) if "sesam" in text]
+
+
+def test_a_password_inside_tls_is_no_secret_told_to_all(tmp_path):
+    """Off loopback the page speaks HTTPS where there is a certificate: nothing is warned of, and viewers get in."""
+    files = Certificates(tmp_path / "tls")
+    pair = files.receiver()
+    file = tmp_path / "password"
+    file.touch(0o600)
+    file.write_text("sesam-open-up\n")
+    options = ["receive", "--listen", "127.0.0.1:0", "--archive", tmp_path / "archive", "--dashboard"]
+    options += ["--dashboard-host", "0.0.0.0", "--dashboard-port", "0", "--dashboard-password-file", file]
+    options += ["--tls-cert-file", pair["tls_cert_file"], "--tls-key-file", pair["tls_key_file"]]
+    with running(tmp_path, *options) as end:
+        port = end.says(r"dashboard on https://0\.0\.0\.0:(\d+)/")[1]
+        ask = ["top", "--once", f"https://localhost:{port}", "--tls-ca-file", files.trust()["tls_ca_file"]]
+        assert "answers 401" in logbale_run(*ask).stderr
+        shown = logbale_run(*ask, DASHBOARD_PASSWORD_FILE=str(file))
+        assert shown.returncode == 0, shown.stderr
+        assert end.end() == 0
+    assert "plain HTTP" not in end.messages.read_text()

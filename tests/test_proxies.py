@@ -1,16 +1,20 @@
 """Behind a balancer: whose word is believed, and that nobody gets past a limit, or another's address, by it."""
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
+import ssl
 import struct
 from collections import Counter
 
 import pytest
+from certificates import Certificates
 from hypothesis import given
 from hypothesis import strategies as st
 from test_delivery import eventually, next_message, receiver
 from test_tcp_server import exchange, in_thread
+from test_tls import receiver as tls_receiver
 
 from logbale import proxies
 from logbale.config import load
@@ -169,6 +173,29 @@ def test_limits_by_address_are_those_of_the_client_not_of_the_balancer(run, tmp_
             assert await answer(server, "192.0.2.7", "right-token-0123456789") == "closed"
             assert await answer(server, "192.0.2.8", "right-token-0123456789") == "welcome"
             assert server.metrics.errors["locked_out"] == 1
+
+    run(scenario)
+
+
+def test_tls_begins_behind_the_header(run, tmp_path):
+    """The balancer's word comes in plain, then the client's handshake; without it there is no handshake."""
+    files = Certificates(tmp_path)
+
+    def exchange_with_tls(address, first):
+        with socket.create_connection(address, timeout=5) as plain:
+            plain.sendall(first)
+            with files.client_context().wrap_socket(plain, server_hostname="127.0.0.1") as connection:
+                connection.sendall(FRAME)
+                with contextlib.suppress(OSError):
+                    connection.unwrap()
+
+    async def scenario():
+        async with tls_receiver(files, proxy_from="127.0.0.1") as server:
+            await in_thread(exchange_with_tls, server.address, header())
+            assert [item.peer for item in server.sink.items] == ["192.0.2.7:4711"]
+            with pytest.raises((ConnectionError, ssl.SSLError)):
+                await in_thread(exchange_with_tls, server.address, b"")
+            assert server.metrics.errors["proxy_header"] == 1
 
     run(scenario)
 

@@ -8,7 +8,9 @@ from collections import Counter
 from pathlib import Path
 from urllib.request import urlopen
 
+import msgspec
 import pytest
+from certificates import Certificates
 from cli_process import LOGBALE, Process, logbale_run, running
 from test_delivery import Numbers, at_once, eventually, next_message, receiver, shipper
 from test_tcp_server import exchange, in_thread
@@ -394,7 +396,7 @@ def test_tokens_in_plain_off_loopback_refuse_to_start(host):
             continue
         with pytest.raises(ConfigError, match=way):
             refuse(settings)
-        refuse(settings, tls=True)
+        refuse(msgspec.structs.replace(settings, tls_cert_file="x", tls_ca_file="system"))
 
 
 def test_no_tokens_are_as_safe_as_they_look():
@@ -492,6 +494,26 @@ def test_a_shipper_with_a_wrong_token_says_so_and_keeps_its_spool(tmp_path, file
         "one",
         "two",
     ]
+
+
+def test_tokens_off_loopback_travel_inside_tls(tmp_path, file):
+    """With a certificate the same receiver starts; a right token delivers, a wrong one is told so, inside TLS too."""
+    files = Certificates(tmp_path / "tls")
+    lines = tmp_path / "app.log"
+    lines.write_text("one\ntwo\n")
+    pair = files.receiver()
+    options = ["receive", "--listen", "0.0.0.0:0", "--archive", tmp_path / "archive", "--tokens-file", file(TOKENS)]
+    options += ["--tls-cert-file", pair["tls_cert_file"], "--tls-key-file", pair["tls_key_file"]]
+    with running(tmp_path, *options) as end:
+        port = end.says(r"listening on 0\.0\.0\.0:(\d+) with TLS")[1]
+        arguments = ["ship", "--once", "--to", f"localhost:{port}", lines, "--drain-timeout", "1"]
+        arguments += ["--tls-ca-file", files.trust()["tls_ca_file"], "--spool-dir", tmp_path / "spools"]
+        refused = logbale_run(*arguments, TOKEN=WRONG)
+        assert refused.returncode == 69
+        assert "does not take the token in TOKEN" in refused.stderr
+        delivered = logbale_run(*arguments, TOKEN=OURS)
+        assert delivered.returncode == 0, delivered.stderr
+        assert end.end() == 0
 
 
 @pytest.mark.parametrize("arguments", [("receive",), ("config", "check")])

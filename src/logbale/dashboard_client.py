@@ -11,7 +11,7 @@ import os
 import socket
 import ssl
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
@@ -34,10 +34,22 @@ _T = TypeVar("_T")
 class DashboardClient:
     """One dashboard's address. Every question is a connection of its own."""
 
-    def __init__(self, address: str, *, host: str, port: int, password: str | None = None) -> None:
-        """`address` is a URL or HOST:PORT; what it leaves out is `host`, `port` and `password`. Raises ConfigError."""
+    def __init__(
+        self,
+        address: str,
+        *,
+        host: str,
+        port: int,
+        scheme: str = "http",
+        password: str | None = None,
+        tls: Callable[[], ssl.SSLContext] = ssl.create_default_context,
+    ) -> None:
+        """`address` is a URL or HOST:PORT; what it leaves out is `scheme`, `host`, `port` and `password`.
+
+        `tls` gives what https trusts. Raises ConfigError.
+        """
         try:
-            url = urlsplit(address if "://" in address else _as_url(address, host, port))
+            url = urlsplit(address if "://" in address else _as_url(address, scheme, host, port))
             self._host, self._port = host_name(url.hostname or ""), url.port or {"http": 80, "https": 443}[url.scheme]
         except (KeyError, ValueError):
             raise ConfigError(
@@ -47,7 +59,7 @@ class DashboardClient:
         self._headers = {"Accept-Encoding": "identity"}
         if given is not None:
             self._headers["Authorization"] = f"Basic {b64encode(f'{user}:{given}'.encode()).decode()}"
-        self._is_encrypted = url.scheme == "https"
+        self._tls = tls() if url.scheme == "https" else None
         self._path = quote(url.path.rstrip("/"), safe="/%")
         self.name = f"{url.scheme}://{format_address(self._host, self._port)}{self._path}"
         """The dashboard as a URL."""
@@ -91,10 +103,8 @@ class DashboardClient:
             connection.close()
 
     def _connection(self) -> http.client.HTTPConnection:
-        if self._is_encrypted:
-            return http.client.HTTPSConnection(
-                self._host, self._port, timeout=CONNECT_TIMEOUT, context=ssl.create_default_context()
-            )
+        if self._tls is not None:
+            return http.client.HTTPSConnection(self._host, self._port, timeout=CONNECT_TIMEOUT, context=self._tls)
         return http.client.HTTPConnection(self._host, self._port, timeout=CONNECT_TIMEOUT)
 
     def _refusal(self, answer: http.client.HTTPResponse) -> str:
@@ -117,6 +127,8 @@ class DashboardClient:
                 f"{self.name} speaks no HTTP: is it the port for shippers? The dashboard has one of its own, 8080 by "
                 "default (DASHBOARD_PORT)"
             )
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return f"{self.name} cannot be trusted: {error.verify_message}; --tls-ca-file (TLS_CA_FILE) names its CA"
         said = (
             f"no dashboard at {self.name} ({_reason(error)}): a receiver has one with --dashboard "
             "(DASHBOARD_ENABLED=true)"
@@ -135,9 +147,9 @@ def _without_user(address: str) -> str:
     return f"…@{host}" if at else before + host
 
 
-def _as_url(address: str, host: str, port: int) -> str:
+def _as_url(address: str, scheme: str, host: str, port: int) -> str:
     given_host, given_port = split_address(address)
-    return f"http://{format_address((given_host or host).strip('[]'), int(given_port or port))}"
+    return f"{scheme}://{format_address((given_host or host).strip('[]'), int(given_port or port))}"
 
 
 def _is_this_host(host: str) -> bool:

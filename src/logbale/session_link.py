@@ -25,6 +25,9 @@ from logbale.metrics import ShipperMetrics
 from logbale.open_session import UNAUTHORIZED, OpenSession, SessionEnded
 from logbale.reports import Report
 from logbale.spool_queue import SpoolQueue
+from logbale.tls.client import open_connection
+from logbale.tls.failures import TLSError
+from logbale.tls.material import ShipperTLS
 
 log = logging.getLogger("logbale.client")
 
@@ -47,6 +50,7 @@ class SessionLink:
         metrics: ShipperMetrics,
         *,
         report: Callable[[bool], Report],
+        tls: Callable[[], ShipperTLS | None] = lambda: None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -59,11 +63,12 @@ class SessionLink:
         self._compressing = compressing
         self._metrics = metrics
         self._report = report
+        self._tls = tls
         self._sleep = sleep
         self._chance = chance
         self._host = connect_host(settings.server_host)
         self._address = format_address(self._host, settings.server_port)
-        self._last_error = "not tried yet"
+        self.last_error = "not tried yet"
         self._writer: asyncio.StreamWriter | None = None
         self._refused: Iterator[float] | None = None
         """The delays while the receiver refuses us: they grow at once, so that it need not lock our address out."""
@@ -84,7 +89,7 @@ class SessionLink:
                     waits = self._refused = self._refused or self._new_delays(steady=0.0)
                 else:
                     self._refused = None
-                self._last_error = str(end)
+                self.last_error = str(end)
                 self._metrics.errors[end.counter] += 1
                 await self._queue.end_sending()
             finally:
@@ -93,7 +98,7 @@ class SessionLink:
                 if self.unreachable_since == inf:
                     self.unreachable_since = monotonic()
             delay = next(waits)
-            log.warning("no session with %s (%s); next try in %.1f s", self._address, self._last_error, delay)
+            log.warning("no session with %s (%s); next try in %.1f s", self._address, self.last_error, delay)
             await self._sleep(delay)
 
     def _new_delays(self, steady: float = STEADY_SECONDS) -> Iterator[float]:
@@ -118,7 +123,7 @@ class SessionLink:
         """Whether a session is open, and if not, why."""
         if self._metrics.connected:
             return True, f"in session with {self._address}"
-        return False, f"no session with {self._address}: {self._last_error}"
+        return False, f"no session with {self._address}: {self.last_error}"
 
     async def _connection(self) -> None:
         """One connection from hello to its end; returns when everything is consumed, raises SessionEnded otherwise."""
@@ -128,9 +133,11 @@ class SessionLink:
             raise SessionEnded("token_file", str(error)) from None
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                reader, writer = await asyncio.open_connection(self._host, self._settings.server_port)
+                reader, writer = await open_connection(self._host, self._settings.server_port, self._tls())
         except TimeoutError:
             raise SessionEnded("connect", f"no answer within {CONNECT_TIMEOUT:g} s") from None
+        except TLSError as error:
+            raise SessionEnded(error.reason, str(error)) from None
         except OSError as error:
             raise SessionEnded("connect", error.strerror or str(error)) from None
         self._writer = writer

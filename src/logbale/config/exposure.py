@@ -7,10 +7,10 @@ from logbale.config.settings import Settings
 from logbale.errors import ConfigError
 
 
-def refuse_unsafe_receiver(settings: Settings, *, tls: bool = False) -> None:
-    """`tls`: the port for shippers is encrypted. Raises ConfigError with a line for each such combination."""
+def refuse_unsafe_receiver(settings: Settings) -> None:
+    """Raises ConfigError with a line for each such combination."""
     problems = []
-    if settings.has_tokens and not tls and not is_loopback(settings.server_host):
+    if settings.has_tokens and not settings.tls_cert_file and not is_loopback(settings.server_host):
         problems.append(
             f"{_where_tokens(settings)} with SERVER_HOST={settings.server_host!r} and no TLS: whoever is on the way "
             "could read every token; set TLS_CERT_FILE and TLS_KEY_FILE, or SERVER_HOST=127.0.0.1 behind something "
@@ -28,8 +28,8 @@ def refuse_unsafe_receiver(settings: Settings, *, tls: bool = False) -> None:
     _raise(problems)
 
 
-def refuse_unsafe_shipper(settings: Settings, *, tls: bool = False) -> None:
-    """`tls`: the connection is encrypted, to a receiver whose certificate is checked. Raises ConfigError likewise."""
+def refuse_unsafe_shipper(settings: Settings) -> None:
+    """Raises ConfigError likewise."""
     problems = []
     host = connect_host(settings.server_host)
     name = "TOKEN_FILE" if settings.token_file else "TOKEN"
@@ -37,7 +37,7 @@ def refuse_unsafe_shipper(settings: Settings, *, tls: bool = False) -> None:
         problems.append(
             f"{name} with SESSION_MODE=off: the base protocol has no token; set SESSION_MODE=on, or leave {name} out"
         )
-    if settings.has_token and not tls and not is_loopback(host):
+    if settings.has_token and not settings.tls_ca_file and not is_loopback(host):
         problems.append(
             f"{name} with SERVER_HOST={host!r} and no TLS: whoever is on the way could read the token; set "
             "TLS_CA_FILE, or reach the receiver through something that encrypts and ends on 127.0.0.1"
