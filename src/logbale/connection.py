@@ -26,6 +26,7 @@ from logbale.protocol import Algorithm, Flag, Frame, FrameDecoder
 from logbale.receiving_session import ReceivingSession
 from logbale.session import WELCOME_TIMEOUT
 from logbale.sinks import Item, Outcome, ReceivedBatch, Stored
+from logbale.tls.names import names_of
 
 if TYPE_CHECKING:
     from logbale.tcp_server import TCPLogReceiver
@@ -77,6 +78,12 @@ class Connection(asyncio.Protocol):
         self._pace = Pace()
         self._said = 0.0
         self._hello_due: float | None = None
+
+    @property
+    def certificate_names(self) -> list[str]:
+        """Who the client is by its certificate; none without one."""
+        certificate = self._transport.get_extra_info("peercert") if self._transport is not None else None
+        return names_of(certificate) if certificate else []
 
     # what the transport calls
 
@@ -365,7 +372,13 @@ class Connection(asyncio.Protocol):
     def identify(self, *, stream: str = "", host: str = "", agent: str = "") -> None:
         """The client is one to be listed: it has a session, or has sent a sound base frame."""
         self._client = self.receiver.clients.connected(
-            stream=stream, address=self.peer, host=host, agent=agent, live=self._live, now=monotonic()
+            stream=stream,
+            address=self.peer,
+            host=host,
+            agent=agent,
+            identity=next(iter(self.certificate_names), ""),
+            live=self._live,
+            now=monotonic(),
         )
         if self._is_lost:  # its first batch was decoded meanwhile
             self.receiver.clients.disconnected(self._client, self._live, monotonic())

@@ -10,7 +10,7 @@ import http.client
 import os
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -33,16 +33,27 @@ _T = TypeVar("_T")
 class DashboardClient:
     """One dashboard's address. Every question is a connection of its own."""
 
-    def __init__(self, address: str, *, host: str, port: int) -> None:
-        """`address` is a URL or HOST:PORT; what it leaves out is `host` and `port`. Raises ConfigError."""
+    def __init__(
+        self,
+        address: str,
+        *,
+        host: str,
+        port: int,
+        scheme: str = "http",
+        tls: Callable[[], ssl.SSLContext] = ssl.create_default_context,
+    ) -> None:
+        """`address` is a URL or HOST:PORT; what it leaves out is `scheme`, `host` and `port`. Raises ConfigError.
+
+        `tls` gives what https trusts.
+        """
         try:
-            url = urlsplit(address if "://" in address else _as_url(address, host, port))
+            url = urlsplit(address if "://" in address else _as_url(address, scheme, host, port))
             self._host, self._port = host_name(url.hostname or ""), url.port or {"http": 80, "https": 443}[url.scheme]
         except (KeyError, ValueError):
             raise ConfigError(
                 f"{address!r}: expected the address of a dashboard, HOST:PORT or http://HOST:PORT/"
             ) from None
-        self._is_encrypted = url.scheme == "https"
+        self._tls = tls() if url.scheme == "https" else None
         self._path = quote(url.path.rstrip("/"), safe="/%")
         self.name = f"{url.scheme}://{format_address(self._host, self._port)}{self._path}"
         """The dashboard as a URL."""
@@ -86,10 +97,8 @@ class DashboardClient:
             connection.close()
 
     def _connection(self) -> http.client.HTTPConnection:
-        if self._is_encrypted:
-            return http.client.HTTPSConnection(
-                self._host, self._port, timeout=CONNECT_TIMEOUT, context=ssl.create_default_context()
-            )
+        if self._tls is not None:
+            return http.client.HTTPSConnection(self._host, self._port, timeout=CONNECT_TIMEOUT, context=self._tls)
         return http.client.HTTPConnection(self._host, self._port, timeout=CONNECT_TIMEOUT)
 
     def _refusal(self, answer: http.client.HTTPResponse) -> str:
@@ -110,6 +119,8 @@ class DashboardClient:
                 f"{self.name} speaks no HTTP: is it the port for shippers? The dashboard has one of its own, 8080 by "
                 "default (DASHBOARD_PORT)"
             )
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return f"{self.name} cannot be trusted: {error.verify_message}; --tls-ca-file (TLS_CA_FILE) names its CA"
         said = (
             f"no dashboard at {self.name} ({_reason(error)}): a receiver has one with --dashboard "
             "(DASHBOARD_ENABLED=true)"
@@ -122,9 +133,9 @@ class DashboardClient:
         return f"ssh -L 8080:localhost:8080 {self._host}"
 
 
-def _as_url(address: str, host: str, port: int) -> str:
+def _as_url(address: str, scheme: str, host: str, port: int) -> str:
     given_host, given_port = split_address(address)
-    return f"http://{format_address((given_host or host).strip('[]'), int(given_port or port))}"
+    return f"{scheme}://{format_address((given_host or host).strip('[]'), int(given_port or port))}"
 
 
 def _is_this_host(host: str) -> bool:

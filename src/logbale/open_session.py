@@ -21,6 +21,7 @@ from logbale.messages import (
     LINES_SINCE,
     MAX_CONTROL_BYTES,
     NO_CONTEXT,
+    WRONG_STREAM,
     Ack,
     Busy,
     Context,
@@ -38,6 +39,8 @@ from logbale.reports import Report, encode_report
 from logbale.session import WELCOME_TIMEOUT, Event, ShipperSession, Welcomed, encode_batch
 from logbale.spool import DamagedError, Record, Skip
 from logbale.spool_queue import LARGE_BYTES, SpoolQueue
+from logbale.tls.failures import TLSError
+from logbale.tls.names import owns
 
 log = logging.getLogger("logbale.client")
 
@@ -112,6 +115,8 @@ class OpenSession:
                 task.result()
         except RuntimeError as error:  # uvloop's, for a transport that has ended; it names objects, not what happened
             raise self._lost("the receiver closed the connection") from error
+        except TLSError as error:
+            raise SessionEnded(error.reason, str(error)) from error
         except OSError as error:
             raise self._lost(error.strerror or str(error) or type(error).__name__) from error
         except ProtocolError as error:
@@ -166,7 +171,23 @@ class OpenSession:
         elif isinstance(event, Goaway):
             log.info("the receiver goes away: %s", event.reason)
         elif isinstance(event, Error):
+            if event.code == WRONG_STREAM:
+                await self._take_own_stream()
             raise SessionEnded(event.code, f"the receiver says {event.code}: {event.detail}")
+
+    async def _take_own_stream(self) -> None:
+        """Where the stream is from before there was a certificate: another one, which is called as that is."""
+        old, owner = self._queue.store.stream, self._queue.store.owner
+        if not owner or owns([owner], old):
+            return
+        await self._queue.new_stream()
+        log.error(
+            "the receiver does not let %s write stream %s, which was begun without its certificate. What waits goes on "
+            "as stream %s; what was sent and not acknowledged may be stored twice",
+            owner,
+            old,
+            self._queue.store.stream,
+        )
 
     async def _welcome(self, event: Welcomed) -> None:
         if event.welcome.version < LINES_SINCE:

@@ -23,6 +23,9 @@ from logbale.metrics import ShipperMetrics
 from logbale.open_session import OpenSession, SessionEnded
 from logbale.reports import Report
 from logbale.spool_queue import SpoolQueue
+from logbale.tls.client import open_connection
+from logbale.tls.failures import TLSError
+from logbale.tls.material import ShipperTLS
 
 log = logging.getLogger("logbale.client")
 
@@ -45,6 +48,7 @@ class SessionLink:
         metrics: ShipperMetrics,
         *,
         report: Callable[[bool], Report],
+        tls: Callable[[], ShipperTLS | None] = lambda: None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -57,11 +61,12 @@ class SessionLink:
         self._compressing = compressing
         self._metrics = metrics
         self._report = report
+        self._tls = tls
         self._sleep = sleep
         self._chance = chance
         self._host = connect_host(settings.server_host)
         self._address = format_address(self._host, settings.server_port)
-        self._last_error = "not tried yet"
+        self.last_error = "not tried yet"
         self._writer: asyncio.StreamWriter | None = None
         self._first_alone = False
         """The last session ended because a body did not decode: the next one's first batch travels alone."""
@@ -76,7 +81,7 @@ class SessionLink:
             except SessionEnded as end:
                 if self.unreachable_since == inf:
                     waits = self._new_delays()
-                self._last_error = str(end)
+                self.last_error = str(end)
                 self._metrics.errors[end.counter] += 1
                 await self._queue.end_sending()
             finally:
@@ -85,7 +90,7 @@ class SessionLink:
                 if self.unreachable_since == inf:
                     self.unreachable_since = monotonic()
             delay = next(waits)
-            log.warning("no session with %s (%s); next try in %.1f s", self._address, self._last_error, delay)
+            log.warning("no session with %s (%s); next try in %.1f s", self._address, self.last_error, delay)
             await self._sleep(delay)
 
     def _new_delays(self) -> Iterator[float]:
@@ -110,15 +115,17 @@ class SessionLink:
         """Whether a session is open, and if not, why."""
         if self._metrics.connected:
             return True, f"in session with {self._address}"
-        return False, f"no session with {self._address}: {self._last_error}"
+        return False, f"no session with {self._address}: {self.last_error}"
 
     async def _connection(self) -> None:
         """One connection from hello to its end; returns when everything is consumed, raises SessionEnded otherwise."""
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                reader, writer = await asyncio.open_connection(self._host, self._settings.server_port)
+                reader, writer = await open_connection(self._host, self._settings.server_port, self._tls())
         except TimeoutError:
             raise SessionEnded("connect", f"no answer within {CONNECT_TIMEOUT:g} s") from None
+        except TLSError as error:
+            raise SessionEnded(error.reason, str(error)) from None
         except OSError as error:
             raise SessionEnded("connect", error.strerror or str(error)) from None
         self._writer = writer

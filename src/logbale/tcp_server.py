@@ -11,21 +11,26 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from math import inf
+from ssl import SSLContext
 from time import monotonic
 
+from logbale.accepting import unfailing
 from logbale.clients import Clients
 from logbale.committer import Committer
 from logbale.config import Settings
 from logbale.connection import Connection
 from logbale.context_budget import ContextBudget
+from logbale.messages import TLS_REQUIRED, Error, encode_message
 from logbale.metrics import ReceiverMetrics
+from logbale.protocol import FLAGS_AT, Flag
 from logbale.receiving_session import ReceivingSession
 from logbale.sinks import Sink
 from logbale.streams import Streams
 from logbale.terminal import count
+from logbale.tls.server import Failures, Listening
 
 log = logging.getLogger("logbale.receiver")
 
@@ -60,7 +65,10 @@ class TCPLogReceiver:
     One event loop owns all of it. `start`, then `stop`; the sink stays the caller's to close.
     """
 
-    def __init__(self, settings: Settings, sink: Sink, metrics: ReceiverMetrics) -> None:
+    def __init__(
+        self, settings: Settings, sink: Sink, metrics: ReceiverMetrics, tls: Callable[[], SSLContext] | None = None
+    ) -> None:
+        """`tls` gives the context for the next connection; without it they are in plain."""
         self.settings = settings
         self.sink = sink
         self.metrics = metrics
@@ -81,15 +89,21 @@ class TCPLogReceiver:
         self._paused = False
         self._stopping = False
         self._server: asyncio.Server | None = None
+        self.tls_failures = Failures(metrics.errors)
+        self._tls = Listening(tls, self.tls_failures, plain_answer=_plain_answer) if tls is not None else None
 
     async def start(self) -> None:
         """Listens on SERVER_HOST and SERVER_PORT. Raises OSError where that cannot be had."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: Connection(self), self.settings.server_host, self.settings.server_port, backlog=BACKLOG
+            unfailing(self._connection), self.settings.server_host, self.settings.server_port, backlog=BACKLOG
         )
         parts = (self.committer.run(), self._watch_sessions(), self._share_contexts())
         self.tasks = [asyncio.create_task(part) for part in parts]
+
+    def _connection(self) -> asyncio.Protocol:
+        connection = Connection(self)
+        return connection if self._tls is None else self._tls.wrap(connection)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -251,3 +265,10 @@ class TCPLogReceiver:
             self._budget.forgive(monotonic())
             for connection in self._connections:
                 connection.resume()
+
+
+def _plain_answer(first: bytes) -> bytes:
+    """What a client that speaks no TLS is told: a session in its own terms, a base client nothing."""
+    if first[FLAGS_AT : FLAGS_AT + 1] != bytes([Flag.CONTROL]):
+        return b""
+    return encode_message(Error(TLS_REQUIRED, "this port speaks TLS only: set TLS_CA_FILE"))

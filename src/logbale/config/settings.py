@@ -55,6 +55,7 @@ Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Host = Annotated[str, Meta(extra={"check": host_name, "allowed": "a host name or an IP address", "metavar": "HOST"})]
 Sinks = Annotated[str, Meta(extra={"check": _sinks, "allowed": "archive, console, null", "metavar": "NAMES"})]
 Directory = Annotated[str, Meta(extra={"check": _directory, "allowed": "a path", "metavar": "DIR"})]
+File = Annotated[str, Meta(extra={"allowed": "a path, or empty", "metavar": "FILE"})]
 
 
 class Derived(msgspec.Struct, frozen=True):
@@ -75,6 +76,7 @@ class Derived(msgspec.Struct, frozen=True):
 
 # The groups, in the order of the documents, and the commands whose flags theirs are.
 _BOTH = Meta(extra={"group": "Both ends", "commands": ("receive", "ship")})
+_TLS = Meta(extra={"group": "TLS", "commands": ("receive", "ship")})
 _BATCHES = Meta(extra={"group": "The shipper: batches", "commands": ("ship",)})
 _COMPRESSION = Meta(extra={"group": "The shipper: compression", "commands": ("ship",)})
 _GENERATOR = Meta(extra={"group": "The shipper: the generator", "commands": ("ship",)})
@@ -124,6 +126,37 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _LIVE,
         Meta(description="Seconds that a stop may take to deliver what was read"),
     ] = 10.0
+
+    tls_cert_file: Annotated[
+        File,
+        _TLS,
+        Meta(description="Certificate and chain in PEM: turns TLS on at a receiver; a shipper shows its own if asked"),
+    ] = ""
+    tls_key_file: Annotated[
+        File, _TLS, Meta(description="Its key, without a passphrase; empty: in TLS_CERT_FILE too")
+    ] = ""
+    tls_ca_file: Annotated[
+        File,
+        _TLS,
+        Meta(
+            description="CAs that may have signed the receiver's certificate, or system; turns TLS on at a shipper",
+            extra={"allowed": "a path, empty or system", "commands": ("ship", "tail", "top")},
+        ),
+    ] = ""
+    tls_client_ca_file: Annotated[
+        File,
+        _TLS,
+        Meta(description="CAs whose clients the receiver takes: it takes no others", extra={"commands": ("receive",)}),
+    ] = ""
+    tls_bind_streams: Annotated[
+        bool,
+        _TLS,
+        _NEW_CONNECTIONS,
+        Meta(
+            description="A client writes only streams that are called as its certificate is: NAME, or NAME:…",
+            extra={"commands": ("receive",)},
+        ),
+    ] = False
 
     batch_size: Annotated[
         Count,
@@ -318,6 +351,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _DASHBOARD,
         Meta(description="Address of the dashboard and of METRICS_PORT", extra={"commands": ("receive", "ship")}),
     ] = "127.0.0.1"
+    dashboard_tls: Annotated[
+        Literal["auto", "on", "off"],
+        _DASHBOARD,
+        Meta(
+            description="TLS, with TLS_CERT_FILE; auto: for the page where it is off loopback; on: METRICS_PORT too",
+            extra={"commands": ("receive", "ship")},
+        ),
+    ] = "auto"
     latency_target: Annotated[
         Annotated[float, Meta(ge=0, extra={"metavar": "SECONDS"})],
         _DASHBOARD,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -30,11 +30,12 @@ _HEADERS = {
 _HOST_HEADER = re.compile(r"(?:\[(?P<ipv6>[0-9a-f:.]+)\]|(?P<name>[^:\[\]]+))(?::\d{1,5})?")
 
 
-def own_names(host: str) -> Callable[[str], bool]:
+def own_names(host: str, further: Callable[[], Iterable[str]] = tuple) -> Callable[[str], bool]:
     """Whether a Host header names this machine, for a dashboard bound to `host`.
 
-    localhost and loopback addresses, `host` itself and the machine's host name do. Bound to every address (0.0.0.0,
-    ::), any literal address does too: rebinding needs a name, and which addresses lead here only the network knows.
+    localhost and loopback addresses, `host` itself, the machine's host name and the `further` ones do, which are in
+    lower case and may begin with `*.`, as a certificate's. Bound to every address (0.0.0.0, ::), any literal address
+    does too: rebinding needs a name, and which addresses lead here only the network knows.
     """
     names = {"localhost", host.lower(), socket.gethostname().lower()}
     everywhere = host in ("", "0.0.0.0", "::")
@@ -44,7 +45,7 @@ def own_names(host: str) -> Callable[[str], bool]:
         if match is None:
             return False
         name = match["ipv6"] or match["name"].removesuffix(".")
-        if name in names:
+        if name in names or not {name, f"*.{name.partition('.')[2]}"}.isdisjoint(further()):
             return True
         try:
             address = ip_address(name)
@@ -71,6 +72,8 @@ class Guard:
         app = self._app
         if not self._is_own(Headers(scope=scope).get("host", "")):
             app = PlainTextResponse(
-                "This dashboard answers to localhost, to this machine's name and to DASHBOARD_HOST only.\n", 421
+                "This dashboard answers to localhost, to this machine's name, to DASHBOARD_HOST and to the names in "
+                "TLS_CERT_FILE only.\n",
+                421,
             )
         await app(scope, receive, send_with_headers)
