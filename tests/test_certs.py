@@ -17,7 +17,7 @@ def made(directory):
 
 
 def test_the_commands_of_the_page_work_when_typed(tmp_path):
-    """certs, receive, ship, in docs/operating.md; but for the port, which may be taken, and the file that is shipped."""
+    """certs, receive, ship, in docs/operating.md; but for the port, which may be taken, and the file to ship."""
     section = (ROOT / "docs/operating.md").read_text().split("## TLS")[1]
     certs, receive, ship = (line.split() for line in re.findall(r"^    logbale (.*)$", section, re.MULTILINE)[:3])
     log = tmp_path / "app.log"
