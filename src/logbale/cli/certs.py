@@ -53,8 +53,8 @@ def certs(directory: Path, hosts: tuple[str, ...], clients: tuple[str, ...], day
     """
     if find_spec("cryptography") is None:
         raise LogbaleError(
-            "logbale certs needs the cryptography package: pip install 'logbale[certs]'; TLS itself works without it, "
-            "with certificates from elsewhere"
+            "logbale certs needs the cryptography package: pip install cryptography; TLS itself works without it, with "
+            "certificates from elsewhere"
         )
     from logbale.tls.making import Authority
 

@@ -44,7 +44,7 @@ class Failures:
         self._by_address[address] += 1
         count = self._by_address[address]
         if count & (count - 1) == 0:
-            log.warning("%s: no TLS, the %d. time within an hour: %s", address, count, error)
+            log.warning("%s: no connection by TLS (%d within an hour): %s", address, count, error)
 
 
 _HTTPS_ONLY = b"This port speaks HTTPS only.\n"
