@@ -51,7 +51,9 @@ run() {
   page_address=$(bracketed "${DASHBOARD_HOST:-127.0.0.1}")
   local page_options=(--env DASHBOARD_HOST=0.0.0.0)
   # Inside it is open to whoever gets there; from outside only this host does, unless DASHBOARD_HOST says otherwise.
-  case $page_address in 127.* | "[::1]" | localhost) page_options+=(--env DASHBOARD_OPEN=true) ;; esac
+  case "$page_address ${DASHBOARD_PASSWORD_FILE:-}" in
+    "127."*" " | "[::1] " | "localhost ") page_options+=(--env DASHBOARD_OPEN=true) ;;
+  esac
   if [[ ${DASHBOARD_ENABLED:-} =~ ^(1|true|yes|on)$ ]]; then
     options+=(--publish "$page_address:$page:$page" "${page_options[@]}")
   fi

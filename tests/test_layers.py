@@ -40,6 +40,9 @@ CORE = {
     "history",
     "alarms",
     "waiting_times",
+    "tokens",
+    "lockout",
+    "proxy_protocol",
 }
 FORBIDDEN = {"asyncio", "socket", "os", "time", "uuid", "psutil", "threading", "concurrent", "pathlib"}
 

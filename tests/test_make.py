@@ -196,7 +196,7 @@ def test_the_compose_file_hands_every_setting_on():
     """Each setting is named for one end or the other, but the places that the containers fix."""
     text = (ROOT / "docker-compose.yml").read_text()
     named = set(re.findall(r"^      ([A-Z_]+):", text, re.MULTILINE))
-    assert named == SETTINGS - {"ARCHIVE_DIR", "METRICS_PORT", "SPOOL_DIR"} | {"DASHBOARD_OPEN"}
+    assert named == SETTINGS - {"ARCHIVE_DIR", "METRICS_PORT", "SPOOL_DIR"}
 
 
 def test_the_images_share_their_first_stage():

@@ -26,7 +26,14 @@ def other_value(setting):
     return setting.default * 2 if setting.default else 86_400
 
 
-LIVE = {name: other_value(setting) for name, setting in SETTINGS.items() if setting.is_live} | {
+WITH_CERTIFICATES = {"tls_bind_streams"}
+"""True, it needs them."""
+
+LIVE = {
+    name: other_value(setting)
+    for name, setting in SETTINGS.items()
+    if setting.is_live and name not in WITH_CERTIFICATES
+} | {
     "compression_level": 3,
     "spool_max_bytes": 2 << 20,
     "adaptive_min_level": 2,

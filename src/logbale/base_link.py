@@ -32,6 +32,11 @@ class BaseLink:
         """Since when, by time.monotonic, there is no connection; infinity while there is one."""
         return self._client.unreachable_since
 
+    @property
+    def last_error(self) -> str:
+        """Why there was no connection, the last time that there was none."""
+        return self._client.last_error
+
     async def run(self) -> None:
         """Sends until the queue is closed and empty."""
         sequence = self._queue.store.first

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
+from logbale.access import REASONS, UNAUTHORIZED
 from logbale.clients import Client
 from logbale.committer import weight
 from logbale.config import format_address
@@ -26,6 +27,7 @@ from logbale.protocol import Algorithm, Flag, Frame, FrameDecoder
 from logbale.receiving_session import ReceivingSession
 from logbale.session import WELCOME_TIMEOUT
 from logbale.sinks import Item, Outcome, ReceivedBatch, Stored
+from logbale.tls.names import names_of
 
 if TYPE_CHECKING:
     from logbale.tcp_server import TCPLogReceiver
@@ -47,6 +49,8 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, receiver: TCPLogReceiver) -> None:
         self.peer = "?"
+        self.host = "?"
+        """The peer's address without the port."""
         self.receiver = receiver
         self.settings = receiver.settings
         """As they were when it came: a session goes by the limits that it was told."""
@@ -78,11 +82,18 @@ class Connection(asyncio.Protocol):
         self._said = 0.0
         self._hello_due: float | None = None
 
+    @property
+    def certificate_names(self) -> list[str]:
+        """Who the client is by its certificate; none without one."""
+        certificate = self._transport.get_extra_info("peercert") if self._transport is not None else None
+        return names_of(certificate) if certificate else []
+
     # what the transport calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by its methods only
         if (peer := transport.get_extra_info("peername")) is not None:  # a health check may be gone already
+            self.host = peer[0]
             self.peer = format_address(*peer[:2])
         # A base client may be silent for days; only the kernel can tell it from one whose cable was cut.
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -104,6 +115,9 @@ class Connection(asyncio.Protocol):
                 self._waiting_bytes += frame.wire_bytes
         except ProtocolError as error:
             self._end_with(error)
+        if self.receiver.access.refuses_base_clients and self._decoder.session is False and self._error is None:
+            self._refuse_base_client()
+            return
         self._work()
         if self._waiting_bytes > WAITING_BYTES:
             self._is_held = True
@@ -226,11 +240,24 @@ class Connection(asyncio.Protocol):
             log.warning("%s does not read the answers; its connection is closed", self.peer)
             self._abort()
 
+    def refuse(self, reason: str) -> None:
+        """Ends a session that may not be; the client learns no more than that."""
+        self._fail(Error(UNAUTHORIZED), REASONS[reason])
+
+    def _refuse_base_client(self) -> None:
+        self.receiver.access.count("base_client")
+        log.warning("%s: %s: %s; its connection is closed", self.peer, UNAUTHORIZED, REASONS["base_client"])
+        self._end_with_reset()
+        self._abort()
+
     def fail(self, code: str, detail: str) -> None:
         """Ends the session with a reason, and drops what is not decoded yet."""
+        self._fail(Error(code, detail), detail)
+
+    def _fail(self, error: Error, why: str) -> None:
         if not self.at_end:
-            log.warning("%s: %s: %s; its connection is closed", self.peer, code, detail)
-            self.send(Error(code, detail))
+            log.warning("%s: %s: %s; its connection is closed", self.peer, error.code, why)
+            self.send(error)
         self.at_end = True
         self.drop_frames()
         self.close()
@@ -365,7 +392,13 @@ class Connection(asyncio.Protocol):
     def identify(self, *, stream: str = "", host: str = "", agent: str = "") -> None:
         """The client is one to be listed: it has a session, or has sent a sound base frame."""
         self._client = self.receiver.clients.connected(
-            stream=stream, address=self.peer, host=host, agent=agent, live=self._live, now=monotonic()
+            stream=stream,
+            address=self.peer,
+            host=host,
+            agent=agent,
+            identity=next(iter(self.certificate_names), ""),
+            live=self._live,
+            now=monotonic(),
         )
         if self._is_lost:  # its first batch was decoded meanwhile
             self.receiver.clients.disconnected(self._client, self._live, monotonic())

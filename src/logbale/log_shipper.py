@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from functools import partial
 from math import inf
+from ssl import SSLContext
 from time import monotonic, time
 from typing import Any, Protocol
 
@@ -35,6 +36,8 @@ from logbale.spool.identity import new_stream
 from logbale.spool.store import Store
 from logbale.spool_queue import SpoolQueue
 from logbale.tcp_client import TCPClient
+from logbale.tls.files import TLSFiles, for_shipper
+from logbale.tls.material import ShipperTLS, own_name
 
 log = logging.getLogger("logbale.shipper")
 
@@ -82,6 +85,11 @@ class Link(Protocol):
         """Raw bytes that the receiver takes of a batch beyond BATCH_SIZE; 0 where it has not said so."""
         ...
 
+    @property
+    def last_error(self) -> str:
+        """Why the receiver could not be had, the last time that it couldn't."""
+        ...
+
     async def run(self) -> None:
         """Ships what the queue holds until its input is closed and nothing waits any more."""
         ...
@@ -117,6 +125,8 @@ class ShipReport(msgspec.Struct, frozen=True):
     left_batches: int
     left_entries: int
     """Entries that were read and are not delivered; in a spool on disk they wait for the next run."""
+    why: str
+    """Why the receiver cannot be had, where it cannot."""
     snapshot: ShipperSnapshot
 
 
@@ -127,12 +137,25 @@ class LogShipper:
     seconds after it could be reached last. After stop(), or an error of the source, it has DRAIN_TIMEOUT in all.
     """
 
-    def __init__(self, settings: Settings, source: Source, *, store: Store | None = None) -> None:
-        """`store` is where batches wait for the receiver; in memory by default. The shipper closes it."""
+    def __init__(
+        self,
+        settings: Settings,
+        source: Source,
+        *,
+        store: Store | None = None,
+        tls: TLSFiles[ShipperTLS] | None = None,
+    ) -> None:
+        """`store` is where batches wait for the receiver; in memory by default. The shipper closes it.
+
+        `tls` is for_shipper(settings), for who has it already. Raises ConfigError where that does.
+        """
         self.settings = settings
+        self._tls = tls if tls is not None else for_shipper(settings)
         self.reloading = Reloading(settings)
         """What follows a change of settings."""
         self.reloading.add(lambda settings: partial(self._apply, settings))
+        if self._tls is not None:
+            self.reloading.add(self._tls.prepare)
         self._source = source
         self._adaptive = _policy(settings)
         handler = CompressionHandler(
@@ -148,9 +171,10 @@ class LogShipper:
         self._buffer = BatchBuffer(
             size=settings.batch_size, interval=settings.batch_interval, max_bytes=settings.batch_max_bytes
         )
+        owner = own_name(self._tls.current) if self._tls is not None else ""
         sends_zstd = settings.session_mode == "on" and handler.algorithm is Algorithm.ZSTD
         self._queue = SpoolQueue(
-            store or MemoryStore(new_stream()),
+            store or MemoryStore(new_stream(owner), owner=owner),
             max_memory=settings.buffer_max_bytes,
             policy=settings.spool_policy,
             press=self._compressing.press if sends_zstd else None,
@@ -180,12 +204,15 @@ class LogShipper:
     def _make_link(self) -> Link:
         settings = self.settings
         if settings.session_mode == "on":
-            return SessionLink(self._queue, settings, self._compressing, self._metrics, report=self._report)
+            return SessionLink(
+                self._queue, settings, self._compressing, self._metrics, report=self._report, tls=self._current_tls
+            )
         client = TCPClient(
             connect_host(settings.server_host),
             settings.server_port,
             send_timeout=settings.send_timeout,
             metrics=self._metrics,
+            tls=self._current_tls,
         )
         return BaseLink(self._queue, client, self._compressing, self._metrics)
 
@@ -211,6 +238,9 @@ class LogShipper:
             self._stop_now.set()
         self._stop_requested.set()
 
+    def _current_tls(self) -> ShipperTLS | None:
+        return self._tls.current if self._tls is not None else None
+
     def snapshot(self) -> ShipperSnapshot:
         """Everything counted, at this moment."""
         metrics, counts = self._metrics, self._queue.counts
@@ -221,6 +251,10 @@ class LogShipper:
         metrics.dropped = counts
         metrics.backlog_bytes = self._load.backlog_bytes
         metrics.errors |= self._source.counts()
+        if self._tls is not None:
+            certificate = self._tls.current.certificate
+            metrics.certificate_expires = certificate.ends if certificate is not None else None
+            metrics.errors |= {"tls_files": self._tls.refused}
         now = monotonic()
         metrics.spool_bytes = self._queue.spool_bytes
         metrics.oldest_waiting = self._queue.oldest_waiting(now)
@@ -239,6 +273,8 @@ class LogShipper:
         sender = asyncio.create_task(self._link.run())
         adapter = asyncio.create_task(self._adapt())
         tasks = [reader, ticker, spooler, sender, adapter]
+        if self._tls is not None:
+            tasks.append(asyncio.create_task(self._tls.watch()))
         stop = asyncio.create_task(self._stop_requested.wait())
         try:
             async with self._metrics_server():
@@ -266,7 +302,14 @@ class LogShipper:
         snapshot = self.snapshot()
         if delivered is None:
             delivered = self.settings.session_mode == "on" and not snapshot.waiting_entries
-        return ShipReport(delivered, self._source_ended, snapshot.waiting_batches, snapshot.waiting_entries, snapshot)
+        return ShipReport(
+            delivered,
+            self._source_ended,
+            snapshot.waiting_batches,
+            snapshot.waiting_entries,
+            "" if self._metrics.connected else self._link.last_error,
+            snapshot,
+        )
 
     async def _read(self) -> None:
         with contextlib.suppress(TimeoutError):
@@ -377,9 +420,20 @@ class LogShipper:
             return
         # Here, not above: the web server's modules would cost every shipper its memory and a tenth of its start-up.
         from logbale.metrics_server import MetricsServer
+        from logbale.tls.server import Failures, Listening, http_answer
 
+        def context() -> SSLContext:
+            web = self._tls.current.web if self._tls is not None else None
+            assert web is not None, "settings do not change"
+            return web
+
+        is_encrypted = self._tls is not None and self._tls.current.web is not None
         server = MetricsServer(
-            self.snapshot, self._link.status, host=self.settings.dashboard_host, port=self.settings.metrics_port
+            self.snapshot,
+            self._link.status,
+            host=self.settings.dashboard_host,
+            port=self.settings.metrics_port,
+            tls=Listening(context, Failures(self._metrics.errors), plain_answer=http_answer) if is_encrypted else None,
         )
         await server.start()
         try:

@@ -12,10 +12,23 @@ from typing import TYPE_CHECKING
 from logbale.context import ContextDecompressor, context_bytes
 from logbale.decoding import INLINE_BYTES, INLINE_RAW_BYTES, Decoded, decode_sequenced
 from logbale.errors import DecompressionError, EntryError, ProtocolError
-from logbale.messages import NO_CONTEXT, SMALLEST_WINDOW_LOG, Ack, Context, Hello, Ping, Pong, Reject, Skip, Status
+from logbale.messages import (
+    NO_CONTEXT,
+    SMALLEST_WINDOW_LOG,
+    WRONG_STREAM,
+    Ack,
+    Context,
+    Hello,
+    Ping,
+    Pong,
+    Reject,
+    Skip,
+    Status,
+)
 from logbale.protocol import Algorithm, Frame
 from logbale.session import ReceiverSession, SequencedBatch
 from logbale.sinks import Item, Outcome, ReceivedBatch, Rejected, RejectedSequence, SkippedRange
+from logbale.tls.names import MARK, owns
 
 if TYPE_CHECKING:
     from logbale.connection import Connection
@@ -105,6 +118,16 @@ class ReceivingSession:
         self._receiver.release(frame.wire_bytes)
 
     def _take_hello(self, hello: Hello) -> None:
+        refusal = self._receiver.access.refusal(hello.token, hello.stream, self._connection.host)
+        if refusal is not None:  # before it supersedes anybody
+            self._connection.refuse(refusal)
+            return
+        names = self._connection.certificate_names
+        if self._receiver.settings.tls_bind_streams and not owns(names, hello.stream):  # before it supersedes anybody
+            self._receiver.metrics.errors[WRONG_STREAM] += 1
+            expected = ", ".join(f"{name} or {name}{MARK}…" for name in names) or "a name in the client's certificate"
+            self._connection.fail(WRONG_STREAM, f"stream {hello.stream}: expected {expected}")
+            return
         stream = self._claimed = self._receiver.streams.claim(hello.stream, self)
         if stream is None:
             self._receiver.metrics.errors["too_many_streams"] += 1

@@ -22,6 +22,7 @@ from logbale.config import (
     only_settings,
     split_address,
 )
+from logbale.config.credentials import dashboard_password
 
 if TYPE_CHECKING:
     from logbale.dashboard_client import DashboardClient
@@ -67,7 +68,7 @@ class SettingOption(click.Option):
             [*setting.flags, setting.name],
             default=None,
             metavar=_metavar(setting),
-            help=f"{setting.description} [{setting.variable}, default {setting.default_words}]",
+            help=f"{setting.description} [{setting.variable}, default {setting.default_words or 'empty'}]",
         )
 
 
@@ -170,10 +171,18 @@ def load_settings(
     return load(flags, environ, config, defaults=defaults, origins=origins)
 
 
-def dashboard_at(address: str | None, config: Path | None) -> DashboardClient:
+def dashboard_at(address: str | None, config: Path | None, tls_ca_file: str | None) -> DashboardClient:
     """The dashboard of a receiver; where no address is given, the settings'. Raises ConfigError."""
     from logbale.dashboard_client import DashboardClient
+    from logbale.tls.material import page_is_encrypted, trusting
 
-    settings = load_settings({}, config).settings
-    host = connect_host(settings.dashboard_host)
-    return DashboardClient(address or "", host=host, port=settings.dashboard_port)
+    settings = load_settings({"tls_ca_file": tls_ca_file}, config).settings
+    is_encrypted = not address and page_is_encrypted(settings)
+    return DashboardClient(
+        address or "",
+        host=connect_host(settings.dashboard_host),
+        port=settings.dashboard_port,
+        scheme="https" if is_encrypted else "http",
+        password=dashboard_password(settings),
+        tls=lambda: trusting(settings.tls_ca_file),
+    )

@@ -41,6 +41,7 @@ logbale receive                                          on port 5000, into ./ar
 logbale receive --listen [::1]:5000 --archive /var/lib/logbale
 logbale receive --sink archive,console                   prints the entries too
 logbale receive --dashboard                              and http://127.0.0.1:8080/
+logbale receive --tls-cert-file certs/receiver.pem --tls-key-file certs/receiver.key
 """
 
 

@@ -33,11 +33,15 @@ from logbale.cli.running import (
 )
 from logbale.cli.service import ServiceManager
 from logbale.config import Loaded, Settings, connect_host, format_address
+from logbale.config.credentials import shipper_token
+from logbale.config.exposure import refuse_unsafe_shipper
 from logbale.config.load import wrong
 from logbale.errors import ConfigError, UnavailableError
 from logbale.metrics import ShipperSnapshot
 from logbale.sources import Source
 from logbale.terminal import count
+from logbale.tls.files import TLSFiles, for_shipper
+from logbale.tls.material import ShipperTLS, own_name
 
 if TYPE_CHECKING:
     from logbale.log_shipper import ShipReport
@@ -133,7 +137,8 @@ def ship(
     from logbale.spool import removed_if_unused
 
     settings = _first(load)
-    spool = open_spool(settings, name, paths)
+    tls = for_shipper(settings)
+    spool = open_spool(settings, name, paths, owner=own_name(tls.current) if tls is not None else "")
     with contextlib.nullcontext() if spool is None else removed_if_unused(spool):
         source: StdinSource | TailSource
         if paths == ("-",):
@@ -164,18 +169,22 @@ def ship(
                 spool,
                 removes_spool=is_finite and not name,
                 once=once,
+                tls=tls,
             )
         )
 
 
-def open_spool(settings: Settings, name: str | None, sources: tuple[str, ...]) -> DiskSpool | None:
-    """The spool on disk; None where SPOOL_DIR=off keeps batches in memory. Raises LogbaleError."""
+def open_spool(settings: Settings, name: str | None, sources: tuple[str, ...], *, owner: str = "") -> DiskSpool | None:
+    """The spool on disk, its streams called as `owner` is; None where SPOOL_DIR=off keeps batches in memory.
+
+    Raises LogbaleError.
+    """
     from logbale.spool import DiskSpool, spool_name, spool_root
 
     if settings.spool_dir == "off":
         return None
     directory = spool_root(settings.spool_dir) / spool_name(name, sources)
-    spool = DiskSpool(directory, max_bytes=settings.spool_max_bytes)
+    spool = DiskSpool(directory, max_bytes=settings.spool_max_bytes, owner=owner)
     spool.open()
     counts = spool.counts
     if counts["spooled"]:
@@ -215,10 +224,12 @@ def _first(load: Callable[[], Loaded]) -> Settings:
 
 
 def _checked(load: Callable[[], Loaded]) -> Settings:
-    """The settings, where they name a receiver to connect to. Raises ConfigError."""
+    """The settings, where they name a receiver to connect to and are safe. Raises ConfigError."""
     loaded = load()
     if loaded.settings.server_port == 0:
         raise ConfigError(wrong("SERVER_PORT", 0, "the port of a receiver, 1 to 65535", loaded.origins["server_port"]))
+    refuse_unsafe_shipper(loaded.settings)
+    shipper_token(loaded.settings)
     return loaded.settings
 
 
@@ -255,13 +266,14 @@ async def _run(
     *,
     removes_spool: bool = False,
     once: bool = False,
+    tls: TLSFiles[ShipperTLS] | None = None,
 ) -> int:
     from logbale.log_shipper import LogShipper
     from logbale.spool import removed_when_finished
     from logbale.status import print_table
 
     left_before = spool.counts["spooled"] if spool is not None else 0
-    shipper = LogShipper(settings, source, store=spool)
+    shipper = LogShipper(settings, source, store=spool, tls=tls)
     terminal = contextlib.ExitStack()
     manager = ServiceManager()
 
@@ -317,7 +329,8 @@ def _undelivered(settings: Settings, report: ShipReport, *, waited: bool) -> str
     batches = count(report.left_batches, "batch", "batches")
     verb = "was" if report.left_entries == 1 else "were"
     timeout = f"; DRAIN_TIMEOUT is {settings.drain_timeout:g} s" if waited else ""
-    return f"{entries} in {batches} {verb} not delivered to {receiver}{timeout}"
+    why = f" ({report.why})" if report.why else ""
+    return f"{entries} in {batches} {verb} not delivered to {receiver}{why}{timeout}"
 
 
 def _waiting(report: ShipReport, spool: DiskSpool | None) -> str:

@@ -3,7 +3,7 @@
 A flag beats the environment, which beats the TOML file, which beats the default.
 """
 
-from logbale.config.addresses import connect_host, format_address, split_address
+from logbale.config.addresses import connect_host, format_address, host_name, is_loopback, split_address
 from logbale.config.fields import SETTINGS, Setting
 from logbale.config.load import CONFIG_VARIABLE, Loaded, check_together, load, only_settings
 from logbale.config.settings import KiB, MiB, Settings, sink_names
@@ -19,6 +19,8 @@ __all__ = [
     "check_together",
     "connect_host",
     "format_address",
+    "host_name",
+    "is_loopback",
     "load",
     "only_settings",
     "sink_names",

@@ -79,7 +79,7 @@ def settings_page() -> str:
 def _flags(setting: Setting) -> str:
     if setting.is_address:
         return "`receive --listen`, `ship --to`"
-    return ", ".join(f"`{flag}`" for flag in reversed(setting.flags))
+    return ", ".join(f"`{flag}`" for flag in reversed(setting.flags)) or "none"
 
 
 def _default(setting: Setting) -> str:

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import inspect
 
 from logbale.config.fields import SETTINGS, Setting
+from logbale.config.secret import HIDDEN
 from logbale.config.settings import Derived, Settings
 from logbale.errors import ConfigError
 
@@ -63,6 +64,10 @@ def load(
     if file is None and environ.get(CONFIG_VARIABLE):
         file = Path(environ[CONFIG_VARIABLE])
     in_file = _from_file(file, problems) if file is not None else {}
+    for name in [name for name in in_file if SETTINGS[name].is_secret]:
+        _, origin = in_file.pop(name)
+        expected = f"it in the environment, or {name.upper()}_FILE"
+        problems.append(wrong(name.upper(), HIDDEN, expected, origin))
     given |= in_file
     for name, setting in SETTINGS.items():
         if environ.get(setting.variable):

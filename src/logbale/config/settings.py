@@ -5,12 +5,14 @@ The command line's flags, .env.example and docs/settings.md are made from them (
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
 from logbale.config.addresses import host_name
+from logbale.config.secret import Secret
 
 KiB = 1024
 MiB = 1024 * KiB
@@ -45,6 +47,18 @@ def _directory(text: str) -> str:
     return text
 
 
+def _networks(text: str) -> str:
+    expected = "addresses or networks such as 10.0.0.0/24, several with commas, none of them everybody"
+    for part in text.split(","):
+        try:
+            network = ip_network(part.strip(), strict=False)
+        except ValueError:
+            raise ValueError(expected) from None
+        if not network.prefixlen:
+            raise ValueError(expected)
+    return text
+
+
 Port = Annotated[int, Meta(ge=0, le=65535, extra={"metavar": "PORT"})]
 Level = Annotated[int, Meta(ge=1, le=9)]
 Seconds = Annotated[float, Meta(gt=0, extra={"metavar": "SECONDS"})]
@@ -55,6 +69,9 @@ Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Host = Annotated[str, Meta(extra={"check": host_name, "allowed": "a host name or an IP address", "metavar": "HOST"})]
 Sinks = Annotated[str, Meta(extra={"check": _sinks, "allowed": "archive, console, null", "metavar": "NAMES"})]
 Directory = Annotated[str, Meta(extra={"check": _directory, "allowed": "a path", "metavar": "DIR"})]
+File = Annotated[str, Meta(extra={"allowed": "a path, or empty", "metavar": "FILE"})]
+SecretText = Annotated[str, Meta(extra={"check": Secret, "secret": True})]
+"""From the environment alone: command lines are seen by everybody, and settings files are passed around."""
 
 
 class Derived(msgspec.Struct, frozen=True):
@@ -75,11 +92,13 @@ class Derived(msgspec.Struct, frozen=True):
 
 # The groups, in the order of the documents, and the commands whose flags theirs are.
 _BOTH = Meta(extra={"group": "Both ends", "commands": ("receive", "ship")})
+_TLS = Meta(extra={"group": "TLS", "commands": ("receive", "ship")})
 _BATCHES = Meta(extra={"group": "The shipper: batches", "commands": ("ship",)})
 _COMPRESSION = Meta(extra={"group": "The shipper: compression", "commands": ("ship",)})
 _GENERATOR = Meta(extra={"group": "The shipper: the generator", "commands": ("ship",)})
 _RECEIVER = Meta(extra={"group": "The receiver", "commands": ("receive",)})
 _DASHBOARD = Meta(extra={"group": "The dashboard", "commands": ("receive",)})
+_ACCESS = Meta(extra={"group": "Who may ship", "commands": ("receive",)})
 
 
 # What SIGHUP changes while the process runs; a setting with neither of them waits for a restart.
@@ -124,6 +143,37 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _LIVE,
         Meta(description="Seconds that a stop may take to deliver what was read"),
     ] = 10.0
+
+    tls_cert_file: Annotated[
+        File,
+        _TLS,
+        Meta(description="Certificate and chain in PEM: turns TLS on at a receiver; a shipper shows its own if asked"),
+    ] = ""
+    tls_key_file: Annotated[
+        File, _TLS, Meta(description="Its key, without a passphrase; empty: in TLS_CERT_FILE too")
+    ] = ""
+    tls_ca_file: Annotated[
+        File,
+        _TLS,
+        Meta(
+            description="CAs that may have signed the receiver's certificate, or system; turns TLS on at a shipper",
+            extra={"allowed": "a path, empty or system", "commands": ("ship", "tail", "top")},
+        ),
+    ] = ""
+    tls_client_ca_file: Annotated[
+        File,
+        _TLS,
+        Meta(description="CAs whose clients the receiver takes: it takes no others", extra={"commands": ("receive",)}),
+    ] = ""
+    tls_bind_streams: Annotated[
+        bool,
+        _TLS,
+        _NEW_CONNECTIONS,
+        Meta(
+            description="A client writes only streams that are called as its certificate is: NAME, or NAME:…",
+            extra={"commands": ("receive",)},
+        ),
+    ] = False
 
     batch_size: Annotated[
         Count,
@@ -318,6 +368,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _DASHBOARD,
         Meta(description="Address of the dashboard and of METRICS_PORT", extra={"commands": ("receive", "ship")}),
     ] = "127.0.0.1"
+    dashboard_tls: Annotated[
+        Literal["auto", "on", "off"],
+        _DASHBOARD,
+        Meta(
+            description="TLS, with TLS_CERT_FILE; auto: for the page where it is off loopback; on: METRICS_PORT too",
+            extra={"commands": ("receive", "ship")},
+        ),
+    ] = "auto"
     latency_target: Annotated[
         Annotated[float, Meta(ge=0, extra={"metavar": "SECONDS"})],
         _DASHBOARD,
@@ -329,6 +387,72 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     dashboard_port: Annotated[Port, _DASHBOARD, Meta(description="Port of the dashboard; 0 lets the system choose")] = (
         8080
     )
+
+    dashboard_password_file: Annotated[
+        File,
+        _DASHBOARD,
+        Meta(description="File with the password of the dashboard, one line; `tail` and `top` take it from there too"),
+    ] = ""
+    dashboard_open: Annotated[
+        bool,
+        _DASHBOARD,
+        Meta(
+            description="Without a password off loopback too: something else decides who reaches it",
+            extra={"flags": ("--dashboard-open/--no-dashboard-open",)},
+        ),
+    ] = False
+
+    tokens_file: Annotated[
+        File, _ACCESS, Meta(description="File with the tokens that may ship, a line each: TOKEN [STREAM-PATTERN…]")
+    ] = ""
+    tokens: Annotated[
+        SecretText,
+        _ACCESS,
+        Meta(
+            description="The same in a variable, lines separated by semicolons",
+            extra={"allowed": "such lines, or empty"},
+        ),
+    ] = Secret()
+    token_file: Annotated[
+        File,
+        _ACCESS,
+        Meta(description="File with the token that a shipper shows, one line", extra={"commands": ("ship",)}),
+    ] = ""
+    token: Annotated[
+        SecretText,
+        _ACCESS,
+        Meta(description="The same in a variable", extra={"allowed": "a token, or empty"}),
+    ] = Secret()
+    base_clients: Annotated[
+        Literal["auto", "allow", "refuse"],
+        _ACCESS,
+        Meta(description="Clients without a session, which have no token; auto: refuse them where there are tokens"),
+    ] = "auto"
+    lockout_failures: Annotated[
+        Annotated[int, Meta(ge=0, le=1_000_000)],
+        _ACCESS,
+        Meta(description="Wrong tokens or passwords within a minute that lock an address out; 0 is never"),
+    ] = 10
+    lockout_seconds: Annotated[Seconds, _ACCESS, Meta(description="For how long")] = 60
+
+    proxy_from: Annotated[
+        str,
+        _ACCESS,
+        Meta(
+            description="Balancers, by address or network, whose PROXY protocol v2 header names the client",
+            extra={"check": _networks, "allowed": "addresses or networks, several with commas", "metavar": "NETWORKS"},
+        ),
+    ] = ""
+
+    @property
+    def has_tokens(self) -> bool:
+        """A receiver takes only who has a token."""
+        return bool(self.tokens_file or self.tokens)
+
+    @property
+    def has_token(self) -> bool:
+        """A shipper shows one."""
+        return bool(self.token_file or self.token)
 
     @property
     def is_observed(self) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from logbale.session import batch_crc
 from logbale.spool.batches import Record
 from logbale.spool.format import Skip
+from logbale.spool.identity import new_stream
 
 log = logging.getLogger("logbale.spool")
 
@@ -17,8 +18,10 @@ log = logging.getLogger("logbale.spool")
 class MemoryStore:
     """The same calls as DiskSpool. It has no bound of its own: who appends asks how much it holds."""
 
-    def __init__(self, stream: str) -> None:
+    def __init__(self, stream: str, *, owner: str = "") -> None:
+        """`owner` is as for DiskSpool."""
         self.stream = stream
+        self.owner = owner
         self.first = 1
         self.next_sequence = 1
         self.raw_bytes = 0
@@ -111,7 +114,7 @@ class MemoryStore:
         counts = dict(self.counts)
         self._batches.clear()
         self._last_crc, self.raw_bytes = {}, 0
-        self.stream, self.first, self.next_sequence = f"{self.stream[:120]}.new", 1, 1
+        self.stream, self.first, self.next_sequence = new_stream(self.owner), 1, 1
         self.append(waiting)
         self.counts = counts
 

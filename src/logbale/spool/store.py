@@ -21,6 +21,11 @@ class Store(Protocol):
         ...
 
     @property
+    def owner(self) -> str:
+        """Whose name new streams get; "" is this host's."""
+        ...
+
+    @property
     def first(self) -> int:
         """The lowest sequence that is not consumed."""
         ...
