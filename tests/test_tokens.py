@@ -135,6 +135,13 @@ def test_a_token_file_that_everybody_can_read_is_warned_about(file, caplog, mode
     os.chmod(path, mode)
     Access(Settings(tokens_file=path), Counter())
     assert ("chmod 600" in caplog.text) == warns
+    caplog.clear()
+    os.chmod(ours := file(OURS, "mine"), mode)
+    for _ in range(3):  # as a shipper does that connects again and again
+        shipper_token(Settings(token_file=ours), warns=False)
+    assert "chmod 600" not in caplog.text
+    shipper_token(Settings(token_file=ours))
+    assert ("chmod 600" in caplog.text) == warns
     assert "0123456789" not in caplog.text
 
 
