@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from certificates import Certificates
 from cli_process import LOGBALE, Process, logbale_run, running
+from test_api_processes import free_port
 from test_delivery import Numbers, at_once, eventually, next_message, receiver, shipper
 from test_tcp_server import exchange, in_thread
 
@@ -133,6 +134,13 @@ def test_a_token_file_that_everybody_can_read_is_warned_about(file, caplog, mode
     path = file(TOKENS)
     os.chmod(path, mode)
     Access(Settings(tokens_file=path), Counter())
+    assert ("chmod 600" in caplog.text) == warns
+    caplog.clear()
+    os.chmod(ours := file(OURS, "mine"), mode)
+    for _ in range(3):  # as a shipper does that connects again and again
+        shipper_token(Settings(token_file=ours), warns=False)
+    assert "chmod 600" not in caplog.text
+    shipper_token(Settings(token_file=ours))
     assert ("chmod 600" in caplog.text) == warns
     assert "0123456789" not in caplog.text
 
@@ -443,17 +451,22 @@ def test_secrets_never_in_logs_arguments_tracebacks_metrics_or_the_configuration
         texts.append(shown.stdout + shown.stderr + logbale_run("config", "check", **environ).stderr)
     texts.append(logbale_run("receive", "--help").stdout + logbale_run("ship", "--help").stdout)
     options = ["receive", "--listen", "127.0.0.1:0", "--archive", tmp_path / "archive", "-v", "--dashboard"]
-    end = Process(tmp_path, *LOGBALE, *options, "--dashboard-port", "0", **secrets)
+    metrics = free_port()
+    options += ["--dashboard-port", "0", "--metrics-port", metrics]
+    end = Process(tmp_path, *LOGBALE, *options, **secrets)
     try:
         port = end.says(r"listening on 127\.0\.0\.1:(\d+)")[1]
         page = end.says(r"dashboard on http://(\S+)/")[1]
         arguments = ["ship", "--once", "--to", f"127.0.0.1:{port}", lines, "-v", "--drain-timeout", "1"]
+        arguments += ["--spool-dir", tmp_path / "spools"]
         delivered = logbale_run(*arguments, "--name", "right", TOKEN=OURS)
         assert delivered.returncode == 0, delivered.stderr
         refused = logbale_run(*arguments, "--name", "wrong", TOKEN=WRONG)
         assert refused.returncode == 69
         texts += [delivered.stdout + delivered.stderr, refused.stdout + refused.stderr]
-        texts += [urlopen(f"http://{page}/api/{name}", timeout=5).read().decode() for name in ("stats", "clients")]
+        asked = [f"{page}/api/stats", f"{page}/api/clients", f"127.0.0.1:{metrics}/metrics"]
+        texts += [urlopen(f"http://{url}", timeout=5).read().decode() for url in asked]
+        assert 'reason="unauthorized_wrong_token"' in texts[-1]
         texts.append(Path(f"/proc/{end.process.pid}/cmdline").read_text())
     finally:
         end.end()
@@ -462,9 +475,9 @@ def test_secrets_never_in_logs_arguments_tracebacks_metrics_or_the_configuration
     crash = "from logbale.config import load; import os; s = load({}, os.environ).settings; raise RuntimeError(s)"
     texts.append(logbale_run(command=(LOGBALE[0], "-c", crash), **secrets).stderr)
     assert "RuntimeError: Settings(" in texts[-1]
-    for path in (tmp_path / "archive").rglob("*"):
-        if path.is_file():
-            texts.append(path.read_bytes().decode("latin-1"))
+    kept = [path for place in ("archive", "spools") for path in (tmp_path / place).rglob("*") if path.is_file()]
+    assert len(kept) > 2
+    texts += [path.read_bytes().decode("latin-1") for path in kept]
     assert not [text for text in texts if re.search(r"0123456789|not-a-token", text)]
 
 

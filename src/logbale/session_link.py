@@ -128,7 +128,8 @@ class SessionLink:
     async def _connection(self) -> None:
         """One connection from hello to its end; returns when everything is consumed, raises SessionEnded otherwise."""
         try:
-            token = shipper_token(self._settings)  # the file may have a newer one than at the last connection
+            # Again each time: the file may have a newer one. Who else can read it was said at the start.
+            token = shipper_token(self._settings, warns=False)
         except ConfigError as error:
             raise SessionEnded("token_file", str(error)) from None
         try:

@@ -28,7 +28,7 @@ _TOKEN = re.compile(rf"[!-~]{{{MIN_TOKEN},{MAX_TOKEN}}}")
 _MAKE_ONE = "`openssl rand -hex 32` makes one"
 
 
-def secret_lines(file: str, variable: str) -> list[str]:
+def secret_lines(file: str, variable: str, *, warns: bool = True) -> list[str]:
     """The file's lines without blank ones and comments (#). Raises ConfigError, which shows nothing of them."""
     try:
         with Path(file).open(encoding="utf-8") as opened:
@@ -37,7 +37,7 @@ def secret_lines(file: str, variable: str) -> list[str]:
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError(f"{variable}={file!r}: cannot read it: {why}") from None
-    if stat.S_ISREG(mode) and mode & stat.S_IROTH:
+    if warns and stat.S_ISREG(mode) and mode & stat.S_IROTH:
         log.warning("%s=%r: everybody on this host can read it; `chmod 600` it, or 640 for a group", variable, file)
     return [line for line in lines if line and not line.startswith("#")]
 
@@ -69,7 +69,7 @@ def _token_and_patterns(number: int, where: str, line: str) -> tuple[str, list[s
     return _checked(token, f"{where}, token {number}"), patterns
 
 
-def shipper_token(settings: Settings) -> str | None:
+def shipper_token(settings: Settings, *, warns: bool = True) -> str | None:
     """The token of TOKEN_FILE or TOKEN; None where neither is set. Raises ConfigError."""
     if settings.token_file and settings.token:
         raise ConfigError("TOKEN and TOKEN_FILE are both set: leave out one of them")
@@ -77,7 +77,7 @@ def shipper_token(settings: Settings) -> str | None:
         return _checked(reveal(settings.token), "TOKEN")
     if not settings.token_file:
         return None
-    lines = secret_lines(settings.token_file, "TOKEN_FILE")
+    lines = secret_lines(settings.token_file, "TOKEN_FILE", warns=warns)
     if len(lines) != 1:
         raise ConfigError(f"TOKEN_FILE={settings.token_file!r}: {len(lines)} lines, expected one token")
     return _checked(lines[0], f"TOKEN_FILE={settings.token_file!r}")
