@@ -24,8 +24,8 @@ UNAUTHORIZED = "unauthorized"
 """The code of the error that a refused client gets, and how the reasons begin under which that is counted."""
 
 REASONS = {
-    "no_token": "it has no token",
-    "wrong_token": "it has none of this receiver's tokens (TOKENS_FILE)",
+    "no_token": "it has no token",  # nosec B105  # why a client is refused, in words
+    "wrong_token": "it has none of this receiver's tokens (TOKENS_FILE)",  # nosec B105  # likewise a reason
     "stream": "its token is bound to other streams (TOKENS_FILE)",
     "locked_out": "its address is locked out (LOCKOUT_FAILURES)",
     "base_client": "it is a base client, which has no token (BASE_CLIENTS)",

@@ -70,7 +70,7 @@ Host = Annotated[str, Meta(extra={"check": host_name, "allowed": "a host name or
 Sinks = Annotated[str, Meta(extra={"check": _sinks, "allowed": "archive, console, null", "metavar": "NAMES"})]
 Directory = Annotated[str, Meta(extra={"check": _directory, "allowed": "a path", "metavar": "DIR"})]
 File = Annotated[str, Meta(extra={"allowed": "a path, or empty", "metavar": "FILE"})]
-SecretText = Annotated[str, Meta(extra={"check": Secret, "secret": True})]
+SecretText = Annotated[str, Meta(extra={"check": Secret, "secret": True})]  # nosec B105  # says of what kind it is
 """From the environment alone: command lines are seen by everybody, and settings files are passed around."""
 
 
