@@ -255,6 +255,13 @@ class Connection(asyncio.Protocol):
         connected = self._transport.get_extra_info("socket")
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
+    def _unforeseen(self, wire_bytes: int) -> None:
+        """To be called in the handler of an error of ours, with what its frame weighed: it ends this connection only."""
+        self.receiver.release(wire_bytes)
+        self.receiver.metrics.errors["unforeseen"] += 1
+        log.exception("%s: an error that nobody foresaw; its connection is closed", self.peer)
+        self._abort()
+
     def _abort(self) -> None:
         self.at_end = True
         self.drop_frames()
@@ -295,6 +302,9 @@ class Connection(asyncio.Protocol):
                 self.drop_frames()
                 self._error = None
                 self._break(error)
+            except Exception:
+                self._unforeseen(frame.wire_bytes)
+                return
         if self._error is not None and not self._frames and self._working is None:
             unsound, self._error = self._error, None
             self._break(unsound)
@@ -317,7 +327,10 @@ class Connection(asyncio.Protocol):
         """Runs what takes a while; no further frame is taken before it is done."""
 
         async def worked() -> None:
-            await function(*arguments)
+            try:
+                await function(*arguments)
+            except Exception:
+                self._unforeseen(getattr(arguments[0], "wire_bytes", 0))
             self._working = None
             self._work()
 
