@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import logging
 import random
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ def main() -> None:
     parser.add_argument("--plain", action="store_true", help="without atheris")
     parser.add_argument("files", nargs="*", type=Path, help="inputs to run, and nothing else")
     options = parser.parse_args()
+    logging.getLogger("logbale").setLevel(logging.CRITICAL)
     has_atheris = importlib.util.find_spec("atheris") is not None
     if has_atheris and not (options.plain or options.files):
         _with_coverage(options.target, options.seconds)

@@ -19,11 +19,12 @@ TURNS = 2000
 class Transport:
     """What a connection needs of one."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self.host = host
         self.closed = False
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return {"peername": ("127.0.0.1", 1), "socket": self}.get(name, default)
+        return {"peername": (self.host, 1), "socket": self}.get(name, default)
 
     def setsockopt(self, *_: object) -> None: ...
 

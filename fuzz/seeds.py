@@ -24,6 +24,9 @@ ENTRIES = [{"timestamp": TIME % n, "level": "INFO", "message": f"number {n} ✓"
 ARRAY = json.dumps(ENTRIES).encode()
 LINES = b"".join(json.dumps(entry).encode() + b"\n" for entry in ENTRIES)
 ODD = b'[{"a":NaN,"b":1e999,"c":"\\ud800","d":[[{"e":[]}]]},{"t":"\xff"}]'
+LEVELS = (
+    b'[{"level":"INFO"},{"level":["a"]},{"level":"warn"},{"level":null},{}]'  # once, those before the odd one got lost
+)
 PRETTY = json.dumps(ENTRIES, indent=1).encode()
 
 CLIENT = [
@@ -117,7 +120,7 @@ if __name__ == "__main__":
         *[bytes([a, 0, 4]) + payload for a, payload in sizes.items()],
         *[bytes([a, 0, 16]) + compressed(a, bytes(1024)) * 2 for a in list(Algorithm)[1:]],
     )
-    write("entry_json", ARRAY, LINES, ODD, PRETTY, b"[" + b'{"a":' * 64 + b"1" + b"}" * 64 + b"]")
+    write("entry_json", ARRAY, LINES, ODD, PRETTY, LEVELS, b"[" + b'{"a":' * 64 + b"1" + b"}" * 64 + b"]")
     write("segment_reader", *[bytes([flag]) + archived() for flag in range(4)])
     write("spool_reader", *[bytes([flag]) + spooled() for flag in range(2)])
     write("connection", b"\1" + BASE, b"\xff" + SESSION, b"\3" + encode_frame(ODD, Algorithm.NONE))

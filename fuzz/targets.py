@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import tempfile
 import zlib
 from collections.abc import Callable
@@ -33,8 +32,6 @@ from logbale.spool import verify as verify_spool
 MAX_FRAME = 64 * 1024
 MAX_RAW = 1024 * 1024
 MAX_ENTRIES = 1000
-
-logging.getLogger("logbale").setLevel(logging.CRITICAL)
 
 
 def frame_decoder(data: bytes) -> None:

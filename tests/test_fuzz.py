@@ -1,6 +1,7 @@
 """The fuzz targets (fuzz/targets.py), a few seconds each: what `make fuzz` does for hours, on every change."""
 
 import ast
+import logging
 import os
 import random
 import subprocess
@@ -23,7 +24,11 @@ SEEDS = {name: [path.read_bytes() for path in sorted((ROOT / "fuzz/corpus" / nam
 
 @pytest.fixture(autouse=True, scope="module")
 def _closed():
+    logger = logging.getLogger("logbale")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     yield
+    logger.setLevel(level)
     targets.close()
 
 

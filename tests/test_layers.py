@@ -38,6 +38,7 @@ CORE = {
     "history",
     "alarms",
     "waiting_times",
+    "newcomers",
 }
 FORBIDDEN = {"asyncio", "socket", "os", "time", "uuid", "psutil", "threading", "concurrent", "pathlib"}
 

@@ -1,0 +1,63 @@
+"""Room for what is decoded: a kilobyte may become megabytes, so memory is asked for before it is taken.
+
+No clock, no event loop: the receiver's, which calls `wake` for what waits once there is room again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from logbale.compression import RATIO_FREE_BYTES
+from logbale.config import Settings
+from logbale.protocol import Algorithm, Flag, Frame
+from logbale.session import PREFIX_BYTES
+
+
+class Waiting(Protocol):
+    """A connection whose next frame waits for room."""
+
+    def go_on(self) -> None:
+        """There is room again: takes up what waits."""
+
+
+def raw_bytes_at_most(frame: Frame, settings: Settings) -> int:
+    """What decoding a frame may give: a session's says so, a base frame has its ratio."""
+    if frame.flags == Flag.CONTROL:
+        return 0
+    if frame.flags & Flag.SEQUENCED:
+        return min(settings.max_raw_bytes, int.from_bytes(frame.payload[8 : PREFIX_BYTES - 4], "big"))
+    if frame.algorithm is Algorithm.NONE:
+        return len(frame.payload)
+    return min(settings.max_raw_bytes, max(RATIO_FREE_BYTES, settings.max_ratio * len(frame.payload)))
+
+
+class Room:
+    """Bytes that are decoded, or being decoded, and not stored yet; whoever finds none waits in line."""
+
+    def __init__(self, limit: int, wake: Callable[[Waiting], object]) -> None:
+        """`limit`: of all bytes in flight. A quarter of that may be decoded in any case.
+
+        Otherwise a receiver that is full of frames could decode them only one at a time.
+        """
+        self.taken = 0
+        self._limit = limit
+        self._wake = wake
+        self._line: deque[tuple[Waiting, int]] = deque()
+
+    def has(self, size: int, in_flight: int) -> bool:
+        """Whether so much more may be decoded by one who comes now: not before those in line."""
+        return not self._line and self._fits(size, in_flight)
+
+    def _fits(self, size: int, in_flight: int) -> bool:
+        return not self.taken or self.taken + size <= self._limit // 4 or in_flight + size <= self._limit
+
+    def wait(self, who: Waiting, size: int) -> None:
+        """`who` goes on when there is room for that, after those who came before."""
+        self._line.append((who, size))
+
+    def settled(self, in_flight: int) -> None:
+        """Something was given back, or the last one woken has gone on: wakes the first in line, where there is room."""
+        if self._line and self._fits(self._line[0][1], in_flight):
+            self._wake(self._line.popleft()[0])
