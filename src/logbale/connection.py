@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from logbale.clients import Client
 from logbale.committer import weight
+from logbale.compression import RATIO_FREE_BYTES
 from logbale.config import format_address
 from logbale.decoding import INLINE_BYTES, Decoded, decode_base
 from logbale.errors import DecompressionError, EntryError, ProtocolError
@@ -80,8 +81,8 @@ class Connection(asyncio.Protocol):
         """Of the frame that is not whole yet, as the receiver counts them."""
         self._is_in_line = False
         """The next frame waits for room to be decoded in."""
-        self._is_turn = False
-        """It has that room."""
+        self._turn_bytes = 0
+        """It has that room, and so much of it is left."""
         self._said = 0.0
         self._hello_due: float | None = None
 
@@ -348,8 +349,10 @@ class Connection(asyncio.Protocol):
         """Whether the next frame may be decoded now; otherwise it has its place in line."""
         receiver, frame = self.receiver, self._frames[0][0]
         size = raw_bytes_at_most(frame, receiver.settings)
-        is_turn, self._is_turn = self._is_turn, False
-        if is_turn or not size or receiver.has_room(size):
+        if size <= self._turn_bytes:
+            self._turn_bytes -= size
+            return True
+        if not size or receiver.has_room(size):
             return True
         self._is_in_line = True
         receiver.room.wait(self, size)
@@ -357,9 +360,13 @@ class Connection(asyncio.Protocol):
 
     def go_on(self) -> None:
         """There is room for the next frame."""
-        self._is_in_line, self._is_turn = False, True
+        self._is_in_line = False
+        if self._frames:
+            # The first one's need is promised; with small ones behind it, or their sender falls behind one who floods.
+            first = raw_bytes_at_most(self._frames[0][0], self.receiver.settings)
+            self._turn_bytes = max(first, RATIO_FREE_BYTES)
         self._work()
-        self._is_turn = False
+        self._turn_bytes = 0
 
     def _next_turn(self) -> None:
         self._turn = None

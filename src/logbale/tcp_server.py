@@ -285,7 +285,7 @@ class TCPLogReceiver:
 
     def has_room(self, size: int) -> bool:
         """Whether a frame that gives so much may be decoded now."""
-        return self.room.has(size, self._all_bytes)
+        return self.room.has(size)
 
     def take_room(self, size: int) -> None:
         """Like reserve(), for what is decoded or is about to be."""
@@ -306,10 +306,11 @@ class TCPLogReceiver:
         finally:
             self.give_room(size)
 
-    def _wake(self, who: Waiting) -> None:
+    def _wake(self, who: Waiting, size: int) -> None:
         def go_on() -> None:
+            self.room.taken -= size
             who.go_on()
-            self.room.settled(self._all_bytes)
+            self.room.settled()
 
         asyncio.get_running_loop().call_soon(go_on)
 
@@ -318,7 +319,7 @@ class TCPLogReceiver:
         self.metrics.in_flight_bytes -= size
         if not self.metrics.in_flight_bytes:
             self._nothing_in_flight.set()
-        self.room.settled(self._all_bytes)
+        self.room.settled()
         enough = self._all_bytes <= self.settings.max_in_flight_bytes * 3 // 4
         if self._paused and enough and not self._stopping:
             self._paused = False
