@@ -23,8 +23,8 @@ RESIDENT = 320 * MiB
 """IN_FLIGHT, what two decoders need while they work, and the process itself."""
 FLOODERS = 8
 
-WARM_UP = 4
-"""Rounds of churn until what the process keeps for later is there."""
+WARM_UP = 10
+"""Rounds of churn until what is kept of those who have gone is at its bound: memory rose until the eighth."""
 
 
 @fault("F28", "ten times what it can store, within 1 GiB of address space", full=60, smoke=10, tools=["prlimit"])
@@ -103,7 +103,7 @@ def _settle(receiver: Receiver) -> None:
 
 @fault("F29", "a thousand connections that come and go", full=20, smoke=3)
 def churn(run: Run) -> None:
-    """Descriptors return to what they were, memory to within 5 % of what the first rounds took."""
+    """Descriptors return to what they were, memory to within 5 % of what it was after WARM_UP rounds."""
     place = run.place()
     receiver = run.receiver(place).start()
 
