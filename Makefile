@@ -15,7 +15,7 @@ READY_DEV := .venv/ready-dev
 $(if $(wildcard $(READY)),$(shell \
   { [ "$$(cat $(READY))" = "$(CURDIR)" ] && .venv/bin/python -c 1; } 2>/dev/null || rm -rf .venv))
 
-.PHONY: help demo test check chaos chaos-smoke chaos-full fuzz build run client logs stop benchmark bench-pipeline bench-peers profile guard guard-update lock clean
+.PHONY: help demo test check chaos chaos-smoke chaos-full fuzz build run client logs stop benchmark bench-pipeline bench-peers profile guard guard-update lock audit sbom clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,7 +26,7 @@ demo: $(READY) ## set up, ship this machine's own logs through a receiver, print
 test: ## set up and run every test; ARGS="-k name" narrows, RUNTIME=docker runs them in Dockerfile.test
 	@scripts/runtime.sh test
 
-check: $(READY_DEV) ## formatting, lint, types and the fast tests
+check: audit ## formatting, lint, types, known weaknesses and the fast tests
 	.venv/bin/ruff format --check
 	.venv/bin/ruff check
 	.venv/bin/mypy
@@ -67,6 +67,13 @@ bench-peers: $(READY) ## logbale beside rsyslog, syslog-ng and others on a milli
 
 lock: ## resolve pyproject.toml anew into requirements.txt and requirements-dev.txt
 	@scripts/lock.sh
+
+audit: $(READY_DEV) ## look for known weaknesses in the code (bandit) and in what it uses (pip-audit)
+	.venv/bin/bandit --quiet --configfile pyproject.toml --recursive src server_main.py client_main.py
+	.venv/bin/python scripts/audit.py
+
+sbom: $(READY_DEV) ## write sbom.cdx.json: what is installed where logbale runs (CycloneDX)
+	@.venv/bin/python scripts/sbom.py sbom.cdx.json
 
 clean: ## stop the receiver, remove what these targets made; archives and spools stay
 	@scripts/clean.sh

@@ -127,18 +127,14 @@ class FakeDashboard(HTTPServer):
     """The page and its four questions; what is answered are attributes that anybody may set."""
 
     def __init__(self, port=0):
-        self.stats = stats()
-        self.clients = {"clients": [client("a"), client("b")], "left_out": 0}
-        self.history = lambda range, now: history(60 if range == "24h" else 1, 300, now)
-        self.is_silent = False
-        self.tail_refusal = None
         self.questions = []
         """Path and query of every request, in order."""
         self.resumed = []
         """The Last-Event-ID of every viewer, "" where there was none."""
         self._viewers = set()
         self._kept = []
-        self._id = 0
+        self.last_id = 0
+        self.forget()
         routes = [Route(f"/{name}", _file(name, media_type)) for name, media_type in _FILES.items()]
         routes += [
             Route("/", _file("index.html", "text/html")),
@@ -148,6 +144,17 @@ class FakeDashboard(HTTPServer):
             Route("/api/tail", self._tail),
         ]
         super().__init__(Guard(Router(routes), own_names("127.0.0.1")), host="127.0.0.1", port=port)
+
+    def forget(self):
+        """Begins anew, as if nothing had happened."""
+        self.stats = stats()
+        self.clients = {"clients": [client("a"), client("b")], "left_out": 0}
+        self.history = lambda span, now: history(60 if span == "24h" else 1, 300, now)
+        self.is_silent = False
+        self.tail_refusal = None
+        self._kept.clear()
+        self.questions.clear()
+        self.resumed.clear()
 
     async def start(self):
         """As it says; from then on send() may be called from any thread."""
@@ -193,9 +200,9 @@ class FakeDashboard(HTTPServer):
         return StreamingResponse(events(), media_type="text/event-stream")
 
     def _post(self, name, data):
-        self._id += 1
-        event = f"event: {name}\nid: {self._id}\ndata: {json.dumps(data)}\n\n".encode()
-        self._kept.append((self._id, event))
+        self.last_id += 1
+        event = f"event: {name}\nid: {self.last_id}\ndata: {json.dumps(data)}\n\n".encode()
+        self._kept.append((self.last_id, event))
         self._tell(event)
 
     def _tell(self, event):

@@ -531,20 +531,26 @@ def test_a_receiver_that_asks_for_an_impossible_window_ends_the_session_and_not_
     """Whatever a peer says is an event or a protocol error."""
 
     async def scenario():
+        serving = set()
+
         async def serve(reader, writer):
-            await reader.readuntil(b"}")
-            text = b'{"type":"welcome","version":1,"last":0,"max_frame":1000000,"max_raw":1000000,"window_log":99}'
-            writer.write(encode_header(len(text), Flag.CONTROL) + text)
-            with contextlib.suppress(ConnectionError):
-                await reader.read()
-            writer.close()
+            serving.add(writer)
+            try:
+                with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                    await reader.readuntil(b"}")
+                    text = b'{"type":"welcome","version":1,"last":0,"max_frame":1000,"max_raw":1000,"window_log":99}'
+                    writer.write(encode_header(len(text), Flag.CONTROL) + text)
+                    await reader.read()
+            finally:
+                writer.transport.abort()
+                asyncio.get_running_loop().call_later(0.01, serving.discard, writer)  # by when it is closed
 
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         report = await shipper(server.sockets[0].getsockname()[1], Numbers(20), drain_timeout=0.2).run()
         assert not report.delivered
         assert report.left_entries == 20
         server.close()
-        await asyncio.sleep(0.05)  # for the ends of the connections to be seen, and closed, by their handlers
+        await eventually(lambda: not serving)
 
     run(scenario)
 

@@ -143,7 +143,7 @@ def test_an_address_has_so_many_unknown_connections_at_most(run, count, fits):
 
 def test_addresses_are_counted_as_their_owners_have_them():
     """IPv6 by the /64 that one customer has; IPv4 in IPv6 as itself; loopback not at all."""
-    newcomers = Newcomers(1)
+    newcomers = Newcomers(lambda: 1)
     assert newcomers.came("2001:db8::1")
     assert not newcomers.came("2001:db8::ffff:1")
     assert newcomers.came("2001:db8:0:1::1")
@@ -226,7 +226,7 @@ def test_what_decoding_may_give_is_known_before_it_starts():
 def test_there_is_room_up_to_half_the_limit_and_then_a_line():
     """To the byte; in the order in which they came; what is promised to one is not promised to the next; never none."""
     woken = []
-    room = Room(200, lambda who, size: woken.append((who, size)))
+    room = Room(lambda: 100, lambda who, size: woken.append((who, size)))
     assert room.has(1000), "something always may while nothing else is"
     room.taken = 30
     assert room.has(69)

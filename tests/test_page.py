@@ -1,6 +1,7 @@
 """What the page promises in a real browser, against a receiver whose numbers the tests set."""
 
 import json
+import time
 
 import pytest
 from browser import REFUSED, Window, eventually, expect, needs_chromium, started
@@ -325,17 +326,18 @@ def test_the_legend_reads_the_chart_under_the_pointer(page, fake):
 def test_a_change_of_level_has_its_reason(page, fake):
     """Each change is a point in the chart, a line below it, and a tip under the pointer."""
 
-    def with_change(span, now):
-        reason = "the link is what everything waits for"
-        change = {"time": now - 60, "stream": "s", "host": "web-1", "from": 6, "to": 8, "reason": reason}
-        return history(1, 120, now) | {"level_changes": [change]}
-
-    fake.history = with_change
+    reason = "the link is what everything waits for"
+    change = {"time": time.time() - 60, "stream": "s", "host": "web-1", "from": 6, "to": 8, "reason": reason}
+    fake.history = lambda span, now: history(1, 120, now) | {"level_changes": [change]}
     page.reload()
     expect(page.locator(".changes li")).to_contain_text("6 → 8web-1: the link is what everything waits for")
-    plot = page.locator(".level-plot .u-over")
-    plot.hover(position={"x": plot.bounding_box()["width"] / 2, "y": 20})
-    expect(page.locator(".tip")).to_have_text("6 → 8 web-1: the link is what everything waits for")
+    plot, tip = page.locator(".level-plot .u-over"), page.locator(".tip")
+    middle = plot.bounding_box()["width"] / 2
+    for left in range(int(middle), 0, -5):  # it moves on while the pointer comes
+        plot.hover(position={"x": left, "y": 20})
+        if tip.is_visible():
+            break
+    expect(tip).to_have_text("6 → 8 web-1: the link is what everything waits for")
     assert sum(pixels(page, "Compression level", "level")) > 0
 
 

@@ -49,6 +49,23 @@ def test_what_is_written_is_seen_at_once(browser, tmp_path):
         window.context.close()
 
 
+def test_a_browser_that_has_the_password_sees_all_of_the_page(browser, tmp_path):
+    """The numbers, the clients and the live tail come with it; without it there is no page."""
+    password = tmp_path / "password"
+    password.touch(0o600)
+    password.write_text("sesam-open-up\n")
+    log = tmp_path / "app.log"
+    log.write_text("INFO all is well\n")
+    with receiver(tmp_path, "--dashboard", "--dashboard-port", "0", "--dashboard-password-file", password) as process:
+        url = process.says(r"http://[\d.:]+/")[0]
+        window = Window(browser, url, http_credentials={"username": "me", "password": "sesam-open-up"})
+        with ship(tmp_path, process.address, "--from-start", log):
+            expect(window.page.locator("#lines .message")).to_have_text("INFO all is well")
+            expect(window.page.locator("#clients .client")).to_have_count(1)
+        assert [error for error in window.errors if REFUSED not in error] == []
+        window.context.close()
+
+
 def test_a_receiver_that_is_killed_is_stopped_and_its_successor_is_found(browser, tmp_path):
     """STOPPED while it is gone; then OK, the tail goes on by itself and says that it missed something."""
     log = tmp_path / "app.log"

@@ -3,12 +3,14 @@
 import asyncio
 import errno
 import logging
+import os
 import threading
 
 from chunks import batch_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from spool_batches import crashed, spool_of
+from virtual_network import VirtualLoop
 
 from logbale.models import Batch
 from logbale.spool import MemoryStore, list_spools
@@ -196,27 +198,72 @@ def test_a_note_that_a_full_disk_refuses_is_tried_again(tmp_path, fail, monkeypa
 
 def test_what_is_acknowledged_is_soon_on_disk_though_nothing_more_comes(tmp_path, monkeypatch):
     """Who looks at an idle shipper's spool, or starts after its crash, finds nothing waiting; one write says so."""
-    monkeypatch.setattr("logbale.spool_queue.SETTLE_AFTER", 0.01)
 
     async def scenario():
         spool = spool_of(tmp_path / "s")
         queue = SpoolQueue(spool, max_memory=1 << 20)
-        running = asyncio.create_task(queue.run())
+        running = asyncio.ensure_future(queue.run())
         for n in range(3):
             queue.append(batch_of([{"n": n}]))
-        while spool.next_sequence < 4:
-            await queue.wait_for_change()
+        await queue.wait_for_change()
         await queue.acknowledge(1)
+        await asyncio.sleep(0.5)
         await queue.acknowledge(3)
-        assert [(one.entries, one.first) for one in list_spools(tmp_path)] == [(3, 1)]
-        async with asyncio.timeout(5):
-            while list_spools(tmp_path)[0].entries:
-                await asyncio.sleep(0.005)
-        size = spool.disk_bytes
-        await asyncio.sleep(0.05)
-        assert spool.disk_bytes == size
+        waiting = []
+        for _ in range(3):
+            waiting.append([(one.entries, one.first, spool.disk_bytes) for one in list_spools(tmp_path)])
+            await asyncio.sleep(1.0)
+        [(_, _, size)] = waiting[1]
+        assert [waiting[0][0][:2], *waiting[1:]] == [(3, 1), [(0, 4, size)], [(0, 4, size)]]
         queue.close_input()
         await running
         await queue.close()
 
-    asyncio.run(scenario())
+    loop = VirtualLoop(monkeypatch)
+    loop.run_until_complete(scenario())
+    loop.close()
+
+
+def test_a_larger_spool_takes_what_waited_for_room(run, tmp_path):
+    """At once: nothing has to be acknowledged before."""
+
+    async def scenario():
+        spool = spool_of(tmp_path / "s", max_bytes=8192)
+        queue = SpoolQueue(spool, max_memory=1 << 20)
+        running = asyncio.create_task(queue.run())
+        batch = Batch(os.urandom(3000).hex().encode() + b"\n", 1, {})
+        for _ in range(4):
+            queue.append(batch)
+        while spool.next_sequence < 2:
+            await queue.wait_for_change()
+        await asyncio.sleep(0.05)
+        assert spool.next_sequence == 2, "for the next one there is no room"
+        queue.limit(max_memory=1 << 20, max_stored=1 << 20, policy="block")
+        while spool.next_sequence < 5:
+            await queue.wait_for_change()
+        queue.close_input()
+        await running
+        await queue.close()
+
+    run(scenario)
+
+
+def test_a_larger_bound_in_memory_lets_the_reader_go_on(run):
+    """And a smaller one keeps it waiting, without a store on disk too."""
+
+    async def scenario():
+        queue = SpoolQueue(MemoryStore("s"), max_memory=10)
+        queue.append(Batch(b"x" * 100 + b"\n", 1, {}))
+        waiting = asyncio.create_task(queue.wait_for_room())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        queue.limit(max_memory=1000, max_stored=1 << 20, policy="block")
+        await waiting
+        queue.limit(max_memory=100, max_stored=1 << 20, policy="block")
+        waiting = asyncio.create_task(queue.wait_for_room())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        waiting.cancel()
+        await queue.close()
+
+    run(scenario)

@@ -132,14 +132,14 @@ class CompressionHandler:
         self.algorithm = algorithm if enabled else Algorithm.NONE
         self.level = level
         self.stats = CompressionStats()
-        self._bypass_threshold = bypass_threshold
+        self.bypass_threshold = bypass_threshold
         self._zstd: tuple[int, zstd.ZstdCompressor] | None = None
 
     def compress(self, raw: bytes) -> Compressed:
         """The smaller of `raw` and its compressed form."""
         if self.algorithm is Algorithm.NONE:
             return Compressed(raw, Algorithm.NONE, len(raw), bypassed=False)
-        if len(raw) >= self._bypass_threshold:
+        if len(raw) >= self.bypass_threshold:
             payload = self._compress(raw, self.level)
             if len(payload) < len(raw):
                 return Compressed(payload, self.algorithm, len(raw), bypassed=False)

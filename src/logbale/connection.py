@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
+from logbale.access import REASONS, UNAUTHORIZED
 from logbale.clients import Client
 from logbale.committer import weight
 from logbale.compression import RATIO_FREE_BYTES
@@ -27,6 +28,7 @@ from logbale.protocol import Algorithm, Flag, Frame, FrameDecoder
 from logbale.receiving_session import ReceivingSession
 from logbale.room import raw_bytes_at_most
 from logbale.sinks import Item, Outcome, ReceivedBatch, Stored
+from logbale.tls.names import names_of
 
 if TYPE_CHECKING:
     from logbale.tcp_server import TCPLogReceiver
@@ -51,12 +53,14 @@ class Connection(asyncio.Protocol):
         self.host = "?"
         """The peer's address without the port."""
         self.receiver = receiver
+        self.settings = receiver.settings
+        """As they were when it came: a session goes by the limits that it was told."""
         self.session: ReceivingSession | None = None
         self.at_end = False
         """Nothing more is taken from the client."""
         self.unsettled = 0
         """Items on their way to the sink."""
-        self._decoder = FrameDecoder(receiver.settings.max_frame_bytes, session=None, max_control=MAX_HELLO_BYTES)
+        self._decoder = FrameDecoder(self.settings.max_frame_bytes, session=None, max_control=MAX_HELLO_BYTES)
         self._transport: asyncio.Transport | None = None
         self._frames: deque[tuple[Frame, float]] = deque()
         """What waits undecoded, and when each was there as a whole."""
@@ -76,7 +80,7 @@ class Connection(asyncio.Protocol):
         """The stream is unsound behind the frames that wait."""
         self._live = Liveness(0.0)
         self._pace = Pace()
-        self._due = Due(receiver.settings.frame_timeout, receiver.settings.frame_min_rate)
+        self._due = Due(self.settings.frame_timeout, self.settings.frame_min_rate)
         self.arriving_bytes = 0
         """Of the frame that is not whole yet, as the receiver counts them."""
         self._is_in_line = False
@@ -85,6 +89,12 @@ class Connection(asyncio.Protocol):
         """It has that room, and so much of it is left."""
         self._said = 0.0
         self._hello_due: float | None = None
+
+    @property
+    def certificate_names(self) -> list[str]:
+        """Who the client is by its certificate; none without one."""
+        certificate = self._transport.get_extra_info("peercert") if self._transport is not None else None
+        return names_of(certificate) if certificate else []
 
     # what the transport calls
 
@@ -113,6 +123,9 @@ class Connection(asyncio.Protocol):
                 self._waiting_bytes += frame.wire_bytes
         except ProtocolError as error:
             self._end_with(error)
+        if self.receiver.access.refuses_base_clients and self._decoder.session is False and self._error is None:
+            self._refuse_base_client()
+            return
         self._due.received(now, self._decoder)
         self._work()
         self.receiver.arriving(self, self._decoder.buffered_bytes)
@@ -202,7 +215,7 @@ class Connection(asyncio.Protocol):
     def _check_hello(self, now: float) -> None:
         if not self._decoder.session:  # a base client, or not known yet
             return
-        timeout = self.receiver.settings.hello_timeout
+        timeout = self.settings.hello_timeout
         self._hello_due = self._hello_due or now + timeout
         if now >= self._hello_due:
             raise ProtocolError(f"no whole hello within {timeout:g} s (HELLO_TIMEOUT)", reason="hello_timeout")
@@ -253,11 +266,24 @@ class Connection(asyncio.Protocol):
             log.warning("%s does not read the answers; its connection is closed", self.peer)
             self._abort()
 
+    def refuse(self, reason: str) -> None:
+        """Ends a session that may not be; the client learns no more than that."""
+        self._fail(Error(UNAUTHORIZED), REASONS[reason])
+
+    def _refuse_base_client(self) -> None:
+        self.receiver.access.count("base_client")
+        log.warning("%s: %s: %s; its connection is closed", self.peer, UNAUTHORIZED, REASONS["base_client"])
+        self._end_with_reset()
+        self._abort()
+
     def fail(self, code: str, detail: str) -> None:
         """Ends the session with a reason, and drops what is not decoded yet."""
+        self._fail(Error(code, detail), detail)
+
+    def _fail(self, error: Error, why: str) -> None:
         if not self.at_end:
-            log.warning("%s: %s: %s; its connection is closed", self.peer, code, detail)
-            self.send(Error(code, detail))
+            log.warning("%s: %s: %s; its connection is closed", self.peer, error.code, why)
+            self.send(error)
         self.at_end = True
         self.drop_frames()
         self.close()
@@ -325,7 +351,7 @@ class Connection(asyncio.Protocol):
                     self.session = self.session or ReceivingSession(self)
                     self.session.take(frame)
                 elif len(frame.payload) < INLINE_BYTES:
-                    self._take_base(frame, decode_base(frame, self.receiver.settings))
+                    self._take_base(frame, decode_base(frame, self.settings))
                 else:
                     self.work(self._decode_base_in_pool, frame)
             except ProtocolError as error:
@@ -348,7 +374,7 @@ class Connection(asyncio.Protocol):
     def _has_room(self) -> bool:
         """Whether the next frame may be decoded now; otherwise it has its place in line."""
         receiver, frame = self.receiver, self._frames[0][0]
-        size = raw_bytes_at_most(frame, receiver.settings)
+        size = raw_bytes_at_most(frame, self.settings)
         if size <= self._turn_bytes:
             self._turn_bytes -= size
             return True
@@ -363,7 +389,7 @@ class Connection(asyncio.Protocol):
         self._is_in_line = False
         if self._frames:
             # The first one's need is promised; with small ones behind it, or their sender falls behind one who floods.
-            first = raw_bytes_at_most(self._frames[0][0], self.receiver.settings)
+            first = raw_bytes_at_most(self._frames[0][0], self.settings)
             self._turn_bytes = max(first, RATIO_FREE_BYTES)
         self._work()
         self._turn_bytes = 0
@@ -397,7 +423,7 @@ class Connection(asyncio.Protocol):
 
     async def _decode_base_in_pool(self, frame: Frame) -> None:
         receiver = self.receiver
-        decoded = await receiver.decode(raw_bytes_at_most(frame, receiver.settings), decode_base, frame)
+        decoded = await receiver.decode(raw_bytes_at_most(frame, self.settings), decode_base, frame, self.settings)
         self._take_base(frame, decoded)
 
     def _take_base(self, frame: Frame, decoded: Decoded | DecompressionError | EntryError) -> None:
@@ -431,7 +457,13 @@ class Connection(asyncio.Protocol):
         """The client is one to be listed: it has a session, or has sent a sound base frame."""
         self.receiver.known(self)
         self._client = self.receiver.clients.connected(
-            stream=stream, address=self.peer, host=host, agent=agent, live=self._live, now=monotonic()
+            stream=stream,
+            address=self.peer,
+            host=host,
+            agent=agent,
+            identity=next(iter(self.certificate_names), ""),
+            live=self._live,
+            now=monotonic(),
         )
         if self._is_lost:  # its first batch was decoded meanwhile
             self.receiver.clients.disconnected(self._client, self._live, monotonic())

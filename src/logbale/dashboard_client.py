@@ -10,9 +10,10 @@ import http.client
 import os
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, unquote, urlencode, urlsplit
 
 import msgspec
 
@@ -33,16 +34,32 @@ _T = TypeVar("_T")
 class DashboardClient:
     """One dashboard's address. Every question is a connection of its own."""
 
-    def __init__(self, address: str, *, host: str, port: int) -> None:
-        """`address` is a URL or HOST:PORT; what it leaves out is `host` and `port`. Raises ConfigError."""
+    def __init__(
+        self,
+        address: str,
+        *,
+        host: str,
+        port: int,
+        scheme: str = "http",
+        password: str | None = None,
+        tls: Callable[[], ssl.SSLContext] = ssl.create_default_context,
+    ) -> None:
+        """`address` is a URL or HOST:PORT; what it leaves out is `scheme`, `host`, `port` and `password`.
+
+        `tls` gives what https trusts. Raises ConfigError.
+        """
         try:
-            url = urlsplit(address if "://" in address else _as_url(address, host, port))
+            url = urlsplit(address if "://" in address else _as_url(address, scheme, host, port))
             self._host, self._port = host_name(url.hostname or ""), url.port or {"http": 80, "https": 443}[url.scheme]
         except (KeyError, ValueError):
             raise ConfigError(
-                f"{address!r}: expected the address of a dashboard, HOST:PORT or http://HOST:PORT/"
+                f"{_without_user(address)!r}: expected the address of a dashboard, HOST:PORT or http://HOST:PORT/"
             ) from None
-        self._is_encrypted = url.scheme == "https"
+        user, given = unquote(url.username or ""), unquote(url.password or "") or password
+        self._headers = {"Accept-Encoding": "identity"}
+        if given is not None:
+            self._headers["Authorization"] = f"Basic {b64encode(f'{user}:{given}'.encode()).decode()}"
+        self._tls = tls() if url.scheme == "https" else None
         self._path = quote(url.path.rstrip("/"), safe="/%")
         self.name = f"{url.scheme}://{format_address(self._host, self._port)}{self._path}"
         """The dashboard as a URL."""
@@ -74,7 +91,7 @@ class DashboardClient:
         try:
             connection.connect()
             transport = connection.sock  # the connection forgets it where the answer ends with it
-            connection.request("GET", f"{self._path}/api/{path}", headers={"Accept-Encoding": "identity", **headers})
+            connection.request("GET", f"{self._path}/api/{path}", headers={**self._headers, **headers})
             with connection.getresponse() as answer:
                 if answer.status != 200:
                     raise UnavailableError(self._refusal(answer))
@@ -86,15 +103,15 @@ class DashboardClient:
             connection.close()
 
     def _connection(self) -> http.client.HTTPConnection:
-        if self._is_encrypted:
-            return http.client.HTTPSConnection(
-                self._host, self._port, timeout=CONNECT_TIMEOUT, context=ssl.create_default_context()
-            )
+        if self._tls is not None:
+            return http.client.HTTPSConnection(self._host, self._port, timeout=CONNECT_TIMEOUT, context=self._tls)
         return http.client.HTTPConnection(self._host, self._port, timeout=CONNECT_TIMEOUT)
 
     def _refusal(self, answer: http.client.HTTPResponse) -> str:
         text = answer.read(500).decode("utf-8", "replace").strip()
         said = f"{self.name} answers {answer.status}: {text.splitlines()[0] if text else answer.reason}"
+        if answer.status == 401:
+            return f"{said} Set DASHBOARD_PASSWORD_FILE, or ask http://:PASSWORD@HOST:PORT/"
         if answer.status == 404:
             return f"{said}; is it the dashboard of a receiver, and of this version?"
         if answer.status == 421:
@@ -110,6 +127,8 @@ class DashboardClient:
                 f"{self.name} speaks no HTTP: is it the port for shippers? The dashboard has one of its own, 8080 by "
                 "default (DASHBOARD_PORT)"
             )
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return f"{self.name} cannot be trusted: {error.verify_message}; --tls-ca-file (TLS_CA_FILE) names its CA"
         said = (
             f"no dashboard at {self.name} ({_reason(error)}): a receiver has one with --dashboard "
             "(DASHBOARD_ENABLED=true)"
@@ -122,9 +141,15 @@ class DashboardClient:
         return f"ssh -L 8080:localhost:8080 {self._host}"
 
 
-def _as_url(address: str, host: str, port: int) -> str:
+def _without_user(address: str) -> str:
+    """The address as it may be shown: before an @ there may be a password."""
+    before, at, host = address.rpartition("@")
+    return f"…@{host}" if at else before + host
+
+
+def _as_url(address: str, scheme: str, host: str, port: int) -> str:
     given_host, given_port = split_address(address)
-    return f"http://{format_address((given_host or host).strip('[]'), int(given_port or port))}"
+    return f"{scheme}://{format_address((given_host or host).strip('[]'), int(given_port or port))}"
 
 
 def _is_this_host(host: str) -> bool:

@@ -61,6 +61,12 @@ class _SnapshotCollector(Collector):
         yield _gauge(f"logbale_{end}_uptime_seconds", "Time since the start", snapshot.uptime)
         yield from _receiver(snapshot) if isinstance(snapshot, ReceiverSnapshot) else _shipper(snapshot)
         yield _by_reason(f"logbale_{end}_errors", "Errors by reason", snapshot.errors)
+        if snapshot.certificate_expires is not None:
+            yield _gauge(
+                f"logbale_{end}_certificate_expires_timestamp_seconds",
+                "When the TLS certificate of this end ends",
+                snapshot.certificate_expires,
+            )
         if self._overview is not None:
             yield from _beside(self._overview())
 

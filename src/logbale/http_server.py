@@ -10,10 +10,14 @@ import asyncio
 import contextlib
 import errno
 import socket
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from logbale.accepting import unfailing
+from logbale.tls.server import Listening
 
 MAX_CONNECTIONS = 128
 """Open at a time; a further one is reset. The descriptors belong to the shippers' connections."""
@@ -28,13 +32,17 @@ STOP_GRACE = 1
 class HTTPServer:
     """Serves `app` on `host` and `port` (0: the system chooses). `start`, then `stop`."""
 
-    def __init__(self, app: ASGIApp, *, host: str, port: int) -> None:
+    def __init__(self, app: ASGIApp, *, host: str, port: int, tls: Listening | None = None) -> None:
+        def connection(**given: Any) -> asyncio.Protocol:
+            protocol = _Connection(**given)
+            return protocol if tls is None else tls.wrap(protocol)
+
         self._host = host
         self._port = port
         self._server = _Server(
             uvicorn.Config(
                 app,
-                http=_Connection,
+                http=unfailing(connection),  # type: ignore[arg-type]  # they want a class, and call it
                 ws="none",
                 lifespan="off",
                 log_config=None,

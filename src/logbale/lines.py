@@ -94,12 +94,10 @@ class LineParser:
             del messages[-1]
         if len(data) > self._max_line and max(map(len, messages)) > self._max_line:
             return None
-        try:
-            first_bytes = set(map(_first_byte, messages))
-        except IndexError:  # a blank line has none
+        if not all(messages):
             messages = list(filter(None, messages))
-            first_bytes = set(map(_first_byte, messages))
-        return None if ord("{") in first_bytes else messages
+        is_plain = b"{" not in data or ord("{") not in set(map(_first_byte, messages))
+        return messages if is_plain else None
 
     def _lines(self, data: bytes, text: str) -> tuple[list[str], list[int]]:
         """The lines as text without their ends, blank ones left out and overlong ones in pieces; the bytes of each."""

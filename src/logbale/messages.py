@@ -39,6 +39,12 @@ Text = Annotated[str, Meta(max_length=1024)]
 WindowLog = Annotated[int, Meta(ge=0, le=27)]
 """What every zstd takes, 10 to 27 (1 KiB to 128 MiB), or NO_CONTEXT."""
 
+WRONG_STREAM = "wrong_stream"
+"""The code of an error: this client may not write the stream that it named."""
+
+TLS_REQUIRED = "tls_required"
+"""Likewise, in plain: this port speaks TLS only."""
+
 NO_CONTEXT = 0
 """The window_log that says: no context, each batch alone."""
 
@@ -140,7 +146,7 @@ class Error(_Message, frozen=True):
     """receiver → client: why the connection closes now."""
 
     code: str
-    """unauthorized, superseded, unsupported, limit, decode, protocol or storage."""
+    """unauthorized, wrong_stream, tls_required, superseded, unsupported, limit, decode, protocol or storage."""
     detail: str = ""
 
 

@@ -109,7 +109,9 @@ class ShipperSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """In which sends waited for the network or for room in the window."""
     reconnects: int
     errors: dict[str, int]
-    """By reason: connect, send_timeout, connection_lost, invalid_utf8, split_line, …"""
+    """By reason: connect, send_timeout, connection_lost, tls_untrusted, invalid_utf8, split_line, …"""
+    certificate_expires: float | None = None
+    """When the certificate that this end shows ends, in Unix seconds; None where it shows none."""
     latency: Latency = Latency()
     """Read → acknowledged as durable, by batch."""
     ack_durations: Distribution = Distribution()
@@ -147,6 +149,7 @@ class ShipperMetrics:
         """Wire bytes that the receiver acknowledged; to a receiver without a session: that left."""
         self.connections = 0
         self.errors: Counter[str] = Counter()
+        self.certificate_expires: float | None = None
         self.ack_durations = Durations()
         self.spool_bytes = 0
         self.oldest_waiting = 0.0
@@ -199,6 +202,7 @@ class ShipperMetrics:
             stalled_seconds=self.stalled_seconds(now),
             reconnects=max(0, self.connections - 1),
             errors=dict(self.errors),
+            certificate_expires=self.certificate_expires,
             latency=self._latency.sample(acks, now),
             ack_durations=acks,
             compress_durations=self.compression.durations.distribution(),
@@ -236,7 +240,9 @@ class ReceiverSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """The zstd window on offer to a new session, 2**window_log bytes; 0 is no context."""
     bad_frames: int
     errors: dict[str, int]
-    """By reason: corrupt, limit, not_entries, protocol, storage, …"""
+    """By reason: corrupt, limit, not_entries, protocol, storage, tls_plaintext, …"""
+    certificate_expires: float | None = None
+    """When the certificate that this end shows ends, in Unix seconds; None where it shows none."""
     latency: Latency = Latency()
     """A batch received whole → durable in the sink."""
     ack_durations: Distribution = Distribution()
@@ -263,6 +269,7 @@ class ReceiverMetrics:
         self.window_log = 0
         self.bad_frames = 0
         self.errors: Counter[str] = Counter()
+        self.certificate_expires: float | None = None
         self.ack_durations = Durations()
         self.levels: dict[str, int] = {}
         self.pending_entries = 0
@@ -320,6 +327,7 @@ class ReceiverMetrics:
             window_log=self.window_log,
             bad_frames=self.bad_frames,
             errors=dict(self.errors),
+            certificate_expires=self.certificate_expires,
             latency=self._latency.sample(acks, now),
             ack_durations=acks,
             levels=dict(self.levels),

@@ -16,6 +16,7 @@ from starlette.routing import Route, Router
 from logbale.exposition import CONTENT_TYPE, Exposition
 from logbale.http_server import HTTPServer
 from logbale.metrics import Snapshot
+from logbale.tls.server import Listening
 
 if TYPE_CHECKING:  # a shipper has none, and should not load it
     from logbale.monitor import Monitor
@@ -37,6 +38,7 @@ class MetricsServer(HTTPServer):
         host: str,
         port: int,
         monitor: Monitor | None = None,
+        tls: Listening | None = None,
     ) -> None:
         exposition = Exposition(snapshot, monitor.overview if monitor is not None else None)
 
@@ -44,7 +46,7 @@ class MetricsServer(HTTPServer):
             return Response(exposition.text(), headers={**_HEADERS, "Content-Type": CONTENT_TYPE})
 
         routes = [Route("/metrics", metrics), Route("/healthz", healthz), Route("/readyz", readyz(ready))]
-        super().__init__(Router(routes, redirect_slashes=False), host=host, port=port)
+        super().__init__(Router(routes, redirect_slashes=False), host=host, port=port, tls=tls)
 
 
 async def healthz(request: Request) -> Response:

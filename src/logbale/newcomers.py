@@ -6,13 +6,14 @@ No clock, no sockets. A client is known from its welcome on; one of the base pro
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 
 class Newcomers:
     """Counts them by address, an IPv6 address by its /64: that is what one customer has. Loopback is not counted."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: Callable[[], int]) -> None:
         self._limit = limit
         self._counts: Counter[IPv4Address | int] = Counter()
 
@@ -20,7 +21,7 @@ class Newcomers:
         """A connection came from there; False where there are too many, and then it is not counted."""
         if (origin := _origin(host)) is None:
             return True
-        if self._counts[origin] >= self._limit:
+        if self._counts[origin] >= self._limit():
             return False
         self._counts[origin] += 1
         return True

@@ -21,6 +21,7 @@ from logbale.messages import (
     LINES_SINCE,
     MAX_CONTROL_BYTES,
     NO_CONTEXT,
+    WRONG_STREAM,
     Ack,
     Busy,
     Context,
@@ -38,9 +39,12 @@ from logbale.reports import Report, encode_report
 from logbale.session import WELCOME_TIMEOUT, Event, ShipperSession, Welcomed, encode_batch
 from logbale.spool import DamagedError, Record, Skip
 from logbale.spool_queue import LARGE_BYTES, SpoolQueue
+from logbale.tls.failures import TLSError
+from logbale.tls.names import owns
 
 log = logging.getLogger("logbale.client")
 
+UNAUTHORIZED = "unauthorized"
 STATUS_INTERVAL = 5.0
 READ_BYTES = 64 * 1024
 
@@ -65,6 +69,7 @@ class OpenSession:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         *,
+        token: str | None,
         report: Callable[[bool], Report],
         opened: Callable[[Welcome], None],
         first_alone: bool,
@@ -79,6 +84,7 @@ class OpenSession:
         self._metrics = metrics
         self._reader = reader
         self._writer = writer
+        self._token = token
         self._report = report
         self._opened = opened
         self._alone = first_alone
@@ -104,7 +110,8 @@ class OpenSession:
 
     async def run(self) -> None:
         """Returns when the queue's input is closed and everything is consumed; raises SessionEnded otherwise."""
-        self._writer.write(self._session.hello(agent=f"logbale/{__version__}", host=socket.gethostname()))
+        agent = f"logbale/{__version__}"
+        self._writer.write(self._session.hello(agent=agent, host=socket.gethostname(), token=self._token))
         tasks = [asyncio.create_task(part) for part in (self._send(), self._receive(), self._watch())]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -112,6 +119,8 @@ class OpenSession:
                 task.result()
         except RuntimeError as error:  # uvloop's, for a transport that has ended; it names objects, not what happened
             raise self._lost("the receiver closed the connection") from error
+        except TLSError as error:
+            raise SessionEnded(error.reason, str(error)) from error
         except OSError as error:
             raise self._lost(error.strerror or str(error) or type(error).__name__) from error
         except ProtocolError as error:
@@ -166,7 +175,34 @@ class OpenSession:
         elif isinstance(event, Goaway):
             log.info("the receiver goes away: %s", event.reason)
         elif isinstance(event, Error):
-            raise SessionEnded(event.code, f"the receiver says {event.code}: {event.detail}")
+            if event.code == WRONG_STREAM:
+                await self._take_own_stream()
+            raise SessionEnded(event.code, self._refusal(event))
+
+    def _refusal(self, error: Error) -> str:
+        if error.code != UNAUTHORIZED:
+            return f"the receiver says {error.code}: {error.detail}"
+        if self._token is None:
+            return "unauthorized: the receiver wants a token; set TOKEN_FILE"
+        name = "TOKEN_FILE" if self._settings.token_file else "TOKEN"
+        return (
+            f"unauthorized: the receiver does not take the token in {name}, or not for stream "
+            f"{self._queue.store.stream}; its log says which, and its TOKENS_FILE decides"
+        )
+
+    async def _take_own_stream(self) -> None:
+        """Where the stream is from before there was a certificate: another one, which is called as that is."""
+        old, owner = self._queue.store.stream, self._queue.store.owner
+        if not owner or owns([owner], old):
+            return
+        await self._queue.new_stream()
+        log.error(
+            "the receiver does not let %s write stream %s, which was begun without its certificate. What waits goes on "
+            "as stream %s; what was sent and not acknowledged may be stored twice",
+            owner,
+            old,
+            self._queue.store.stream,
+        )
 
     async def _welcome(self, event: Welcomed) -> None:
         if event.welcome.version < LINES_SINCE:

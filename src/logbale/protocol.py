@@ -134,11 +134,18 @@ _FOREIGN = {
 """
 
 
+_PROXY_HEADERS = (b"\r\n\r\n\0", b"PROXY")
+_TLS_HERE = "this port speaks none: set TLS_CERT_FILE at the receiver, or leave TLS_CA_FILE out at the shipper"
+
+
 def _foreign(header: bytes) -> str | None:
     """What is said of a first header that is another protocol's; None where it is none that is known."""
+    if header.startswith(_PROXY_HEADERS):
+        return "a header of the PROXY protocol, from an address that is not in PROXY_FROM"
     for name, beginnings in _FOREIGN.items():
         if header.startswith(beginnings):
-            return f"the first bytes are {name}, not a frame ({header!r}): most likely the wrong port"
+            why = _TLS_HERE if name == "TLS" else "most likely the wrong port"
+            return f"the first bytes are {name}, not a frame ({header!r}): {why}"
     return None
 
 

@@ -36,14 +36,14 @@ def raw_bytes_at_most(frame: Frame, settings: Settings) -> int:
 class Room:
     """Bytes that are decoded, or being decoded, and not stored yet; whoever finds none waits in line."""
 
-    def __init__(self, limit: int, wake: Callable[[Waiting, int], object]) -> None:
-        """`limit`: of all bytes in flight. Half of that is for what is decoded.
+    def __init__(self, limit: Callable[[], int], wake: Callable[[Waiting, int], object]) -> None:
+        """`limit`: half of all bytes that may be in flight.
 
         With all of it a flood that is there already would keep the receiver full, and others unread, until it is
         stored: 40 s for 8 clients that send frames of 3 MiB in 4 kB.
         """
         self.taken = 0
-        self._limit = limit // 2
+        self._limit = limit
         self._wake = wake
         self._line: deque[tuple[Waiting, int]] = deque()
 
@@ -52,7 +52,7 @@ class Room:
         return not self._line and self._fits(size)
 
     def _fits(self, size: int) -> bool:
-        return not self.taken or self.taken + size <= self._limit
+        return not self.taken or self.taken + size <= self._limit()
 
     def wait(self, who: Waiting, size: int) -> None:
         """`who` goes on when there is room for that, after those who came before."""

@@ -74,7 +74,6 @@ class SpoolQueue:
         self._opening = self._counts = dict(store.counts)
         self._span = store.first, store.next_sequence
         self._bytes = store.disk_bytes
-        self._policy = policy
         self._incoming: list[NewBatch] = []
         self._incoming_bytes = 0
         self._incoming_batches = self._incoming_entries = 0
@@ -90,14 +89,25 @@ class SpoolQueue:
         """Runs from an acknowledgement on, until what was acknowledged is due on disk."""
         self._is_settle_due = False
         self._press = press if not isinstance(store, MemoryStore) else None
-        self._max_incoming = max_memory if isinstance(store, MemoryStore) else min(max_memory, MAX_INCOMING)
         self._fresh = FreshBatches(max_memory)
         self._closed = False
         self._arrived = asyncio.Event()
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
+        self._limit(max_memory, policy)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="logbale-spool")
+
+    def limit(self, *, max_memory: int, max_stored: int, policy: Policy) -> None:
+        """Other limits from now on: what is over them stays, and nothing is added until it is under them."""
+        self._limit(max_memory, policy)
+        self.store.limit(max_stored)
+        self._step()
+
+    def _limit(self, max_memory: int, policy: Policy) -> None:
+        self._policy = policy
+        self._max_incoming = max_memory if isinstance(self.store, MemoryStore) else min(max_memory, MAX_INCOMING)
+        self._fresh.max_bytes = max_memory
 
     # the reader's side
 

@@ -5,14 +5,10 @@ All from snapshots, a few times a second at most; nothing here is done per entry
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Literal
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Table
-from rich.text import Text
 
 from logbale.metrics import ReceiverSnapshot, ShipperSnapshot, Snapshot, Totals
 from logbale.terminal import count, duration, escape, rate, ratio, size
@@ -125,13 +121,12 @@ def _where_any(*counted: tuple[str, int]) -> Iterable[tuple[str, str]]:
 
 
 def print_table(snapshot: Snapshot, *, left_before: int = 0) -> None:
-    """The table, on standard error."""
-    table = Table(title="shipped" if isinstance(snapshot, ShipperSnapshot) else "received", show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
-    for what, how_much in rows(snapshot, left_before=left_before):
-        table.add_row(what, Text(how_much))
-    Console(stderr=True).print(table)
+    """The table, on standard error. Two columns need no library, whose import takes as long as 50,000 entries."""
+    found = rows(snapshot, left_before=left_before)
+    whats, how_muches = (max(map(len, column)) for column in zip(*found, strict=True))
+    print("shipped" if isinstance(snapshot, ShipperSnapshot) else "received", file=sys.stderr)
+    for what, how_much in found:
+        print(f"  {what:<{whats}}  {how_much:>{how_muches}}", file=sys.stderr)
 
 
 def status(snapshot: Snapshot) -> tuple[Literal["good", "odd", "bad"], str, str]:
@@ -167,6 +162,9 @@ class ShipProgress:
     """How far finite work has come, redrawn in place on standard error. A context manager; `update` redraws."""
 
     def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
         # Redrawn by update() alone: a thread of rich's own would take the interpreter from the pipeline.
         self._progress = Progress(
             TextColumn("shipping"),

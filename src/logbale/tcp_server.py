@@ -14,21 +14,28 @@ import os
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from math import inf
+from ssl import SSLContext
 from time import monotonic
 from typing import Any, TypeVar
 
+from logbale.accepting import unfailing
+from logbale.access import Access
 from logbale.clients import Clients
 from logbale.committer import Committer
 from logbale.config import Settings
 from logbale.connection import Connection
 from logbale.context_budget import ContextBudget
+from logbale.messages import TLS_REQUIRED, Error, encode_message
 from logbale.metrics import ReceiverMetrics
 from logbale.newcomers import Newcomers
+from logbale.protocol import FLAGS_AT, Flag
+from logbale.proxies import Proxies
 from logbale.receiving_session import ReceivingSession
 from logbale.room import Room, Waiting
 from logbale.sinks import Sink
 from logbale.streams import Streams
 from logbale.terminal import count
+from logbale.tls.server import Failures, Listening
 
 log = logging.getLogger("logbale.receiver")
 
@@ -62,25 +69,30 @@ _Decoded = TypeVar("_Decoded")
 class TCPLogReceiver:
     """Listens, decodes each frame by its own flags, and commits the batches of all connections in groups.
 
-    One event loop owns all of it. `start`, then `stop`; the sink stays the caller's to close.
+    One event loop owns all of it. `start`, then `stop`; the sink stays the caller's to close. Raises ConfigError where
+    the tokens cannot be had.
     """
 
-    def __init__(self, settings: Settings, sink: Sink, metrics: ReceiverMetrics) -> None:
+    def __init__(
+        self, settings: Settings, sink: Sink, metrics: ReceiverMetrics, tls: Callable[[], SSLContext] | None = None
+    ) -> None:
+        """`tls` gives the context for the next connection; without it they are in plain."""
         self.settings = settings
         self.sink = sink
         self.metrics = metrics
         self.pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="logbale-decode")
         self.streams = Streams(sink)
         self.clients = Clients()
+        self.access = Access(settings, metrics.errors)
         self.committer = Committer(sink, metrics)
         self.tasks: list[asyncio.Task[None]] = []
         """They end only by an error that nobody foresaw: the owner should await them beside everything else."""
         self._budget: ContextBudget[ReceivingSession] = ContextBudget(settings.context_memory)
         self._memory_said = -inf
-        self._newcomers = Newcomers(settings.max_connections_per_address)
+        self._newcomers = Newcomers(lambda: self.settings.max_connections_per_address)
         self._strangers: set[Connection] = set()
         self._arriving_bytes = 0
-        self.room = Room(settings.max_in_flight_bytes, self._wake)
+        self.room = Room(lambda: self.settings.max_in_flight_bytes // 2, self._wake)
         metrics.window_log = self._budget.window_log
         self._connections: set[Connection] = set()
         self._nothing_in_flight = asyncio.Event()
@@ -90,15 +102,23 @@ class TCPLogReceiver:
         self._paused = False
         self._stopping = False
         self._server: asyncio.Server | None = None
+        self._proxies = Proxies(settings.proxy_from, metrics.errors) if settings.proxy_from else None
+        self.tls_failures = Failures(metrics.errors)
+        self._tls = Listening(tls, self.tls_failures, plain_answer=_plain_answer) if tls is not None else None
 
     async def start(self) -> None:
         """Listens on SERVER_HOST and SERVER_PORT. Raises OSError where that cannot be had."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: Connection(self), self.settings.server_host, self.settings.server_port, backlog=BACKLOG
+            unfailing(self._connection), self.settings.server_host, self.settings.server_port, backlog=BACKLOG
         )
         parts = (self.committer.run(), self._watch_sessions(), self._share_contexts())
         self.tasks = [asyncio.create_task(part) for part in parts]
+
+    def _connection(self) -> asyncio.Protocol:
+        connection = Connection(self)
+        protocol: asyncio.Protocol = connection if self._tls is None else self._tls.wrap(connection)
+        return protocol if self._proxies is None else self._proxies.wrap(protocol)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -115,6 +135,8 @@ class TCPLogReceiver:
         assert self._server is not None, "start() comes first"
         self._stopping = True
         self._server.close()
+        if self._proxies is not None:
+            self._proxies.close()
         for connection in self._connections:
             connection.pause()
             connection.goaway("shutting down")
@@ -182,8 +204,11 @@ class TCPLogReceiver:
     # what connections call
 
     def opened(self, connection: Connection) -> bool:
-        """A connection came; False where there are too many."""
+        """A connection came; False where there are too many, or its address is locked out."""
         self.metrics.connections += 1
+        if self.access.is_locked_out(connection.host):
+            log.debug("%s refused: its address is locked out", connection.peer)
+            return False
         if len(self._connections) >= self.settings.max_connections:
             self.metrics.errors["too_many_connections"] += 1
             log.warning(
@@ -298,11 +323,11 @@ class TCPLogReceiver:
         self.release(size)
 
     async def decode(self, size: int, function: Callable[..., _Decoded], *arguments: Any) -> _Decoded:
-        """Runs function(*arguments, settings) in the pool; it gives at most so many bytes, for which there is room."""
+        """Runs a pure function in the pool; it gives at most so many bytes, for which there is room."""
         self.take_room(size)
         try:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self.pool, lambda: function(*arguments, self.settings))
+            return await loop.run_in_executor(self.pool, lambda: function(*arguments))
         finally:
             self.give_room(size)
 
@@ -326,3 +351,10 @@ class TCPLogReceiver:
             self._budget.forgive(monotonic())
             for connection in self._connections:
                 connection.resume()
+
+
+def _plain_answer(first: bytes) -> bytes:
+    """What a client that speaks no TLS is told: a session in its own terms, a base client nothing."""
+    if first[FLAGS_AT : FLAGS_AT + 1] != bytes([Flag.CONTROL]):
+        return b""
+    return encode_message(Error(TLS_REQUIRED, "this port speaks TLS only: set TLS_CA_FILE"))

@@ -1,4 +1,4 @@
-"""The command line: logbale receive | ship | tail | top | bench | cat | verify | spool | dead-letters | config.
+"""The command line: logbale receive | ship | tail | top | bench | cat | verify | spool | dead-letters | certs | config.
 
 Exit codes: 0, 1 (an error without a code of its own), 2 (usage), 69 (unavailable), 74 (input, output), 78 (a setting).
 """
@@ -26,6 +26,7 @@ _MODULES = {
     "verify": "verify",
     "spool": "spool",
     "dead-letters": "spool",
+    "certs": "certs",
     "config": "config",
 }
 """Where each command is, in the order of the help."""

@@ -10,6 +10,7 @@ import msgspec
 from logbale.cli.options import Command, config_option, load_settings
 from logbale.cli.output import complain, write
 from logbale.config import SETTINGS
+from logbale.config.exposure import refuse_unsafe_receiver, refuse_unsafe_shipper
 from logbale.config.fields import as_text
 
 
@@ -51,5 +52,7 @@ def show(config: Path | None) -> int:
 def check(config: Path | None) -> int:
     """Ends with 0 where all settings are sound, with 78 and a line for each that is not otherwise."""
     loaded = load_settings({}, config)
+    refuse_unsafe_receiver(loaded.settings)
+    refuse_unsafe_shipper(loaded.settings)
     complain(f"the settings are sound; {len(loaded.given)} of {len(SETTINGS)} are set, the others have their defaults")
     return 0

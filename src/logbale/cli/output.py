@@ -59,12 +59,17 @@ def wants_color(stream: TextIO) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR")
 
 
-def start_log(level: int) -> None:
-    """Lets our own messages from `level` on, and other libraries' warnings, onto standard error."""
+def start_log(level: str) -> None:
+    """Lets our own messages from `level` on, a MESSAGE_LEVEL, and other libraries' warnings, onto standard error."""
     handler = _Handler()
     handler.setFormatter(_Formatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger("logbale").setLevel(level)
+    set_log_level(level)
+
+
+def set_log_level(level: str) -> None:
+    """Another level for our own messages."""
+    logging.getLogger("logbale").setLevel(level.upper())
 
 
 class _Handler(logging.StreamHandler[TextIO]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,22 @@ from logbale.cli.options import (
     AddressOption,
     Command,
     config_option,
-    load_settings,
-    log_level,
     log_options,
     setting_options,
+    start,
 )
-from logbale.cli.output import start_log
-from logbale.cli.running import METRICS_FLAG, explained_addresses, face, run_loop, stopped_by_signals
-from logbale.config import Settings, sink_names
+from logbale.cli.output import set_log_level
+from logbale.cli.running import (
+    METRICS_FLAG,
+    background,
+    explained_addresses,
+    face,
+    reloaded_by_sighup,
+    run_loop,
+    stopped_by_signals,
+)
+from logbale.cli.service import ServiceManager
+from logbale.config import Loaded, Settings, format_address, sink_names
 from logbale.descriptors import allow_connections
 from logbale.errors import StorageError
 from logbale.terminal import count
@@ -32,6 +41,7 @@ logbale receive                                          on port 5000, into ./ar
 logbale receive --listen [::1]:5000 --archive /var/lib/logbale
 logbale receive --sink archive,console                   prints the entries too
 logbale receive --dashboard                              and http://127.0.0.1:8080/
+logbale receive --tls-cert-file certs/receiver.pem --tls-key-file certs/receiver.key
 """
 
 
@@ -51,21 +61,33 @@ def receive(config: Path | None, **given: Any) -> int:
 
     Entries for the console go to standard output, messages to standard error.
     """
-    start_log(log_level(given))
-    return serve(load_settings(given, config).settings)
+    return serve(start(given, config))
 
 
-def serve(settings: Settings) -> int:
-    """A receiver until a signal stops it. Raises LogbaleError."""
-    allowed = allow_connections(settings.max_connections)
-    return run_loop(_serve(msgspec.structs.replace(settings, max_connections=allowed)))
+def serve(load: Callable[[], Loaded]) -> int:
+    """A receiver until a signal stops it; SIGHUP loads its settings again. Raises LogbaleError."""
+
+    def load_settings() -> Settings:
+        settings = load().settings
+        # What the system allows of it is what counts.
+        return msgspec.structs.replace(settings, max_connections=allow_connections(settings.max_connections))
+
+    settings = load_settings()
+    set_log_level(settings.message_level)
+    return run_loop(_serve(settings, load_settings))
 
 
-async def _serve(settings: Settings) -> int:
+async def _serve(settings: Settings, load: Callable[[], Settings]) -> int:
     from logbale.log_receiver import LogReceiver
     from logbale.status import print_table
 
     receiver = LogReceiver(settings, out=sys.stdout)
+    manager = ServiceManager()
+
+    def stop() -> None:
+        manager.stopping()
+        receiver.stop()
+
     flags = {
         settings.metrics_port: METRICS_FLAG,
         settings.dashboard_port: "--dashboard-port (DASHBOARD_PORT) and --dashboard-host (DASHBOARD_HOST)",
@@ -79,14 +101,16 @@ async def _serve(settings: Settings) -> int:
 
     # A terminal that gets the entries is no place for a line that stays.
     is_free = "console" not in sink_names(settings.sink)
-    with stopped_by_signals(receiver.stop, last_words):
-        with explained_addresses(flags):
-            await receiver.start()
-        async with face(receiver.snapshot, terminal, is_free=is_free):
-            left = await receiver.run()
+    with stopped_by_signals(stop, last_words):
+        async with reloaded_by_sighup(receiver, load, manager, stop=stop):
+            with explained_addresses(flags):
+                await receiver.start()
+            manager.ready(f"listening on {format_address(*receiver.address)}")
+            async with background(manager.keep_alive()), face(receiver.snapshot, terminal, is_free=is_free):
+                left = await receiver.run()
     if logging.getLogger("logbale").isEnabledFor(logging.INFO):
         print_table(receiver.snapshot())
-    return _conclude(left, f"; DRAIN_TIMEOUT is {settings.drain_timeout:g} s")
+    return _conclude(left, f"; DRAIN_TIMEOUT is {receiver.settings.drain_timeout:g} s")
 
 
 def _conclude(left: int, why: str = "") -> int:

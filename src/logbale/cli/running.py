@@ -14,13 +14,16 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
-from logbale.cli.output import INTERRUPTED, complain, flush, wants_color
-from logbale.config import format_address
+from logbale.cli.output import INTERRUPTED, complain, flush, set_log_level, wants_color
+from logbale.cli.service import ServiceManager
+from logbale.config import Settings, format_address
 from logbale.errors import LogbaleError, UnavailableError
 from logbale.metrics import Snapshot
+from logbale.reloading import Reloading
 
 log = logging.getLogger("logbale")
 
@@ -132,6 +135,74 @@ def _handle(handler: Any) -> dict[signal.Signals, Any]:
 
 def _leave(number: int, frame: FrameType | None) -> None:
     os._exit(128 + number)
+
+
+class End(Protocol):
+    """What a command runs."""
+
+    reloading: Reloading
+    started: asyncio.Event
+    """Set once all its parts are there."""
+
+
+@contextlib.asynccontextmanager
+async def reloaded_by_sighup(
+    end: End, load: Callable[[], Settings], manager: ServiceManager, *, stop: Callable[[], None]
+) -> AsyncIterator[None]:
+    """SIGHUP puts into force what `load` gives, as one transaction; what it came to is in the log.
+
+    Where it comes because the terminal has gone, it means `stop`: nobody would see that the process lives on.
+    """
+    loop = asyncio.get_running_loop()
+    came = asyncio.Event()
+    terminals = [descriptor for descriptor in range(3) if os.isatty(descriptor)]
+    end.reloading.add(lambda settings: partial(set_log_level, settings.message_level))
+
+    async def follow() -> None:
+        while await came.wait():
+            came.clear()
+            if terminals and not any(map(os.isatty, terminals)):
+                _let_go(terminals)
+                log.info("the terminal has gone: stopping")
+                stop()
+                continue
+            await end.started.wait()  # a part that is not there yet would not hear of it
+            manager.reloading()
+            manager.ready(_reload(end.reloading, load))
+
+    before = signal.signal(signal.SIGHUP, lambda number, frame: loop.call_soon_threadsafe(came.set))
+    try:
+        async with background(follow()):
+            yield
+    finally:
+        # This process is about to end by itself: the default would kill it in between.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if before is signal.SIG_DFL else before)
+
+
+def _let_go(terminals: list[int]) -> None:
+    """Where nobody reads any more, to write would be an error; and the shell may send a SIGHUP of its own."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    while terminals:
+        os.dup2(nowhere, terminals.pop())
+    os.close(nowhere)
+
+
+def _reload(reloading: Reloading, load: Callable[[], Settings]) -> str:
+    """What became of it, in a few words. Settings are named without their values: one may be a secret."""
+    try:
+        changes = reloading.reload(load())
+    except LogbaleError as error:
+        for line in str(error).splitlines():
+            log.error("SIGHUP: nothing is changed: %s", line)
+        return "the last reload was refused, the log says why"
+    except Exception:
+        log.exception("SIGHUP: an error that nobody foresaw; a restart makes sure of what is in force")
+        return "the last reload failed, the log says why"
+    if changes.waiting:
+        log.warning("SIGHUP: needs a restart: %s", ", ".join(changes.waiting))
+    outcome = f"changed: {', '.join(changes.changed)}" if changes.changed else "no setting is changed"
+    log.info("SIGHUP: %s", outcome)
+    return f"last reload: {outcome}"
 
 
 @contextlib.asynccontextmanager

@@ -15,12 +15,11 @@ from logbale.cli.options import (
     AddressOption,
     Command,
     config_option,
-    load_settings,
-    log_level,
     log_options,
     setting_options,
+    start,
 )
-from logbale.cli.output import start_log
+from logbale.cli.output import set_log_level
 from logbale.cli.running import (
     METRICS_FLAG,
     background,
@@ -28,15 +27,21 @@ from logbale.cli.running import (
     face,
     has_terminal,
     redraw,
+    reloaded_by_sighup,
     run_loop,
     stopped_by_signals,
 )
+from logbale.cli.service import ServiceManager
 from logbale.config import Loaded, Settings, connect_host, format_address
+from logbale.config.credentials import shipper_token
+from logbale.config.exposure import refuse_unsafe_shipper
 from logbale.config.load import wrong
 from logbale.errors import ConfigError, UnavailableError
 from logbale.metrics import ShipperSnapshot
 from logbale.sources import Source
 from logbale.terminal import count
+from logbale.tls.files import TLSFiles, for_shipper
+from logbale.tls.material import ShipperTLS, own_name
 
 if TYPE_CHECKING:
     from logbale.log_shipper import ShipReport
@@ -122,17 +127,18 @@ def ship(
     when everything that was read is delivered, and with 69 and the number of what is left otherwise. With --once, also
     when it was stopped before the end.
     """
-    start_log(log_level(given))
+    load = start(given, config)
     _check_usage(paths, demo, once, from_start, fields, seed)
     if (exclude or multiline is not None or poll) and (demo or paths == ("-",)):
         raise click.UsageError("--exclude, --multiline and --poll are for files.")
     attributes = dict(_field(text) for text in fields)
-    loaded = check_receiver(load_settings(given, config))
     if demo:
-        return ship_generated(loaded, seed=seed)
+        return ship_generated(load, seed=seed)
     from logbale.spool import removed_if_unused
 
-    spool = open_spool(loaded.settings, name, paths)
+    settings = _first(load)
+    tls = for_shipper(settings)
+    spool = open_spool(settings, name, paths, owner=own_name(tls.current) if tls is not None else "")
     with contextlib.nullcontext() if spool is None else removed_if_unused(spool):
         source: StdinSource | TailSource
         if paths == ("-",):
@@ -156,24 +162,29 @@ def ship(
         is_finite = once or paths == ("-",)
         return run_loop(
             _run(
-                loaded,
+                settings,
+                load,
                 source,
                 lambda _: (source.read_bytes, source.total_bytes()) if is_finite else None,
                 spool,
                 removes_spool=is_finite and not name,
                 once=once,
+                tls=tls,
             )
         )
 
 
-def open_spool(settings: Settings, name: str | None, sources: tuple[str, ...]) -> DiskSpool | None:
-    """The spool on disk; None where SPOOL_DIR=off keeps batches in memory. Raises LogbaleError."""
+def open_spool(settings: Settings, name: str | None, sources: tuple[str, ...], *, owner: str = "") -> DiskSpool | None:
+    """The spool on disk, its streams called as `owner` is; None where SPOOL_DIR=off keeps batches in memory.
+
+    Raises LogbaleError.
+    """
     from logbale.spool import DiskSpool, spool_name, spool_root
 
     if settings.spool_dir == "off":
         return None
     directory = spool_root(settings.spool_dir) / spool_name(name, sources)
-    spool = DiskSpool(directory, max_bytes=settings.spool_max_bytes)
+    spool = DiskSpool(directory, max_bytes=settings.spool_max_bytes, owner=owner)
     spool.open()
     counts = spool.counts
     if counts["spooled"]:
@@ -205,11 +216,21 @@ def _check_usage(
         raise click.UsageError("--seed is for --demo.")
 
 
-def check_receiver(loaded: Loaded) -> Loaded:
-    """The settings, where they name a receiver to connect to. Raises ConfigError."""
+def _first(load: Callable[[], Loaded]) -> Settings:
+    """The settings to start with. Raises ConfigError."""
+    settings = _checked(load)
+    set_log_level(settings.message_level)
+    return settings
+
+
+def _checked(load: Callable[[], Loaded]) -> Settings:
+    """The settings, where they name a receiver to connect to and are safe. Raises ConfigError."""
+    loaded = load()
     if loaded.settings.server_port == 0:
         raise ConfigError(wrong("SERVER_PORT", 0, "the port of a receiver, 1 to 65535", loaded.origins["server_port"]))
-    return loaded
+    refuse_unsafe_shipper(loaded.settings)
+    shipper_token(loaded.settings)
+    return loaded.settings
 
 
 def _field(text: str) -> tuple[str, str]:
@@ -221,41 +242,56 @@ def _field(text: str) -> tuple[str, str]:
     return name, value
 
 
-def ship_generated(loaded: Loaded, *, seed: int | None = None) -> int:
+def ship_generated(load: Callable[[], Loaded], *, seed: int | None = None) -> int:
     """Ships generated entries, LOG_RATE a second for RUN_TIME seconds; the exit code. Raises LogbaleError."""
     from logbale.sources.generator import LogGenerator
 
-    rate, run_time = loaded.settings.log_rate, loaded.settings.run_time
+    settings = _first(load)
+    rate, run_time = settings.log_rate, settings.run_time
     total = round(rate * run_time)
     source = LogGenerator(rate, run_time, seed=seed)
     return run_loop(
-        _run(loaded, source, lambda snapshot: (snapshot.delivered_entries, total) if total else None, spool=None)
+        _run(
+            settings, load, source, lambda snapshot: (snapshot.delivered_entries, total) if total else None, spool=None
+        )
     )
 
 
 async def _run(
-    loaded: Loaded,
+    settings: Settings,
+    load: Callable[[], Loaded],
     source: Source,
     progress: Progress,
     spool: DiskSpool | None,
     *,
     removes_spool: bool = False,
     once: bool = False,
+    tls: TLSFiles[ShipperTLS] | None = None,
 ) -> int:
     from logbale.log_shipper import LogShipper
     from logbale.spool import removed_when_finished
     from logbale.status import print_table
 
     left_before = spool.counts["spooled"] if spool is not None else 0
-    shipper = LogShipper(loaded.settings, source, store=spool)
+    shipper = LogShipper(settings, source, store=spool, tls=tls)
     terminal = contextlib.ExitStack()
+    manager = ServiceManager()
+
+    def stop() -> None:
+        manager.stopping()
+        shipper.stop()
+
+    async def announce() -> None:
+        await shipper.started.wait()
+        manager.ready("reading")
+        await manager.keep_alive()
 
     def last_words() -> int:
         terminal.close()
         return conclude(shipper.report(), waited=False)
 
     def conclude(report: ShipReport, *, waited: bool = True) -> int:
-        undelivered = "" if report.delivered else _undelivered(loaded.settings, report, waited=waited)
+        undelivered = "" if report.delivered else _undelivered(shipper.settings, report, waited=waited)
         if once and not report.source_ended:
             unread_bytes = getattr(source, "unread_bytes", None)  # standard input has no such thing
             raise UnavailableError(_stopped_midway(undelivered, report, spool, unread_bytes))
@@ -270,10 +306,14 @@ async def _run(
     )
     with (
         keeping,
-        stopped_by_signals(shipper.stop, last_words),
-        explained_addresses({loaded.settings.metrics_port: METRICS_FLAG}),
+        stopped_by_signals(stop, last_words),
+        explained_addresses({settings.metrics_port: METRICS_FLAG}),
     ):
-        async with _display(shipper.snapshot, progress, terminal):
+        async with (
+            reloaded_by_sighup(shipper, lambda: _checked(load), manager, stop=stop),
+            background(announce()),
+            _display(shipper.snapshot, progress, terminal),
+        ):
             report = await shipper.run()
     if log.isEnabledFor(logging.INFO):
         print_table(report.snapshot, left_before=left_before)
@@ -289,7 +329,8 @@ def _undelivered(settings: Settings, report: ShipReport, *, waited: bool) -> str
     batches = count(report.left_batches, "batch", "batches")
     verb = "was" if report.left_entries == 1 else "were"
     timeout = f"; DRAIN_TIMEOUT is {settings.drain_timeout:g} s" if waited else ""
-    return f"{entries} in {batches} {verb} not delivered to {receiver}{timeout}"
+    why = f" ({report.why})" if report.why else ""
+    return f"{entries} in {batches} {verb} not delivered to {receiver}{why}{timeout}"
 
 
 def _waiting(report: ShipReport, spool: DiskSpool | None) -> str:

@@ -15,7 +15,7 @@ import click
 import msgspec
 
 from logbale.backoff import delays
-from logbale.cli.options import Command, config_option, dashboard_at
+from logbale.cli.options import Command, config_option, dashboard_at, named_setting_options
 from logbale.cli.output import complain, flush, wants_color, write
 from logbale.entry_filter import MAX_NAMES, MAX_TEXT
 from logbale.errors import UnavailableError
@@ -60,6 +60,7 @@ logbale tail --json | jq -r .message
             metavar="N",
             help="Begins with the last N that the receiver remembers; default 10",
         ),
+        *named_setting_options("tls_ca_file"),
         config_option(),
     ],
 )
@@ -72,6 +73,7 @@ def tail(
     as_json: bool,
     last: int,
     config: Path | None,
+    tls_ca_file: str | None,
 ) -> int:
     """Shows what a receiver stores, as it stores it, until Ctrl-C; the receiver's dashboard must be on.
 
@@ -85,7 +87,7 @@ def tail(
     if len(query["q"]) > MAX_TEXT:
         raise click.BadParameter(f"expected at most {MAX_TEXT} characters", param_hint="--grep")
     show = _Show(_formatter(as_json), _pattern(regex))
-    client = dashboard_at(address, config)
+    client = dashboard_at(address, config, tls_ca_file)
     with contextlib.closing(show):
         for event in _events(client, {name: value for name, value in query.items() if value}):
             show.take(event)

@@ -50,6 +50,14 @@ def format_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this host can reach who listens there."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def connect_host(host: str) -> str:
     """Where a client finds who listens on `host`: every address means this host."""
     return _THIS_HOST.get(host, host)

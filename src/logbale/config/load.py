@@ -17,6 +17,7 @@ import msgspec
 from msgspec import inspect
 
 from logbale.config.fields import SETTINGS, Setting
+from logbale.config.secret import HIDDEN
 from logbale.config.settings import Derived, Settings
 from logbale.errors import ConfigError
 
@@ -63,6 +64,10 @@ def load(
     if file is None and environ.get(CONFIG_VARIABLE):
         file = Path(environ[CONFIG_VARIABLE])
     in_file = _from_file(file, problems) if file is not None else {}
+    for name in [name for name in in_file if SETTINGS[name].is_secret]:
+        _, origin = in_file.pop(name)
+        expected = f"it in the environment, or {name.upper()}_FILE"
+        problems.append(wrong(name.upper(), HIDDEN, expected, origin))
     given |= in_file
     for name, setting in SETTINGS.items():
         if environ.get(setting.variable):
@@ -82,15 +87,28 @@ def load(
     for name, derived in _derived(settings, stated).items():
         settings = msgspec.structs.replace(settings, **{name: derived.default})
         came_from[name] = f"the default with {derived.condition}: {derived.reason}"
-    if settings.adaptive_min_level > settings.adaptive_max_level:
-        expected = f"at most ADAPTIVE_MAX_LEVEL={settings.adaptive_max_level}"
-        both = f"{came_from['adaptive_min_level']}; ADAPTIVE_MAX_LEVEL from {came_from['adaptive_max_level']}"
-        problems.append(wrong("ADAPTIVE_MIN_LEVEL", settings.adaptive_min_level, expected, both))
+    problems += _together(settings, came_from)
     if problems:
         raise ConfigError("\n".join(problems))
     for name, setting_name in mistyped(environ):
         log.warning("the environment has %s, which is no setting; is %s meant?", name, setting_name)
     return Loaded(settings, came_from, frozenset(given))
+
+
+def check_together(settings: Settings) -> None:
+    """Raises ConfigError where each value is sound and all of them together are not."""
+    if problems := _together(settings, dict.fromkeys(SETTINGS, "what is in force until a restart")):
+        raise ConfigError("\n".join(problems))
+
+
+def _together(settings: Settings, origins: Mapping[str, str]) -> list[str]:
+    """A line for each combination that is refused."""
+    problems = []
+    if settings.adaptive_min_level > settings.adaptive_max_level:
+        expected = f"at most ADAPTIVE_MAX_LEVEL={settings.adaptive_max_level}"
+        both = f"{origins['adaptive_min_level']}; ADAPTIVE_MAX_LEVEL from {origins['adaptive_max_level']}"
+        problems.append(wrong("ADAPTIVE_MIN_LEVEL", settings.adaptive_min_level, expected, both))
+    return problems
 
 
 def _derived(settings: Settings, stated: Container[str]) -> dict[str, Derived]:
@@ -123,6 +141,11 @@ def mistyped(environ: Mapping[str, str]) -> list[tuple[str, str]]:
             near = difflib.get_close_matches(name, _NAMES, n=1, cutoff=_LIKENESS)
             found += [(name, one) for one in near if one not in environ]
     return found
+
+
+def only_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """Of the environment what load() looks at."""
+    return {name: value for name, value in environ.items() if name in _NAMES}
 
 
 def wrong(name: str, value: object, expected: str, origin: str) -> str:

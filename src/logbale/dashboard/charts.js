@@ -81,7 +81,7 @@ const CHARTS = [
     title: "Compression level",
     plots: [
       {
-        lines: [{ key: "level", name: "mean level", format: level, stepped: true }],
+        lines: [{ key: "level", name: "level", format: level, stepped: true }],
         label: brief,
         limit: 10,
         hours: false,

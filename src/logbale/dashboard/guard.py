@@ -1,19 +1,21 @@
 """Who may ask the dashboard, and what the browser may do with its answers.
 
-A page of somebody else's that makes its name point here (DNS rebinding) gets 421. The browser is told to load, run and
-frame nothing but our own files.
+Where there is a password, who has it. A page of somebody else's that makes its name point here (DNS rebinding) gets
+421. The browser is told to load, run and frame nothing but our own files.
 """
 
 from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from logbale.dashboard.password import Password
 
 _HEADERS = {
     "Content-Security-Policy": (
@@ -30,11 +32,12 @@ _HEADERS = {
 _HOST_HEADER = re.compile(r"(?:\[(?P<ipv6>[0-9a-f:.]+)\]|(?P<name>[^:\[\]]+))(?::\d{1,5})?")
 
 
-def own_names(host: str) -> Callable[[str], bool]:
+def own_names(host: str, further: Callable[[], Iterable[str]] = tuple) -> Callable[[str], bool]:
     """Whether a Host header names this machine, for a dashboard bound to `host`.
 
-    localhost and loopback addresses, `host` itself and the machine's host name do. Bound to every address (0.0.0.0,
-    ::), any literal address does too: rebinding needs a name, and which addresses lead here only the network knows.
+    localhost and loopback addresses, `host` itself, the machine's host name and the `further` ones do, which are in
+    lower case and may begin with `*.`, as a certificate's. Bound to every address (0.0.0.0, ::), any literal address
+    does too: rebinding needs a name, and which addresses lead here only the network knows.
     """
     names = {"localhost", host.lower(), socket.gethostname().lower()}
     everywhere = host in ("", "0.0.0.0", "::")
@@ -44,7 +47,7 @@ def own_names(host: str) -> Callable[[str], bool]:
         if match is None:
             return False
         name = match["ipv6"] or match["name"].removesuffix(".")
-        if name in names:
+        if name in names or not {name, f"*.{name.partition('.')[2]}"}.isdisjoint(further()):
             return True
         try:
             address = ip_address(name)
@@ -56,11 +59,12 @@ def own_names(host: str) -> Callable[[str], bool]:
 
 
 class Guard:
-    """Refuses other hosts' names, and puts the security headers on every answer."""
+    """Refuses other hosts' names and, where there is one, who lacks the password; puts the headers on every answer."""
 
-    def __init__(self, app: ASGIApp, is_own: Callable[[str], bool]) -> None:
+    def __init__(self, app: ASGIApp, is_own: Callable[[str], bool], password: Password | None = None) -> None:
         self._app = app
         self._is_own = is_own
+        self._password = password
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
@@ -68,9 +72,14 @@ class Guard:
                 MutableHeaders(scope=message).update(_HEADERS)
             await send(message)
 
-        app = self._app
-        if not self._is_own(Headers(scope=scope).get("host", "")):
+        app, headers = self._app, Headers(scope=scope)
+        if not self._is_own(headers.get("host", "")):
             app = PlainTextResponse(
-                "This dashboard answers to localhost, to this machine's name and to DASHBOARD_HOST only.\n", 421
+                "This dashboard answers to localhost, to this machine's name, to DASHBOARD_HOST and to the names in "
+                "TLS_CERT_FILE only.\n",
+                421,
             )
+        elif self._password is not None:
+            host = scope["client"][0] if scope.get("client") else "?"
+            app = self._password.refusal(headers.get("authorization"), host) or app
         await app(scope, receive, send_with_headers)

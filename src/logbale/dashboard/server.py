@@ -5,7 +5,7 @@ Answers GET and HEAD for this host's own names only, and a wrong parameter with 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from importlib import resources
 
 from starlette.requests import Request
@@ -15,12 +15,14 @@ from starlette.routing import Route, Router
 from logbale.dashboard.api import clients_json, history_json, stats_json
 from logbale.dashboard.guard import Guard, own_names
 from logbale.dashboard.parameters import ParameterError, choice, unix_time
+from logbale.dashboard.password import Password
 from logbale.dashboard.tail import tail_route
 from logbale.http_server import HTTPServer
 from logbale.metrics import Snapshot
 from logbale.metrics_server import Ready, healthz, readyz
 from logbale.monitor import Monitor
 from logbale.sinks.live_tail import LiveTail
+from logbale.tls.server import Listening
 
 _FILES = {
     "index.html": "text/html",
@@ -71,7 +73,11 @@ class DashboardServer(HTTPServer):
         ready: Ready = always_ready,
         monitor: Monitor | None = None,
         live: LiveTail | None = None,
+        password: Password | None = None,
+        tls: Listening | None = None,
+        names: Callable[[], Iterable[str]] = tuple,
     ) -> None:
+        """`names` are further ones of this host's: those of its certificate."""
         routes = [Route(f"/{name}", _file(name, media_type)) for name, media_type in _FILES.items()]
         routes += [
             Route("/", _file("index.html", "text/html")),
@@ -83,7 +89,8 @@ class DashboardServer(HTTPServer):
             routes += _receiver_routes(monitor)
         if live is not None:
             routes.append(tail_route(live))
-        super().__init__(Guard(Router(routes, redirect_slashes=False), own_names(host)), host=host, port=port)
+        guarded = Guard(Router(routes, redirect_slashes=False), own_names(host, names), password)
+        super().__init__(guarded, host=host, port=port, tls=tls)
 
 
 def _receiver_routes(monitor: Monitor) -> list[Route]:

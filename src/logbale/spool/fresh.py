@@ -27,7 +27,7 @@ class FreshBatches:
     def __init__(self, max_bytes: int) -> None:
         self.size = 0
         """Bytes held."""
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._batches: dict[int, Fresh] = {}
 
     def __len__(self) -> int:
@@ -36,7 +36,7 @@ class FreshBatches:
     def keep(self, record: Record, raw: bytes, pressed: Pressed | None) -> None:
         """Takes a batch where there is room."""
         fresh = Fresh(record, raw if pressed is None else b"", pressed)
-        if self.size + fresh.size <= self._max_bytes:
+        if self.size + fresh.size <= self.max_bytes:
             self._batches[record.sequence] = fresh
             self.size += fresh.size
 

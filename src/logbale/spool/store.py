@@ -21,6 +21,11 @@ class Store(Protocol):
         ...
 
     @property
+    def owner(self) -> str:
+        """Whose name new streams get; "" is this host's."""
+        ...
+
+    @property
     def first(self) -> int:
         """The lowest sequence that is not consumed."""
         ...
@@ -52,6 +57,10 @@ class Store(Protocol):
 
     def known_crcs(self) -> Mapping[int, int]:
         """The CRCs of the batches that are not consumed, and of the last one that was."""
+        ...
+
+    def limit(self, max_bytes: int) -> None:
+        """Another bound from now on; unlike the others from any thread."""
         ...
 
     def append(self, batches: Sequence[NewBatch], bodies: Sequence[bytes | None] = ()) -> Sequence[Record]:
