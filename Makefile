@@ -15,7 +15,7 @@ READY_DEV := .venv/ready-dev
 $(if $(wildcard $(READY)),$(shell \
   { [ "$$(cat $(READY))" = "$(CURDIR)" ] && .venv/bin/python -c 1; } 2>/dev/null || rm -rf .venv))
 
-.PHONY: help demo test check chaos chaos-smoke chaos-full build run client logs stop benchmark bench-pipeline bench-peers profile guard guard-update lock audit sbom clean
+.PHONY: help demo test check chaos chaos-smoke chaos-full fuzz build run client logs stop benchmark bench-pipeline bench-peers profile guard guard-update lock audit sbom clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ chaos-smoke: ## a few of each fast fault (5 min)
 chaos-full: ## all of them, as often as docs/chaos.md says (an hour)
 chaos chaos-smoke chaos-full: $(READY_DEV)
 	.venv/bin/python -m chaos --length $(patsubst chaos-%,%,$(@:chaos=chaos-tenth)) $(ARGS)
+
+fuzz: $(READY_DEV) ## hostile bytes for everything that reads them, FUZZ_SECONDS (60) a target; ARGS="entry_json" narrows
+	@scripts/fuzz.sh $(ARGS)
 
 build: ## build the three Docker images (natively: make the .venv ready)
 run: ## start a receiver in the background; it stores entries and prints them

@@ -40,6 +40,7 @@ CORE = {
     "history",
     "alarms",
     "waiting_times",
+    "newcomers",
     "tokens",
     "lockout",
     "proxy_protocol",

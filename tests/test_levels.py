@@ -91,3 +91,10 @@ def test_a_name_for_each_severity():
         "INFO",
         "ODD",
     ]
+
+
+@pytest.mark.parametrize("odd", ['["a"]', '{"a":1}'])
+def test_a_level_that_is_no_text_does_not_hide_those_before_it(odd):
+    """Each entry of a batch counts once, wherever the odd one stands."""
+    raw = b'[{"level":"INFO"},{"level":%s},{"level":"warn"},{}]' % odd.encode()
+    assert to_ndjson(raw, max_entries=9, with_levels=True).levels == {"INFO": 1, "OTHER": 1, "WARNING": 1, "": 1}

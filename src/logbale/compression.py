@@ -196,10 +196,17 @@ def library(algorithm: Algorithm, level: int) -> str:
     return f"{row.name} {row.level}"
 
 
-def decompress(algorithm: Algorithm, payload: bytes, *, max_raw: int, max_ratio: int | None = MAX_RATIO) -> bytes:
+def decompress(
+    algorithm: Algorithm,
+    payload: bytes,
+    *,
+    max_raw: int,
+    max_ratio: int | None = MAX_RATIO,
+    max_members: int = MAX_MEMBERS,
+) -> bytes:
     """The raw bytes of a stand-alone payload.
 
-    Raises DecompressionError: `corrupt` where it is not one to MAX_MEMBERS whole streams of that algorithm and nothing
+    Raises DecompressionError: `corrupt` where it is not one to max_members whole streams of that algorithm and nothing
     else; `limit` where it has more, or gives more than max_raw bytes, or more than max_ratio times its own size once
     past RATIO_FREE_BYTES.
     """
@@ -217,8 +224,10 @@ def decompress(algorithm: Algorithm, payload: bytes, *, max_raw: int, max_ratio:
         members.append(piece)
         if not payload:
             return members[0] if len(members) == 1 else b"".join(members)
-        if len(members) == MAX_MEMBERS:
-            raise DecompressionError("limit", f"more than {MAX_MEMBERS} compressed streams in one payload")
+        if len(members) >= max_members:
+            raise DecompressionError(
+                "limit", f"more than {max_members} compressed streams in one payload (MAX_MEMBERS)"
+            )
 
 
 def _over(limit: int) -> DecompressionError:

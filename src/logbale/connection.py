@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, Any, cast
 from logbale.access import REASONS, UNAUTHORIZED
 from logbale.clients import Client
 from logbale.committer import weight
+from logbale.compression import RATIO_FREE_BYTES
 from logbale.config import format_address
 from logbale.decoding import INLINE_BYTES, Decoded, decode_base
 from logbale.errors import DecompressionError, EntryError, ProtocolError
-from logbale.liveness import PING_AFTER, Liveness, Pace
+from logbale.liveness import PING_AFTER, Due, Liveness, Pace
 from logbale.messages import MAX_HELLO_BYTES, Busy, Error, Goaway, Message, Ping, encode_message
 from logbale.protocol import Algorithm, Flag, Frame, FrameDecoder
 from logbale.receiving_session import ReceivingSession
-from logbale.session import WELCOME_TIMEOUT
+from logbale.room import raw_bytes_at_most
 from logbale.sinks import Item, Outcome, ReceivedBatch, Stored
 from logbale.tls.names import names_of
 
@@ -79,6 +80,13 @@ class Connection(asyncio.Protocol):
         """The stream is unsound behind the frames that wait."""
         self._live = Liveness(0.0)
         self._pace = Pace()
+        self._due = Due(self.settings.frame_timeout, self.settings.frame_min_rate)
+        self.arriving_bytes = 0
+        """Of the frame that is not whole yet, as the receiver counts them."""
+        self._is_in_line = False
+        """The next frame waits for room to be decoded in."""
+        self._turn_bytes = 0
+        """It has that room, and so much of it is left."""
         self._said = 0.0
         self._hello_due: float | None = None
 
@@ -118,7 +126,9 @@ class Connection(asyncio.Protocol):
         if self.receiver.access.refuses_base_clients and self._decoder.session is False and self._error is None:
             self._refuse_base_client()
             return
+        self._due.received(now, self._decoder)
         self._work()
+        self.receiver.arriving(self, self._decoder.buffered_bytes)
         if self._waiting_bytes > WAITING_BYTES:
             self._is_held = True
             self.pause()
@@ -137,6 +147,7 @@ class Connection(asyncio.Protocol):
         if self.session is not None:
             self.session.lost()
         self._is_lost = True
+        self.receiver.arriving(self, 0)
         if self._client is not None:
             self.receiver.clients.disconnected(self._client, self._live, monotonic())
         self.receiver.closed(self, error)
@@ -155,6 +166,7 @@ class Connection(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._live.heard(monotonic())
             self._pace.restart()
+            self._due.restart(monotonic())
             self._transport.resume_reading()
 
     def close(self) -> None:
@@ -183,6 +195,8 @@ class Connection(asyncio.Protocol):
         if self.at_end and not is_closing:
             return
         try:
+            if not self._is_held:
+                self._due.check(now, self._decoder)
             if self.session is None:
                 self._check_hello(now)
                 return
@@ -201,14 +215,26 @@ class Connection(asyncio.Protocol):
     def _check_hello(self, now: float) -> None:
         if not self._decoder.session:  # a base client, or not known yet
             return
-        self._hello_due = self._hello_due or now + WELCOME_TIMEOUT
+        timeout = self.settings.hello_timeout
+        self._hello_due = self._hello_due or now + timeout
         if now >= self._hello_due:
-            raise ProtocolError(f"no whole hello within {WELCOME_TIMEOUT:g} s")
+            raise ProtocolError(f"no whole hello within {timeout:g} s (HELLO_TIMEOUT)", reason="hello_timeout")
+
+    def too_much(self) -> None:
+        """Its unfinished frame is the one that the receiver gives up for want of memory."""
+        message = "too much of unfinished frames is in memory, and this one takes the most for the longest time"
+        self.receiver.arriving(self, 0)
+        self._break(ProtocolError(message, reason="frame_memory"))
+        self._abort()
+
+    def held_up(self, now: float) -> float:
+        """Byte-seconds that the unfinished frame has taken."""
+        return self.arriving_bytes * (now - self._due.since) if self._due.since is not None else 0.0
 
     def settled(self, item: Item, outcome: Outcome) -> None:
         """The sink has said its word on one item of this connection."""
         self.unsettled -= 1
-        self.receiver.release(weight(item))
+        self.receiver.give_room(weight(item))
         arrived, metrics = self._submitted.popleft(), self.receiver.metrics
         if isinstance(item, ReceivedBatch):
             metrics.pending_entries -= item.count
@@ -269,10 +295,10 @@ class Connection(asyncio.Protocol):
 
     def _break(self, error: ProtocolError) -> None:
         """The peer broke the rules: it is told so, and its connection ends when all that came before is settled."""
-        self.receiver.metrics.errors["protocol"] += 1
+        self.receiver.metrics.errors[error.reason] += 1
         log.warning("%s: %s; its connection is closed", self.peer, error)
         if self.session is not None:
-            self.send(Error("protocol", str(error)))
+            self.send(Error("protocol" if error.reason == "protocol" else "limit", str(error)))
         else:
             self._end_with_reset()
         self.pause()
@@ -283,6 +309,13 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None
         connected = self._transport.get_extra_info("socket")
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    def _unforeseen(self, wire_bytes: int) -> None:
+        """To be called in the handler of an error of ours, with its frame's weight: it ends this connection only."""
+        self.receiver.release(wire_bytes)
+        self.receiver.metrics.errors["unforeseen"] += 1
+        log.exception("%s: an error that nobody foresaw; its connection is closed", self.peer)
+        self._abort()
 
     def _abort(self) -> None:
         self.at_end = True
@@ -303,12 +336,14 @@ class Connection(asyncio.Protocol):
 
     def _work(self) -> None:
         """Takes what waits, in order: on the loop while a frame is small, in the pool otherwise."""
-        if self._turn is not None:
+        if self._turn is not None or self._is_in_line:
             return
         ends = monotonic() + TURN_SECONDS
         while self._frames and self._working is None:
             if monotonic() > ends:
                 self._turn = asyncio.get_running_loop().call_soon(self._next_turn)
+                return
+            if not self._has_room():
                 return
             frame, self._arrived = self._next_frame()
             try:
@@ -324,6 +359,9 @@ class Connection(asyncio.Protocol):
                 self.drop_frames()
                 self._error = None
                 self._break(error)
+            except Exception:
+                self._unforeseen(frame.wire_bytes)
+                return
         if self._error is not None and not self._frames and self._working is None:
             unsound, self._error = self._error, None
             self._break(unsound)
@@ -332,6 +370,29 @@ class Connection(asyncio.Protocol):
             self._is_held = False
             if not self.receiver.is_paused:
                 self.resume()
+
+    def _has_room(self) -> bool:
+        """Whether the next frame may be decoded now; otherwise it has its place in line."""
+        receiver, frame = self.receiver, self._frames[0][0]
+        size = raw_bytes_at_most(frame, self.settings)
+        if size <= self._turn_bytes:
+            self._turn_bytes -= size
+            return True
+        if not size or receiver.has_room(size):
+            return True
+        self._is_in_line = True
+        receiver.room.wait(self, size)
+        return False
+
+    def go_on(self) -> None:
+        """There is room for the next frame."""
+        self._is_in_line = False
+        if self._frames:
+            # The first one's need is promised; with small ones behind it, or their sender falls behind one who floods.
+            first = raw_bytes_at_most(self._frames[0][0], self.settings)
+            self._turn_bytes = max(first, RATIO_FREE_BYTES)
+        self._work()
+        self._turn_bytes = 0
 
     def _next_turn(self) -> None:
         self._turn = None
@@ -346,7 +407,10 @@ class Connection(asyncio.Protocol):
         """Runs what takes a while; no further frame is taken before it is done."""
 
         async def worked() -> None:
-            await function(*arguments)
+            try:
+                await function(*arguments)
+            except Exception:
+                self._unforeseen(getattr(arguments[0], "wire_bytes", 0))
             self._working = None
             self._work()
 
@@ -359,8 +423,8 @@ class Connection(asyncio.Protocol):
 
     async def _decode_base_in_pool(self, frame: Frame) -> None:
         receiver = self.receiver
-        loop = asyncio.get_running_loop()
-        self._take_base(frame, await loop.run_in_executor(receiver.pool, decode_base, frame, self.settings))
+        decoded = await receiver.decode(raw_bytes_at_most(frame, self.settings), decode_base, frame, self.settings)
+        self._take_base(frame, decoded)
 
     def _take_base(self, frame: Frame, decoded: Decoded | DecompressionError | EntryError) -> None:
         receiver = self.receiver
@@ -391,6 +455,7 @@ class Connection(asyncio.Protocol):
 
     def identify(self, *, stream: str = "", host: str = "", agent: str = "") -> None:
         """The client is one to be listed: it has a session, or has sent a sound base frame."""
+        self.receiver.known(self)
         self._client = self.receiver.clients.connected(
             stream=stream,
             address=self.peer,
@@ -410,7 +475,7 @@ class Connection(asyncio.Protocol):
 
     def submit(self, item: Item, wire_bytes: int) -> None:
         """Hands an item to the committer; its own weight takes the place of the frame's."""
-        self.receiver.reserve(weight(item))
+        self.receiver.take_room(weight(item))
         self.receiver.release(wire_bytes)
         self.unsettled += 1
         self._submitted.append(self._arrived)

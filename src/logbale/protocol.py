@@ -186,6 +186,13 @@ class FrameDecoder:
         """Bytes held of frames that are not whole yet."""
         return len(self._buffer)
 
+    @property
+    def announced_bytes(self) -> int:
+        """Bytes of the frame that has begun, as far as they are known: of its header, or all."""
+        if len(self._buffer) < HEADER_BYTES:
+            return HEADER_BYTES
+        return HEADER_BYTES + int.from_bytes(self._buffer[:FLAGS_AT], "big")
+
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Takes the next bytes of the stream. Raises the error that an earlier header left."""
         if self._error is not None:
@@ -221,9 +228,13 @@ class FrameDecoder:
             if flags not in _SOUND[self.session]:
                 check_flags(flags, session=self.session)
             if flags == Flag.CONTROL and length > self._max_control:
-                raise ProtocolError(f"a control message of {length} bytes: the limit is {self._max_control}")
+                raise ProtocolError(
+                    f"a control message of {length} bytes: the limit is {self._max_control}", reason="frame_limit"
+                )
             if length > self._max_frame:
-                raise ProtocolError(f"a frame of {length} bytes: the limit is {self._max_frame} (MAX_FRAME_BYTES)")
+                raise ProtocolError(
+                    f"a frame of {length} bytes: the limit is {self._max_frame} (MAX_FRAME_BYTES)", reason="frame_limit"
+                )
         except ProtocolError as error:
             foreign = _foreign(bytes(self._buffer[:HEADER_BYTES])) if is_first else None
             self._error = error if foreign is None else ProtocolError(foreign)

@@ -5,7 +5,6 @@ It takes the session's messages and batches in order, hands batches to the conne
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import TYPE_CHECKING
 
@@ -228,9 +227,9 @@ class ReceivingSession:
         self._end_context()
 
     async def _decode_in_pool(self, batch: SequencedBatch, context: ContextDecompressor | None) -> None:
-        receiver = self._receiver
-        loop = asyncio.get_running_loop()
-        decoded = await loop.run_in_executor(receiver.pool, decode_sequenced, batch, context, self._connection.settings)
+        decoded = await self._receiver.decode(
+            batch.raw_bytes, decode_sequenced, batch, context, self._connection.settings
+        )
         self._take_sequenced(batch, decoded)
 
     def _take_sequenced(self, batch: SequencedBatch, decoded: Decoded | DecompressionError | EntryError) -> None:

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from math import inf
 from ssl import SSLContext
 from time import monotonic
+from typing import Any, TypeVar
 
 from logbale.accepting import unfailing
 from logbale.access import Access
@@ -26,9 +27,11 @@ from logbale.connection import Connection
 from logbale.context_budget import ContextBudget
 from logbale.messages import TLS_REQUIRED, Error, encode_message
 from logbale.metrics import ReceiverMetrics
+from logbale.newcomers import Newcomers
 from logbale.protocol import FLAGS_AT, Flag
 from logbale.proxies import Proxies
 from logbale.receiving_session import ReceivingSession
+from logbale.room import Room, Waiting
 from logbale.sinks import Sink
 from logbale.streams import Streams
 from logbale.terminal import count
@@ -60,6 +63,8 @@ BACKLOG = 4096
 CLOSE_GRACE = 1.0
 """Seconds that a stop gives to answers that are still on their way."""
 
+_Decoded = TypeVar("_Decoded")
+
 
 class TCPLogReceiver:
     """Listens, decodes each frame by its own flags, and commits the batches of all connections in groups.
@@ -84,6 +89,10 @@ class TCPLogReceiver:
         """They end only by an error that nobody foresaw: the owner should await them beside everything else."""
         self._budget: ContextBudget[ReceivingSession] = ContextBudget(settings.context_memory)
         self._memory_said = -inf
+        self._newcomers = Newcomers(lambda: self.settings.max_connections_per_address)
+        self._strangers: set[Connection] = set()
+        self._arriving_bytes = 0
+        self.room = Room(lambda: self.settings.max_in_flight_bytes // 2, self._wake)
         metrics.window_log = self._budget.window_log
         self._connections: set[Connection] = set()
         self._nothing_in_flight = asyncio.Event()
@@ -208,7 +217,14 @@ class TCPLogReceiver:
                 count(len(self._connections), "connection is", "connections are"),
             )
             return False
+        if not self._newcomers.came(connection.host):
+            self.metrics.errors["too_many_of_address"] += 1
+            log.debug(
+                "%s refused: too many new connections of its address (MAX_CONNECTIONS_PER_ADDRESS)", connection.peer
+            )
+            return False
         log.info("%s connected", connection.peer)
+        self._strangers.add(connection)
         self._connections.add(connection)
         self._nobody_connected.clear()
         self.metrics.clients = len(self._connections)
@@ -216,12 +232,19 @@ class TCPLogReceiver:
             connection.pause()
         return True
 
+    def known(self, connection: Connection) -> None:
+        """Its client has been welcomed, or has sent a sound base frame, or it is gone."""
+        if connection in self._strangers:
+            self._strangers.discard(connection)
+            self._newcomers.settled(connection.host)
+
     def closed(self, connection: Connection, error: Exception | None) -> None:
         """A connection is gone, by its own end or by an error."""
         if connection not in self._connections:
             return
         log.info("%s disconnected%s", connection.peer, f": {error}" if error else "")
         self._connections.discard(connection)
+        self.known(connection)
         self.metrics.clients = len(self._connections)
         if not self._connections:
             self._nobody_connected.set()
@@ -260,17 +283,69 @@ class TCPLogReceiver:
         """Counts bytes as in flight; pauses every connection when they are too many."""
         self.metrics.in_flight_bytes += size
         self._nothing_in_flight.clear()
-        if not self._paused and self.metrics.in_flight_bytes > self.settings.max_in_flight_bytes:
+        self._pause_if_full()
+
+    def arriving(self, connection: Connection, size: int) -> None:
+        """So much of a connection's unfinished frame is here now.
+
+        Of all of them, half of what may be in flight: over that the one goes that has taken the most for the longest
+        time. The other half gets stored, so that those who wait are read again.
+        """
+        self._arriving_bytes += size - connection.arriving_bytes
+        connection.arriving_bytes = size
+        if self._arriving_bytes > self.settings.max_in_flight_bytes // 2:
+            now = monotonic()
+            max(self._connections, key=lambda one: one.held_up(now)).too_much()
+        self._pause_if_full()
+
+    def _pause_if_full(self) -> None:
+        if not self._paused and self._all_bytes > self.settings.max_in_flight_bytes:
             self._paused = True
             for connection in self._connections:
                 connection.pause()
+
+    @property
+    def _all_bytes(self) -> int:
+        return self.metrics.in_flight_bytes + self._arriving_bytes
+
+    def has_room(self, size: int) -> bool:
+        """Whether a frame that gives so much may be decoded now."""
+        return self.room.has(size)
+
+    def take_room(self, size: int) -> None:
+        """Like reserve(), for what is decoded or is about to be."""
+        self.room.taken += size
+        self.reserve(size)
+
+    def give_room(self, size: int) -> None:
+        """The reverse."""
+        self.room.taken -= size
+        self.release(size)
+
+    async def decode(self, size: int, function: Callable[..., _Decoded], *arguments: Any) -> _Decoded:
+        """Runs a pure function in the pool; it gives at most so many bytes, for which there is room."""
+        self.take_room(size)
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self.pool, lambda: function(*arguments))
+        finally:
+            self.give_room(size)
+
+    def _wake(self, who: Waiting, size: int) -> None:
+        def go_on() -> None:
+            self.room.taken -= size
+            who.go_on()
+            self.room.settled()
+
+        asyncio.get_running_loop().call_soon(go_on)
 
     def release(self, size: int) -> None:
         """The reverse; reading resumes at three quarters of the limit."""
         self.metrics.in_flight_bytes -= size
         if not self.metrics.in_flight_bytes:
             self._nothing_in_flight.set()
-        enough = self.metrics.in_flight_bytes <= self.settings.max_in_flight_bytes * 3 // 4
+        self.room.settled()
+        enough = self._all_bytes <= self.settings.max_in_flight_bytes * 3 // 4
         if self._paused and enough and not self._stopping:
             self._paused = False
             self._budget.forgive(monotonic())

@@ -346,6 +346,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_raw_bytes: Annotated[
         Bytes, _RECEIVER, _NEW_CONNECTIONS, Meta(description="Longest batch accepted, in bytes after decompression")
     ] = 32 * MiB
+    max_ratio: Annotated[
+        Count,
+        _RECEIVER,
+        _NEW_CONNECTIONS,
+        Meta(description="Most raw bytes for each byte of a base frame that gives more than 4 MiB"),
+    ] = 256
+    max_members: Annotated[
+        Count,
+        _RECEIVER,
+        _NEW_CONNECTIONS,
+        Meta(description="Most compressed streams (gzip members, zstd frames) in one frame"),
+    ] = 16
     max_batch_entries: Annotated[
         Count, _RECEIVER, _NEW_CONNECTIONS, Meta(description="Most entries accepted in one batch")
     ] = 100_000
@@ -361,6 +373,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="Bytes that the sessions' contexts may take: many sessions get smaller windows; 0 is none"),
     ] = 1600 * MiB
     max_connections: Annotated[Count, _RECEIVER, _LIVE, Meta(description="Most connections at a time")] = 16_384
+    max_connections_per_address: Annotated[
+        Count,
+        _RECEIVER,
+        _LIVE,
+        Meta(description="Most connections of one address that sent no hello or sound batch yet; loopback is exempt"),
+    ] = 64
+    hello_timeout: Annotated[
+        Seconds, _RECEIVER, _NEW_CONNECTIONS, Meta(description="Seconds from the first byte of a hello to its last")
+    ] = 5.0
+    frame_timeout: Annotated[
+        Seconds,
+        _RECEIVER,
+        _NEW_CONNECTIONS,
+        Meta(description="Seconds that any frame may take to arrive, whatever its length"),
+    ] = 30.0
+    frame_min_rate: Annotated[
+        Bytes,
+        _RECEIVER,
+        _NEW_CONNECTIONS,
+        Meta(description="Bytes a second: a frame has its length divided by this in addition"),
+    ] = 2 * KiB
 
     dashboard_enabled: Annotated[bool, _DASHBOARD, Meta(description="Serve the page with live numbers")] = False
     dashboard_host: Annotated[
