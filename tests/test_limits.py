@@ -309,6 +309,25 @@ def test_what_is_decoded_in_the_pool_has_its_room_before(run, monkeypatch):
     run(scenario)
 
 
+def test_frames_that_come_at_once_do_not_share_one_room(run):
+    """Ten in one turn of the loop, where there is room for two: the others wait until those are stored."""
+    large = encode_frame(zlib.compress(json.dumps([{"m": os.urandom(100_000).hex()}]).encode()), Algorithm.ZLIB)
+
+    async def scenario():
+        async with receiver(max_in_flight_bytes=18 * 2**20, max_ratio=1) as server:
+            connections = [Connection(server) for _ in range(10)]
+            for connection in connections:
+                connection.connection_made(Transport())
+                connection.data_received(large)
+            assert server.room.taken == 8 * 2**20
+            await eventually(lambda: len(server.sink.arrived) == 10)
+            assert server.room.taken == server.metrics.in_flight_bytes == 0
+            for connection in connections:
+                connection.connection_lost(None)
+
+    run(scenario)
+
+
 def test_unfinished_frames_take_half_of_what_may_be_in_flight(run):
     """Over it the one goes that has taken the most for the longest time; the others arrive, and are stored."""
     limit = 1_000_000

@@ -353,7 +353,9 @@ class Connection(asyncio.Protocol):
                 elif len(frame.payload) < INLINE_BYTES:
                     self._take_base(frame, decode_base(frame, self.settings))
                 else:
-                    self.work(self._decode_base_in_pool, frame)
+                    # Now, not when the task begins: what comes in this turn of the loop must not find the same room.
+                    self.receiver.take_room(size := raw_bytes_at_most(frame, self.settings))
+                    self.work(self._decode_base_in_pool, frame, size)
             except ProtocolError as error:
                 self.receiver.release(frame.wire_bytes)
                 self.drop_frames()
@@ -421,10 +423,9 @@ class Connection(asyncio.Protocol):
         if self._working is not None:
             self._working.cancel()
 
-    async def _decode_base_in_pool(self, frame: Frame) -> None:
+    async def _decode_base_in_pool(self, frame: Frame, size: int) -> None:
         receiver = self.receiver
-        decoded = await receiver.decode(raw_bytes_at_most(frame, self.settings), decode_base, frame, self.settings)
-        self._take_base(frame, decoded)
+        self._take_base(frame, await receiver.decode(size, decode_base, frame, self.settings))
 
     def _take_base(self, frame: Frame, decoded: Decoded | DecompressionError | EntryError) -> None:
         receiver = self.receiver

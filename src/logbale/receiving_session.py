@@ -191,6 +191,7 @@ class ReceivingSession:
         if len(batch.body) < INLINE_BYTES and batch.raw_bytes <= INLINE_RAW_BYTES:
             self._take_sequenced(batch, decode_sequenced(batch, context, self._connection.settings))
         else:
+            self._receiver.take_room(batch.raw_bytes)
             self._connection.work(self._decode_in_pool, batch, context)
 
     def _context_of(self, batch: SequencedBatch) -> ContextDecompressor | None:

@@ -219,9 +219,14 @@ class TCPLogReceiver:
             return False
         if not self._newcomers.came(connection.host):
             self.metrics.errors["too_many_of_address"] += 1
-            log.debug(
-                "%s refused: too many new connections of its address (MAX_CONNECTIONS_PER_ADDRESS)", connection.peer
-            )
+            refused = self.metrics.errors["too_many_of_address"]
+            if refused & (refused - 1) == 0:  # the 1st, 2nd, 4th, 8th: a flood of them stays readable
+                log.warning(
+                    "%s refused, the %d. such: too many connections of its address sent nothing sound yet "
+                    "(MAX_CONNECTIONS_PER_ADDRESS)",
+                    connection.peer,
+                    refused,
+                )
             return False
         log.info("%s connected", connection.peer)
         self._strangers.add(connection)
@@ -323,8 +328,7 @@ class TCPLogReceiver:
         self.release(size)
 
     async def decode(self, size: int, function: Callable[..., _Decoded], *arguments: Any) -> _Decoded:
-        """Runs a pure function in the pool; it gives at most so many bytes, for which there is room."""
-        self.take_room(size)
+        """Runs a pure function in the pool; the room that was taken for what it gives is given back."""
         try:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self.pool, lambda: function(*arguments))
