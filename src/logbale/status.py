@@ -81,7 +81,7 @@ def _shipper_rows(snapshot: ShipperSnapshot, left_before: int) -> list[tuple[str
         ("compression", f"{setting}, {duration(snapshot.compress_seconds)}"),
         *_where_any(("batches sent raw", snapshot.bypassed)),
         ("reconnects", f"{snapshot.reconnects:,}"),
-        ("errors", _errors(snapshot.errors) or "none"),
+        *_error_rows(snapshot.errors),
         ("time", duration(snapshot.uptime)),
     ]
 
@@ -101,9 +101,15 @@ def _receiver_rows(snapshot: ReceiverSnapshot) -> list[tuple[str, str]]:
         ("batches by algorithm", ", ".join(f"{name} {number:,}" for name, number in by_algorithm.items()) or "none"),
         ("connections", f"{snapshot.connections:,}"),
         *_where_any(("bad frames", snapshot.bad_frames)),
-        ("errors", _errors(snapshot.errors) or "none"),
+        *_error_rows(snapshot.errors),
         ("time", duration(snapshot.uptime)),
     ]
+
+
+def _error_rows(errors: Mapping[str, int]) -> list[tuple[str, str]]:
+    """A reason a line: with all of them in one, the table would be as wide as they are."""
+    found = [f"{escape(reason)} {number:,}" for reason, number in sorted(errors.items()) if number] or ["none"]
+    return [("" if index else "errors", text) for index, text in enumerate(found)]
 
 
 def _weights(totals: Totals, entries_per_second: float) -> list[tuple[str, str]]:

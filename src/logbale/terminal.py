@@ -53,6 +53,9 @@ def _json_escape(match: re.Match[str]) -> str:
     return "".join(f"\\u{utf16[index : index + 2].hex()}" for index in range(0, len(utf16), 2))
 
 
+USUAL_LEVELS = "debug, info, warning, error and critical"
+
+
 def is_level(level: str) -> bool:
     """Whether it is one of the usual names."""
     return canonical_level(level) in _COLOURS

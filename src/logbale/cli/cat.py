@@ -17,10 +17,10 @@ import click
 from logbale.cli.options import Command, config_option, load_settings
 from logbale.cli.output import complain, flush, wants_color, write
 from logbale.entry_fields import level_of
-from logbale.entry_filter import EntryFilter, Predicate, level_names
+from logbale.entry_filter import NONE, EntryFilter, Predicate, level_names
 from logbale.levels import canonical_level
 from logbale.models import rfc3339
-from logbale.terminal import count, escape_json, format_entry, is_level
+from logbale.terminal import USUAL_LEVELS, count, escape_json, format_entry, is_level
 
 if TYPE_CHECKING:
     from logbale.archive.walk import Damage
@@ -35,7 +35,7 @@ EXAMPLES = """
 logbale cat | jq -r .message                             all entries of ./archive, as JSON lines
 logbale cat /var/lib/logbale --pretty --since 10m        for reading, of the last ten minutes
 logbale cat --since 2026-11-20 --time-field ts           by a time of the lines' own
-logbale cat --level error --level critical -n 20         the last 20 of these levels
+logbale cat --level error,critical -n 20                 the last 20 of these levels
 logbale cat --pretty -f -n 0                             what comes from now on
 """
 
@@ -73,7 +73,9 @@ class Time(click.ParamType[str]):
             metavar="NAME",
             help="What --since and --until go by; by default timestamp, which is when the line was read if it had none",
         ),
-        click.Option(["--level", "levels"], multiple=True, metavar="NAME", help="Entries of this level; repeatable"),
+        click.Option(
+            ["--level", "levels"], multiple=True, metavar="NAME", help="Entries of this level; several with commas"
+        ),
         click.Option(["--grep"], metavar="TEXT", help="Entries whose JSON has this text in it, as written"),
         click.Option(["-n", "last"], type=click.IntRange(min=0), metavar="N", help="The last N of them only"),
         click.Option(["-f", "--follow"], is_flag=True, help="Go on with what comes, until Ctrl-C"),
@@ -116,8 +118,9 @@ def cat(
         untimed += 1
 
     span = {"since": since, "until": until, "time_field": time_field}
-    unusual = {canonical_level(level): level for level in levels if not is_level(level)}
-    wanted = _noting(EntryFilter(grep or "", level_names(list(levels))).predicate(), unusual)
+    names = [name for given in levels for name in given.split(",")]
+    unusual = {canonical_level(name): name for name in names if name != NONE and not is_level(name)}
+    wanted = _noting(EntryFilter(grep or "", level_names(names)).predicate(), unusual)
     show = _formatter(pretty)
     if follow:
         follower = reader.ArchiveFollower(path, **span, from_end=last == 0, on_damage=on_damage)
@@ -134,7 +137,7 @@ def cat(
             f"{count(untimed, 'entry has', 'entries have')} no time that can be read, and passed --since and --until"
         )
     for level in unusual.values():  # it may be a level of somebody's own: only one that nothing has is a mistake
-        complain(f"--level {level!r}: no entry has it; the usual ones are debug, info, warning, error and critical")
+        complain(f"--level {level!r}: no entry has it; the usual ones are {USUAL_LEVELS}")
     return 1 if damaged or unusual else 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -53,8 +54,8 @@ def certs(directory: Path, hosts: tuple[str, ...], clients: tuple[str, ...], day
     """
     if find_spec("cryptography") is None:
         raise LogbaleError(
-            "logbale certs needs the cryptography package: pip install cryptography; TLS itself works without it, with "
-            "certificates from elsewhere"
+            f"logbale certs needs the cryptography package: {sys.executable} -m pip install cryptography; TLS itself "
+            "works without it, with certificates from elsewhere"
         )
     from logbale.tls.making import Authority
 

@@ -17,10 +17,10 @@ import msgspec
 from logbale.backoff import delays
 from logbale.cli.options import Command, config_option, dashboard_at, named_setting_options
 from logbale.cli.output import complain, flush, wants_color, write
-from logbale.entry_filter import MAX_NAMES, MAX_TEXT
+from logbale.entry_filter import MAX_NAMES, MAX_TEXT, NONE
 from logbale.errors import UnavailableError
 from logbale.sse import Event, EventDecoder
-from logbale.terminal import count, escape_json, format_entry
+from logbale.terminal import USUAL_LEVELS, count, escape_json, format_entry, is_level
 
 if TYPE_CHECKING:
     from logbale.dashboard_client import DashboardClient
@@ -86,6 +86,9 @@ def tail(
             raise click.BadParameter(f"expected at most {MAX_NAMES} names", param_hint=f"--{name}")
     if len(query["q"]) > MAX_TEXT:
         raise click.BadParameter(f"expected at most {MAX_TEXT} characters", param_hint="--grep")
+    for name in query["level"].split(","):
+        if name not in ("", NONE) and not is_level(name):
+            complain(f"--level {name!r} is unusual, and may never come; the usual ones are {USUAL_LEVELS}")
     show = _Show(_formatter(as_json), _pattern(regex))
     client = dashboard_at(address, config, tls_ca_file)
     with contextlib.closing(show):
