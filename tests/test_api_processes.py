@@ -60,6 +60,7 @@ def test_what_shippers_did_is_what_the_api_says(tmp_path):
     log = tmp_path / "app.log"
     log.write_text("\n".join(LINES) + "\n")
     with watched(tmp_path) as server:
+        until(lambda: server.get("/api/history")["columns"]["time"])  # how long the first row took, none says
         command = ["ship", "--to", server.address, "--algorithm", "zstd"]
         shipped = logbale_run(*command, "--once", "--spool-dir", tmp_path / "once", log)
         assert shipped.returncode == 0, shipped.stderr
