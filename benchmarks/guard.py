@@ -67,6 +67,7 @@ def _traced(make: Maker, entries: int) -> int:
         count += event == "opcode"
         return trace
 
+    gc.disable()  # what is collected may have Python to run
     sys.settrace(trace)
     try:
         make(entries)()  # 3.13 makes code traceable while it first runs so, and counts a part of it
@@ -75,6 +76,7 @@ def _traced(make: Maker, entries: int) -> int:
         run()
     finally:
         sys.settrace(None)
+        gc.enable()
     return count
 
 
