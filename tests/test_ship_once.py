@@ -86,7 +86,7 @@ def test_two_signals_name_what_is_left_and_its_place_once(tmp_path, lines):
         (said,) = re.findall("logbale: (stopped .*)", shipping.messages.read_text())
     assert re.fullmatch(
         rf"stopped before the end, with at least [\d,]+ bytes unread; [\d,]+ entries in [\d,]+ batches were not "
-        rf"delivered to {nowhere} \(Connection refused\)\. What waits, and how far it read, are in {spools}/\S+, and the "
-        r"same command goes on from there",
+        rf"delivered to {nowhere} \(Connection refused\)\. What waits, and how far it read, are in {spools}/\S+, and "
+        r"the same command goes on from there",
         said,
     )
