@@ -367,5 +367,5 @@ def test_a_flood_of_failures_is_counted_whole_and_said_by_doubling(caplog):
         assert len(caplog.records) == 7 + 999 + 11
         now[0] = 3600.0
         counted.add("192.0.2.1", failures.plaintext())
-        assert "the 1. time" in caplog.records[-1].getMessage()
+        assert "(1 within an hour)" in caplog.records[-1].getMessage()
     assert errors == {"tls_plaintext": 101, "tls_timeout": 3000}
