@@ -23,5 +23,5 @@ EXPOSE 5000 8080
 STOPSIGNAL SIGTERM
 # /readyz is answered on the container's own loopback and says more than an open port: that entries can be stored.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 CMD ["python", "-c", \
-  "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"METRICS_PORT\"]}/readyz', timeout=2)"]
+  "import os, ssl, urllib.request as u; s = 's' * (os.environ.get('DASHBOARD_TLS') == 'on'); u.urlopen(f'http{s}://127.0.0.1:{os.environ[\"METRICS_PORT\"]}/readyz', timeout=2, context=ssl._create_unverified_context() if s else None)"]
 CMD ["python", "/opt/logbale/server_main.py"]

@@ -15,7 +15,7 @@ READY_DEV := .venv/ready-dev
 $(if $(wildcard $(READY)),$(shell \
   { [ "$$(cat $(READY))" = "$(CURDIR)" ] && .venv/bin/python -c 1; } 2>/dev/null || rm -rf .venv))
 
-.PHONY: help demo test check chaos chaos-smoke chaos-full build run client logs stop benchmark bench-pipeline profile guard guard-update lock clean
+.PHONY: help demo test check chaos chaos-smoke chaos-full fuzz build run client logs stop benchmark bench-pipeline bench-peers profile guard guard-update lock audit sbom clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,7 +26,7 @@ demo: $(READY) ## set up, ship this machine's own logs through a receiver, print
 test: ## set up and run every test; ARGS="-k name" narrows, RUNTIME=docker runs them in Dockerfile.test
 	@scripts/runtime.sh test
 
-check: $(READY_DEV) ## formatting, lint, types and the fast tests
+check: audit ## formatting, lint, types, known weaknesses and the fast tests
 	.venv/bin/ruff format --check
 	.venv/bin/ruff check
 	.venv/bin/mypy
@@ -37,6 +37,9 @@ chaos-smoke: ## a few of each fast fault (5 min)
 chaos-full: ## all of them, as often as docs/chaos.md says (an hour)
 chaos chaos-smoke chaos-full: $(READY_DEV)
 	.venv/bin/python -m chaos --length $(patsubst chaos-%,%,$(@:chaos=chaos-tenth)) $(ARGS)
+
+fuzz: $(READY_DEV) ## hostile bytes for everything that reads them, FUZZ_SECONDS (60) a target; ARGS="entry_json" narrows
+	@scripts/fuzz.sh $(ARGS)
 
 build: ## build the three Docker images (natively: make the .venv ready)
 run: ## start a receiver in the background; it stores entries and prints them
@@ -58,8 +61,19 @@ guard: $(READY_DEV) ## count what an entry takes on the hot path, fail where it 
 guard-update: $(READY_DEV) ## make the present counts the baseline
 	.venv/bin/python benchmarks/guard.py --update
 
+bench-peers: $(READY) ## logbale beside rsyslog, syslog-ng and others on a million lines (3 min); ARGS="FILE..." are yours
+	@scripts/peers.sh
+	@.venv/bin/python benchmarks/peers.py $(ARGS)
+
 lock: ## resolve pyproject.toml anew into requirements.txt and requirements-dev.txt
 	@scripts/lock.sh
+
+audit: $(READY_DEV) ## look for known weaknesses in the code (bandit) and in what it uses (pip-audit)
+	.venv/bin/bandit --quiet --configfile pyproject.toml --recursive src server_main.py client_main.py
+	.venv/bin/python scripts/audit.py
+
+sbom: $(READY_DEV) ## write sbom.cdx.json: what is installed where logbale runs (CycloneDX)
+	@.venv/bin/python scripts/sbom.py sbom.cdx.json
 
 clean: ## stop the receiver, remove what these targets made; archives and spools stay
 	@scripts/clean.sh

@@ -3,20 +3,18 @@
 `logbale ship` ships files and standard input, and has flags and a settings file too.
 """
 
-import logging
-import os
 import sys
 
+from logbale.cli.options import loader
 from logbale.cli.output import start_log
 from logbale.cli.running import exit_code
-from logbale.cli.ship import check_receiver, ship_generated
-from logbale.config import load
+from logbale.cli.ship import ship_generated
 
 
 def main() -> int:
     """Ships until RUN_TIME is over, SIGTERM or Ctrl-C; the exit code."""
-    start_log(logging.INFO)
-    return ship_generated(check_receiver(load({}, os.environ)))
+    start_log("info")
+    return ship_generated(loader())
 
 
 if __name__ == "__main__":

@@ -229,7 +229,7 @@ def policies(algorithm: Algorithm) -> dict[str, Policy]:
     """Both, as a shipper starts them."""
     return {
         "cpu": AdaptiveCompression(1, 9, level=6),
-        "balanced": BalancedCompression(1, 9, level=6, prior=PRIORS[algorithm]),
+        "balanced": BalancedCompression(1, 9, prior=PRIORS[algorithm]),
     }
 
 

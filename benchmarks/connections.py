@@ -26,6 +26,7 @@ import json
 import os
 import random
 import re
+import ssl
 import statistics
 import subprocess
 import sys
@@ -36,7 +37,7 @@ from collections import deque
 from pathlib import Path
 
 import uvloop
-from receiving import receiving
+from receiving import certificates, receiving
 
 from logbale.compressing import context_flags
 from logbale.context import ContextCompressor
@@ -157,6 +158,9 @@ async def load(given: argparse.Namespace) -> dict[str, object]:
     host, port = given.load.rsplit(":", 1)
     latencies: array[float] = array("f")
     gate = asyncio.Semaphore(OPENING)
+    tls = ssl.create_default_context(cafile=given.ca) if given.ca else None
+    if tls is not None:
+        tls.load_cert_chain(given.ca.with_name("bench.pem"), given.ca.with_name("bench.key"))
 
     async def opened(number: int) -> Session:
         large = given.busy and number % 10 == 9
@@ -168,6 +172,8 @@ async def load(given: argparse.Namespace) -> dict[str, object]:
                 host,
                 int(port),
                 local_addr=source,
+                ssl=tls,
+                server_hostname=host if tls else None,
             )
             await session.welcomed
             return session
@@ -248,13 +254,19 @@ def cpu_seconds(pid: int) -> float:
 def run(given: argparse.Namespace, directory: Path) -> dict[str, object]:
     """Measures against a new receiver with an empty archive."""
     loads: list[subprocess.Popen[str]] = []
-    with receiving(directory, messages=given.messages) as (receiver, address), contextlib.ExitStack() as ending:
+    certs = directory / "certs"
+    flags = certificates(certs)[0] if given.tls else []
+    with (
+        receiving(directory, messages=given.messages, flags=flags) as (receiver, address),
+        contextlib.ExitStack() as ending,
+    ):
         pid = receiver.pid
         empty = status_bytes(pid, "VmRSS")
         for part in range(given.loads):
             count = given.sessions // given.loads + (part < given.sessions % given.loads)
             again = ["--load", address, "--part", str(part), "--sessions", str(count), "--every", str(given.every)]
             again += ["--entries", str(given.entries), "--seconds", str(given.seconds), *["--busy"] * given.busy]
+            again += ["--ca", str(certs / "ca.pem")] * given.tls
             command = [sys.executable, __file__, *again]
             loads.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
             ending.callback(loads[-1].kill)
@@ -342,11 +354,13 @@ def main() -> int:
     parser.add_argument("--every", type=float, default=1.0, help="seconds between the batches of a session")
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--busy", action="store_true")
+    parser.add_argument("--tls", action="store_true", help="with certificates at both ends")
     parser.add_argument("--loads", type=int, default=2)
     parser.add_argument("--dir", type=Path, help="where to work: the disk to measure")
     parser.add_argument("--messages", type=Path, help="where the receiver's messages are kept")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--load", help=argparse.SUPPRESS)
+    parser.add_argument("--ca", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--part", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     given.sessions = given.sessions or (200 if given.busy else 10_000)

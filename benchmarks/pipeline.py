@@ -6,8 +6,9 @@
 
 Without a FILE the lines are generated, with --replay they are those of real logs, interleaved, with fresh ids and times
 (replay.py); --each measures each LOG alone as well, as many lines, and says how far it is from all of them together.
-The settings are the CASES, those of them named by --case, or what --ship says in flags of `logbale ship`; settings that
-stand in the environment are left out of it. The rounds of all settings take turns, and medians are printed.
+The settings are the CASES, those of them named by --case, or what --ship says in flags of `logbale ship`, and --tls for
+TLS with certificates at both ends; settings that stand in the environment are left out of it. The rounds of all
+settings take turns, and medians are printed.
 
 Every round has an archive of its own, and its entries are counted. The time is that from the start of the shipper's
 process to its end, when all is durable; the first row is what that takes for one line.
@@ -29,16 +30,19 @@ from itertools import islice
 from pathlib import Path
 
 import machine
-from receiving import LOGBALE, receiving
+from receiving import LOGBALE, certificates, receiving
 
 CASES = {
     "level 1": "--level 1",
     "level 2": "--level 2",
     "level 6": "--level 6",
+    "level 2, TLS": "--level 2 --tls",
     "adaptive": "--adaptive",
     "adaptive, no spool": "--adaptive --spool-dir off",
     "gzip 6, base frames of 50": "--session-mode off --spool-dir off --algorithm gzip --level 6 --batch-size 50",
 }
+TLS = "--tls"
+"""Among the flags: both ends have certificates."""
 ONE_LINE = "one line"
 ALL = "all logs"
 UNITS = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}
@@ -87,8 +91,11 @@ def run(lines: Path, count: int, flags: str, directory: Path) -> Row:
     directory.mkdir()
     environ = environment(directory)
     said = directory / "shipper"
-    with receiving(directory, environ=environ) as (receiver, address):
-        command = [*LOGBALE, "ship", "--once", "--to", address, *flags.split(), str(lines)]
+    words = flags.split()
+    theirs, ours = certificates(directory / "certs") if TLS in words else ([], [])
+    with receiving(directory, environ=environ, flags=theirs) as (receiver, address):
+        words = [*(word for word in words if word != TLS), *ours]
+        command = [*LOGBALE, "ship", "--once", "--to", address, *words, str(lines)]
         start = time.monotonic()
         with said.open("wb") as messages:
             shipper = subprocess.Popen(command, stderr=messages, env=environ)

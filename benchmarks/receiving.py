@@ -20,17 +20,19 @@ def receiving(
     command: Sequence[str] = LOGBALE,
     messages: Path | None = None,
     environ: Mapping[str, str] | None = None,
+    flags: Sequence[str] = (),
 ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """The process, and HOST:PORT once it listens; it is stopped when the block ends, if it has not ended by then.
 
-    Its archive is `directory`/archive, what it says is in `messages` (without: `directory`/messages).
+    `flags` are further ones of `logbale receive`. Its archive is `directory`/archive, what it says is in `messages`
+    (without: `directory`/messages).
     """
     messages = messages or directory / "messages"
-    receive = ["receive", "--listen", "127.0.0.1:0", "--archive", str(directory / "archive")]
+    receive = ["receive", "--listen", "127.0.0.1:0", "--archive", str(directory / "archive"), *flags]
     with messages.open("wb") as stderr:
         receiver = subprocess.Popen([*command, *receive], stdout=stderr, stderr=stderr, env=environ)
     try:
-        while (listening := re.search(r"listening on (\S+)\n", messages.read_text())) is None:
+        while (listening := re.search(r"listening on (\S+).*\n", messages.read_text())) is None:
             if receiver.poll() is not None:
                 raise SystemExit(messages.read_text())
             time.sleep(0.01)
@@ -38,3 +40,13 @@ def receiving(
     finally:
         receiver.terminate()
         receiver.wait(60)
+
+
+def certificates(directory: Path) -> tuple[list[str], list[str]]:
+    """Flags for a receiver and for a shipper with TLS and a certificate at each end, made in `directory`."""
+    subprocess.run([*LOGBALE, "certs", directory, "--client", "bench"], check=True, capture_output=True)
+    receive, ship = (
+        ["--tls-cert-file", f"{directory}/{name}.pem", "--tls-key-file", f"{directory}/{name}.key"]
+        for name in ("receiver", "bench")
+    )
+    return [*receive, "--tls-client-ca-file", f"{directory}/ca.pem"], [*ship, "--tls-ca-file", f"{directory}/ca.pem"]

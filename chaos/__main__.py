@@ -14,7 +14,7 @@ from pathlib import Path
 from chaos.report import as_json, summary, table
 from chaos.suite import FAULTS, YARDSTICK, Result, perform
 
-MODULES = ("crash", "calls", "power", "network", "disk", "spool", "tail")
+MODULES = ("crash", "reload", "calls", "power", "network", "disk", "spool", "tail", "load")
 
 
 def main() -> int:

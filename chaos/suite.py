@@ -51,6 +51,7 @@ HOW_TO_GET = {
     "mkfs.ext4": "apt-get install e2fsprogs",
     "mount": "run as root with CAP_SYS_ADMIN, with /dev/loop* there",
     "zstd": "apt-get install zstd",
+    "prlimit": "apt-get install util-linux",
 }
 
 

@@ -49,11 +49,16 @@ run() {
   options+=(--publish "$(bracketed "${SERVER_HOST:-0.0.0.0}"):${port#0}:5000")
   local page=${DASHBOARD_PORT:-8080} page_address
   page_address=$(bracketed "${DASHBOARD_HOST:-127.0.0.1}")
+  local page_options=(--env DASHBOARD_HOST=0.0.0.0)
+  # Inside it is open to whoever gets there; from outside only this host does, unless DASHBOARD_HOST says otherwise.
+  case "$page_address ${DASHBOARD_PASSWORD_FILE:-}" in
+    "127."*" " | "[::1] " | "localhost ") page_options+=(--env DASHBOARD_OPEN=true) ;;
+  esac
   if [[ ${DASHBOARD_ENABLED:-} =~ ^(1|true|yes|on)$ ]]; then
-    options+=(--publish "$page_address:$page:$page" --env DASHBOARD_HOST=0.0.0.0)
+    options+=(--publish "$page_address:$page:$page" "${page_options[@]}")
   fi
   if [[ ${METRICS_PORT:-0} != 0 ]]; then
-    options+=(--publish "$page_address:$METRICS_PORT:$METRICS_PORT" --env DASHBOARD_HOST=0.0.0.0)
+    options+=(--publish "$page_address:$METRICS_PORT:$METRICS_PORT" "${page_options[@]}")
   else
     options+=(--env METRICS_PORT=9100) # for the health check alone
   fi
@@ -96,6 +101,8 @@ client() {
     off) ;;
     *) bind SPOOL_DIR /spool ;;
   esac
+  # Its health check is for one that stays: this one shares a network in which its port may be taken.
+  [[ ${METRICS_PORT:-0} != 0 ]] || options+=(--env METRICS_PORT=0 --no-healthcheck)
   docker run "${hardened[@]}" "${settings[@]}" "${options[@]}" logbale-client
 }
 

@@ -55,10 +55,10 @@ class Process:
                 text=True,
             )
 
-    def says(self, pattern):
-        """Waits until it has said something that matches; the match."""
+    def says(self, pattern, *, after=0):
+        """Waits until it has said something that matches, behind so many characters; the match."""
         deadline = time.monotonic() + 30
-        while (match := re.search(pattern, self.messages.read_text())) is None:
+        while (match := re.compile(pattern).search(self.messages.read_text(), after)) is None:
             assert self.process.poll() is None, self.messages.read_text()
             assert time.monotonic() < deadline, self.messages.read_text()
             time.sleep(0.01)

@@ -95,7 +95,7 @@ class Link(asyncio.Transport):
         self.connection: Connection | None = None
 
     def get_extra_info(self, name, default=None):
-        return ("model", 1) if name == "peername" else self
+        return {"peername": ("model", 1), "socket": self}.get(name, default)
 
     def setsockopt(self, *_):
         pass

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 
+LAST_WORD = b'"ended":true'
+
 
 class Proxy:
     """Between a shipper and a receiver. `plans` gives each connection, in order, what happens to it; then all is well.
@@ -10,7 +12,8 @@ class Proxy:
     A plan is a dict: `cut` (direction, byte) resets the connection once so many bytes have passed that way, `flip`
     (direction, byte, bit) turns one bit, `slices` passes everything on byte by byte, `drop` (direction, byte, seconds)
     swallows all from that byte on and resets the connection after so long. Directions are "up" (to the receiver) and
-    "down". While `passing` is not set nothing goes anywhere, and nobody is told.
+    "down". The shipper's last word, which comes behind all acks and which nobody answers, has no bit turned. While
+    `passing` is not set nothing goes anywhere, and nobody is told.
     """
 
     def __init__(self, receiver_port, plans=()):
@@ -69,7 +72,7 @@ class Proxy:
                     return
                 if plan.get("flip", ("",))[0] == direction:
                     _, position, bit = plan["flip"]
-                    if passed <= position < passed + len(data):
+                    if passed <= position < passed + len(data) and LAST_WORD not in data:
                         data[position - passed] ^= 1 << bit
                         self.bites += 1
                 if cut is not None and passed + len(data) >= cut:

@@ -8,8 +8,8 @@ import threading
 
 @contextlib.contextmanager
 def served(server):
-    """The server, started; stopped at the end, whatever happened."""
-    loop = asyncio.new_event_loop()
+    """The server, started; stopped at the end, whatever happened. Its loop is `server.loop`."""
+    server.loop = loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:

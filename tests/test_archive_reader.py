@@ -55,7 +55,7 @@ def test_a_single_file_of_any_name_is_read(tmp_path):
 
 def test_an_archive_that_is_not_there_is_an_error(tmp_path):
     """An empty answer would look like an empty archive."""
-    with pytest.raises(StorageError, match="there is no archive here; check --archive"):
+    with pytest.raises(StorageError, match="there is no archive here; check the path"):
         list(reader.lines(tmp_path / "nothing"))
 
 

@@ -78,6 +78,24 @@ def test_what_is_older_than_the_limit_goes(tmp_path, clock, caplog):
     writer.close()
 
 
+def test_another_limit_holds_from_the_next_look_on(tmp_path, clock):
+    """Though no segment was sealed since the last one; taken away, it deletes nothing more."""
+    archive_of(tmp_path, clock, 6)
+    limits = {"segment_bytes": 1 << 30, "segment_seconds": 1e9, "marks_days": 30, "max_streams": 10}
+    writer = ticked(tmp_path, clock, retention_seconds=4.5 * HOUR)
+    assert serials(tmp_path) == [1, 2, 3, 4, 5, 6]
+    writer.limit(**limits, retention_seconds=2.5 * HOUR, retention_bytes=0)
+    writer.tick()
+    assert serials(tmp_path) == [3, 4, 5, 6]
+    writer.limit(**limits, retention_seconds=0, retention_bytes=0)
+    writer.tick()
+    assert serials(tmp_path) == [3, 4, 5, 6]
+    writer.limit(**limits, retention_seconds=0, retention_bytes=1)
+    writer.tick()
+    assert serials(tmp_path) == [6]
+    writer.close()
+
+
 def test_age_is_counted_from_the_newest_sealed_segment(tmp_path, clock):
     """An archive that nothing comes to keeps what it has, for however long; and an open segment is not the measure."""
     archive_of(tmp_path, clock, 3)

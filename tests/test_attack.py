@@ -8,14 +8,17 @@ import logging
 import random
 import socket
 import struct
+import threading
 import time
 
+import msgspec
 import pytest
 from chunks import batch_of
 from proxy import Proxy
 from test_delivery import Numbers, Scripted, at_once, eventually, next_message, receiver, shipper
 
 from logbale.config import Settings
+from logbale.decoding import decode_base
 from logbale.errors import StorageError
 from logbale.log_shipper import LogShipper
 from logbale.messages import MAX_CONTROL_BYTES, Hello, Skip, Status, encode_message
@@ -256,6 +259,9 @@ def test_a_batch_is_not_dropped_while_it_is_made_ready_to_be_sent(run, tmp_path)
     run(scenario)
 
 
+STATUS = Status(msgspec.Raw(b'{"read":7,"delivered":0,"waiting_entries":7}'))
+
+
 def test_a_hello_whose_connection_ends_before_the_welcome_leaves_nothing_behind(run):
     """Neither a stream nor a task, also while the sink is stuck and the welcome has to wait."""
 
@@ -279,7 +285,7 @@ def test_a_hello_whose_connection_ends_before_the_welcome_leaves_nothing_behind(
             for _ in range(5):
                 _, writer = await asyncio.open_connection(*server.address)
                 ends.append(writer)
-                writer.write(encode_message(Hello(1, "web-1", 1)) + encode_message(Status({})))
+                writer.write(encode_message(Hello(1, "web-1", 1)) + encode_message(STATUS))
                 await asyncio.sleep(0.01)
             for writer in ends:
                 writer.transport.abort()
@@ -295,30 +301,89 @@ def test_a_hello_whose_connection_ends_before_the_welcome_leaves_nothing_behind(
     run(scenario)
 
 
-def test_the_status_of_a_shipper_goes_with_its_connection(run):
-    """Else a client that takes a new name each time fills the memory."""
+def test_clients_that_take_a_new_name_each_time_fill_no_memory(run, monkeypatch):
+    """What is known of those that have gone is bounded: the one that went first is forgotten first."""
+    monkeypatch.setattr("logbale.clients.MAX_ROWS", 2)
 
     async def scenario():
         async with receiver() as server:
-            for n in range(3):
+            for n in range(5):
                 _, writer = await open_session(server, f"web-{n}")
-                writer.write(encode_message(Status({"n": n})))
-                await eventually(lambda n=n: server.statuses == {f"web-{n}": b'{"n":%d}' % n})
+                writer.write(encode_message(Status(msgspec.Raw(b'{"read":%d,"delivered":0,"waiting_entries":0}' % n))))
+                await eventually(lambda n=n: server.clients.reported().read_entries == n)
                 writer.transport.abort()
                 await eventually(lambda: not server._connections)
-                assert server.statuses == {}
+            assert [client.id for client in server.clients] == ["web-4", "web-3"]
+
+    run(scenario)
+
+
+HOSTILE_STATUSES = [
+    b"[]",
+    b"null",
+    b'"x"',
+    b"1e999",
+    b"{}",
+    b'{"read":"12","delivered":0,"waiting_entries":0}',
+    b'{"read":-1,"delivered":0,"waiting_entries":0}',
+    b'{"read":9007199254740993,"delivered":0,"waiting_entries":0}',
+    b'{"read":1' + b"0" * 3000 + b',"delivered":0,"waiting_entries":0}',
+    b'{"read":1,"delivered":0,"waiting_entries":0,"oldest_waiting":1e16}',
+    b'{"read":1,"delivered":0,"waiting_entries":0,"level":null}',
+    b'{"read":1,"delivered":0,"waiting_entries":0,"dropped":[]}',
+    b'{"read":1,"delivered":0,"waiting_entries":0,"changes":[[0,1,2]]}',
+    b'{"read":1,"delivered":0,"waiting_entries":0,"changes":[' + b",".join([b'[0,1,2,""]'] * 11) + b"]}",
+    b'{"read":1,"delivered":0,"waiting_entries":0,"dropped":{' + b",".join(b'"%d":1' % n for n in range(33)) + b"}}",
+    b'{"read":1,"delivered":0,"waiting_entries":0,"level_reason":"' + b"x" * 3000 + b'"}',
+]
+
+
+def test_a_hostile_status_changes_nothing(run):
+    """Wrong types, numbers beyond reason, too much of anything: counted, not believed, and the session goes on."""
+
+    async def scenario():
+        async with receiver() as server:
+            _, writer = await open_session(server)
+            writer.write(encode_message(STATUS))
+            await eventually(lambda: server.clients.reported().read_entries == 7)
+            for text in HOSTILE_STATUSES:
+                writer.write(encode_message(Status(msgspec.Raw(text))))
+            await eventually(lambda: server.metrics.errors["bad_status"] == len(HOSTILE_STATUSES))
+            assert server.clients.reported().read_entries == 7
+            writer.write(frame_of(1, b'[{"n":1}]'))
+            await eventually(lambda: server.sink.numbers == [1])
+            assert set(server.metrics.errors) == {"bad_status"}
+            writer.transport.abort()
+
+    run(scenario)
+
+
+def test_what_a_status_nests_or_adds_is_left_out(run):
+    """A field that nobody knows is ignored, however deep; a nesting that no parser follows ends its connection only."""
+
+    async def scenario():
+        async with receiver() as server:
+            _, writer = await open_session(server)
+            known = b'{"read":7,"delivered":0,"waiting_entries":7,"later":'
+            writer.write(encode_message(Status(msgspec.Raw(known + b"[" * 400 + b"]" * 400 + b"}"))))
+            await eventually(lambda: server.clients.reported().read_entries == 7)
+            assert b"later" not in msgspec.json.encode(server.clients.rows(0.0, 0.0))
+            writer.write(encode_message(Status(msgspec.Raw(known + b"[" * 1900 + b"]" * 1900 + b"}"))))
+            await eventually(lambda: not server._connections)
+            assert server.metrics.errors == {"protocol": 1}
+            assert server.metrics.in_flight_bytes == 0
+            writer.transport.abort()
 
     run(scenario)
 
 
 @pytest.mark.parametrize("beginning", [encode_message(Hello(1, "web-1", 1))[:-3], encode_header(100, Flag.CONTROL)])
 def test_a_hello_that_is_never_finished_ends_the_connection(run, monkeypatch, beginning):
-    """Once the first header has K there are WELCOME_TIMEOUT seconds; a base client may be silent for days."""
-    monkeypatch.setattr("logbale.connection.WELCOME_TIMEOUT", 0.2, raising=False)
+    """Once the first header has K there are HELLO_TIMEOUT seconds; a base client may be silent for days."""
     monkeypatch.setattr("logbale.tcp_server.LIVENESS_INTERVAL", 0.02)
 
     async def scenario():
-        async with receiver() as server:
+        async with receiver(hello_timeout=0.2) as server:
             reader, writer = await asyncio.open_connection(*server.address)
             base = await asyncio.open_connection(*server.address)
             base[1].write(encode_header(100, 0))
@@ -344,7 +409,7 @@ def test_a_control_frame_that_is_too_long_is_refused_before_it_is_kept(run):
             async with asyncio.timeout(3):
                 with contextlib.suppress(ConnectionError):
                     await reader.read()
-            assert server.metrics.errors["protocol"] == 1
+            assert server.metrics.errors == {"frame_limit": 1}
             writer.transport.abort()
             await asyncio.sleep(0)
 
@@ -466,20 +531,26 @@ def test_a_receiver_that_asks_for_an_impossible_window_ends_the_session_and_not_
     """Whatever a peer says is an event or a protocol error."""
 
     async def scenario():
+        serving = set()
+
         async def serve(reader, writer):
-            await reader.readuntil(b"}")
-            text = b'{"type":"welcome","version":1,"last":0,"max_frame":1000000,"max_raw":1000000,"window_log":99}'
-            writer.write(encode_header(len(text), Flag.CONTROL) + text)
-            with contextlib.suppress(ConnectionError):
-                await reader.read()
-            writer.close()
+            serving.add(writer)
+            try:
+                with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                    await reader.readuntil(b"}")
+                    text = b'{"type":"welcome","version":1,"last":0,"max_frame":1000,"max_raw":1000,"window_log":99}'
+                    writer.write(encode_header(len(text), Flag.CONTROL) + text)
+                    await reader.read()
+            finally:
+                writer.transport.abort()
+                asyncio.get_running_loop().call_later(0.01, serving.discard, writer)  # by when it is closed
 
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         report = await shipper(server.sockets[0].getsockname()[1], Numbers(20), drain_timeout=0.2).run()
         assert not report.delivered
         assert report.left_entries == 20
         server.close()
-        await asyncio.sleep(0.05)  # for the ends of the connections to be seen, and closed, by their handlers
+        await eventually(lambda: not serving)
 
     run(scenario)
 
@@ -496,5 +567,37 @@ def test_a_task_of_the_shipper_that_dies_is_heard_of(run, monkeypatch):
                 async with asyncio.timeout(3):
                     await running.run()
             assert server.sink.numbers == list(range(len(server.sink.numbers)))
+
+    run(scenario)
+
+
+def test_a_base_client_that_is_gone_before_its_batch_is_decoded_is_listed_as_gone(run, monkeypatch):
+    """The batch counts, and nobody is connected any more."""
+    decoding, go_on = threading.Event(), threading.Event()
+
+    def slowly(*arguments):
+        decoding.set()
+        assert go_on.wait(10)
+        return decode_base(*arguments)
+
+    monkeypatch.setattr("logbale.connection.decode_base", slowly)
+
+    async def scenario():
+        async with receiver() as server:
+            _, writer = await asyncio.open_connection(*server.address)
+            payload = json.dumps([{"text": "x" * 70_000}]).encode()
+            writer.write(encode_header(len(payload), 0) + payload)
+            await eventually(decoding.is_set)
+            # A reset, not an end: behind an end the receiver would wait for what it decodes.
+            linger = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            writer.transport.abort()
+            await eventually(lambda: not server._connections)
+            go_on.set()
+            await eventually(lambda: server.metrics.received.entries == 1)
+            (client,) = server.clients
+            assert client.totals.entries == 1
+            assert client.live is None
+            assert server.clients.connected_count == 0
 
     run(scenario)

@@ -147,6 +147,26 @@ def test_entries_leave_once_in_order_and_within_the_limits(sizes_of_chunks, size
     assert ends == [2 * len(b"".join(batch.raw for batch in batches[: count + 1])) for count in range(len(batches))]
 
 
+limits = st.tuples(st.integers(1, 20), st.integers(1, 1000))
+
+
+@given(st.lists(st.tuples(st.lists(st.integers(1, 400), max_size=30), limits), max_size=10))
+def test_limits_may_change_at_any_time(steps):
+    """No entry is lost or doubled by it, and each batch keeps to a limit that held while it was made."""
+    held, sent, sizes_now = BatchBuffer(size=50, interval=5, max_bytes=1000), [], [(50, 1000)]
+    for sizes, (size, max_bytes) in steps:
+        held.size, held.max_bytes = size, max_bytes
+        sizes_now.append((size, max_bytes))
+        for batch in held.add(chunk(*sizes), now=0):
+            sent.append(batch.raw)
+            assert any(batch.count <= count for count, _ in sizes_now)
+            assert any(len(batch.raw) <= most for _, most in sizes_now) or batch.count == 1
+            sizes_now = sizes_now[-1:] if not len(held) else sizes_now
+    last = held.flush()
+    sent += [last.raw] if last else []
+    assert b"".join(sent) == b"".join(entry(one) for sizes, _ in steps for one in sizes)
+
+
 def test_cursors_that_move_without_an_entry_are_due_by_themselves():
     """A second after the first of them moved; where an entry follows, its batch takes them."""
     held = buffer()

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from logbale import bench
+from logbale import bench_trial
 from logbale.bench import (
     BASELINE,
+    SESSION_BASELINE,
     SETTINGS,
     BenchResult,
-    Measurement,
     cheapest,
     compared,
     measure,
@@ -25,9 +25,11 @@ from logbale.bench import (
     recommend,
 )
 from logbale.bench_chart import chart, draw, table
-from logbale.bench_corpus import Corpus, from_files, generated, press
-from logbale.compression import library
+from logbale.bench_corpus import RUN, Corpus, from_files, generated, press
+from logbale.bench_trial import Measurement, Trial
+from logbale.compression import CompressionHandler, library
 from logbale.config import Settings
+from logbale.context import ContextCompressor
 from logbale.errors import DecompressionError, LogbaleError
 from logbale.protocol import Algorithm
 
@@ -47,6 +49,11 @@ def corpus(entries: int = 500, *, size: int = 50) -> Corpus:
 
 @pytest.fixture(scope="module")
 def result() -> BenchResult:
+    return measure(corpus(), seconds=0.5, in_session=False)
+
+
+@pytest.fixture(scope="module")
+def session() -> BenchResult:
     return measure(corpus(), seconds=0.5)
 
 
@@ -92,9 +99,32 @@ def test_the_baseline_carries_the_raw_bytes_and_the_headers(result):
 
 def test_a_batch_that_does_not_come_back_is_an_error(monkeypatch):
     """No figure is worth anything where the round trip is not exact."""
-    monkeypatch.setattr(bench, "decompress", lambda algorithm, payload, *, max_raw: b"[]")
+    monkeypatch.setattr(bench_trial, "decompress", lambda algorithm, payload, *, max_raw: b"[]")
     with pytest.raises(DecompressionError, match="batch 0 came back different"):
         measure(corpus(100), seconds=0.1)
+
+
+def test_a_session_is_measured_as_its_two_ends_have_it(session, result):
+    """Each batch goes on from the one before; what it is alone stands beside it, and the default is zstd's."""
+    assert session.baseline.name == "zstd 6"
+    assert [one.wire_bytes for one in session.alone] == [one.wire_bytes for one in result.measurements]
+    for together, alone in zip(session.measurements[1:], session.alone[1:], strict=True):
+        assert (together.algorithm, together.level) == (alone.algorithm, alone.level)
+        assert together.wire_bytes < alone.wire_bytes
+    # As OpenSession would send it: header, prefix, and the bodies of one context.
+    context = ContextCompressor(Algorithm.ZSTD, 6, window_log=17)
+    assert session.baseline.wire_bytes == sum(21 + len(context.compress(raw)) for raw in corpus().batches)
+
+
+def test_large_batches_of_a_session_are_measured_alone():
+    """From 128 KiB on a zstd batch is compressed once for spool, wire and archive, outside of any context."""
+    batches = corpus(6000, size=3000).batches
+    for algorithm, alone in ((Algorithm.ZSTD, True), (Algorithm.GZIP, False)):
+        trial = Trial(algorithm, 3, bypass_threshold=256, in_session=True)
+        trial.run(batches)
+        handler = CompressionHandler(algorithm, 3)
+        frames = sum(21 + len(handler.compress(raw).payload) for raw in batches)
+        assert (trial.result(batches).wire_bytes == frames) is alone
 
 
 def test_a_batch_that_does_not_decompress_names_the_setting(monkeypatch):
@@ -103,14 +133,14 @@ def test_a_batch_that_does_not_decompress_names_the_setting(monkeypatch):
     def refuse(algorithm, payload, *, max_raw):
         raise DecompressionError("corrupt", "no end")
 
-    monkeypatch.setattr(bench, "decompress", refuse)
+    monkeypatch.setattr(bench_trial, "decompress", refuse)
     with pytest.raises(DecompressionError, match=r"none: a batch did not come back: no end"):
         measure(corpus(100), seconds=0.1)
 
 
 def test_small_batches_are_measured_as_they_are_sent():
     """Below BYPASS_THRESHOLD a batch goes raw, and the figures say so."""
-    found = measure(corpus(20, size=1), seconds=0.1, bypass_threshold=1000)
+    found = measure(corpus(20, size=1), seconds=0.1, bypass_threshold=1000, in_session=False)
     assert {item.wire_bytes for item in found.measurements} == {found.raw_bytes + 5 * 20}
 
 
@@ -120,6 +150,15 @@ def test_the_time_bounds_the_work():
     assert found.batches < 400
     assert found.entries == 50 * found.batches
     assert f"{found.batches} of 400 batches, evenly spaced, were measured: what 0.3 s allow" in found.notes
+
+
+def test_a_sample_is_runs_of_batches_that_follow_each_other():
+    """What a context gains from neighbours stays; runs do not overlap, and reach over all of it."""
+    whole = corpus(6400)
+    numbers = [whole.batches.index(raw) for raw in whole.sample(whole.raw_bytes / 2).batches]
+    assert len(numbers) == 64
+    assert numbers == sorted(set(numbers))
+    assert numbers == [run * 32 + index for run in range(4) for index in range(RUN)]
 
 
 def test_a_small_input_is_called_rough(result):
@@ -187,6 +226,8 @@ def test_the_recommendation_is_compared_with_the_default_and_has_its_alternative
     assert found.metered == (
         "Where traffic is paid by the byte: zstd 7, which sends 17 % less than zstd 2, at 10 × the CPU."
     )
+    smallest = one("zstd", 9, wire=8_990_000, cpu=30.0)
+    assert "zstd 9, which sends" in recommend([NONE, DEFAULT, best, small, smallest]).metered
     assert found.fastest == (
         "Where the shipper's CPU is all that is short: zstd 1, which sends 48 % more than zstd 2, at 0.5 × the CPU."
     )
@@ -223,10 +264,10 @@ def test_the_front_holds_exactly_what_nobody_beats(figures):
 
 
 def test_a_corpus_is_pressed_as_the_shipper_would():
-    """BATCH_SIZE entries a batch, the last one shorter; each a JSON array."""
+    """BATCH_SIZE entries a batch, the last one shorter; each a line of JSON."""
     made = corpus(120, size=50)
     assert made.counts == [50, 50, 20]
-    assert [len(json.loads(raw)) for raw in made.batches] == [50, 50, 20]
+    assert [len(entries_in(raw)) for raw in made.batches] == [50, 50, 20]
     assert made.entries == 120
 
 
@@ -235,8 +276,12 @@ def write(path, lines: int, word: str = "request"):
     return path
 
 
+def entries_in(raw: bytes) -> list[dict]:
+    return [json.loads(line) for line in raw.splitlines()]
+
+
 def entries_of(made: Corpus) -> list[dict]:
-    return [entry for raw in made.batches for entry in json.loads(raw)]
+    return [entry for raw in made.batches for entry in entries_in(raw)]
 
 
 def test_a_file_becomes_the_entries_that_a_shipper_would_make(tmp_path):
@@ -259,7 +304,7 @@ def test_several_files_are_measured_together(tmp_path):
     assert made.description == "2 files together: a.log, b.log"
     assert made.entries == 300
     for raw in made.batches:
-        words = [entry["message"].split()[1] for entry in json.loads(raw)]
+        words = [entry["message"].split()[1] for entry in entries_in(raw)]
         assert 32 <= words.count("a") <= 35
 
 
@@ -326,8 +371,19 @@ def test_the_table_shows_every_setting_and_marks_what_matters(result):
     default = next(line for line in text.splitlines() if "gzip 6" in line)
     assert "default" in default
     assert library(Algorithm.GZIP, 6) in default
-    assert "default (session)" in next(line for line in text.splitlines() if "zstd 6" in line)
-    assert text.count("recommended") == 1
+    assert text.count("recommended") == text.count("default") == 1
+    assert "each on its own" in text
+
+
+def test_the_table_of_a_session_has_each_batch_alone_beside_it(session):
+    """So that nobody takes the one for the other."""
+    text = printed(table(session))
+    assert "as in a session" in text
+    row = next(line for line in text.splitlines() if "zstd 6" in line)
+    alone = next(one for one in session.alone if one.name == "zstd 6")
+    assert "default" in row
+    assert row.split("│")[3].strip() == f"{session.baseline.ratio:.2f}"
+    assert row.split("│")[4].strip() == f"{alone.ratio:.2f}"
 
 
 def test_a_file_name_is_not_markup(result):
@@ -364,11 +420,12 @@ def test_no_two_labels_of_the_chart_overlap(result, seed):
     assert not any(a.overlaps(b) for index, a in enumerate(boxes) for b in boxes[:index])
 
 
-@pytest.mark.parametrize("key", [("none", 0), BASELINE])
-def test_the_chart_can_be_drawn_whatever_is_recommended(result, tmp_path, key):
+@pytest.mark.parametrize("key", [("none", 0), BASELINE, SESSION_BASELINE])
+def test_the_chart_can_be_drawn_whatever_is_recommended(result, session, tmp_path, key):
     """Also where it is the default, or to compress nothing, which has no point."""
-    other = msgspec.structs.replace(result.recommendation, algorithm=key[0], level=key[1])
-    chart(msgspec.structs.replace(result, recommendation=other), tmp_path / "chart.png")
+    for found in (result, session):
+        other = msgspec.structs.replace(found.recommendation, algorithm=key[0], level=key[1])
+        chart(msgspec.structs.replace(found, recommendation=other), tmp_path / "chart.png")
 
 
 def test_a_chart_of_another_kind_is_refused(result, tmp_path):

@@ -1,21 +1,16 @@
 """logbale cat, and what commands show on a terminal."""
 
-import contextlib
-import fcntl
 import json
 import os
-import pty
 import re
-import select
 import signal
-import struct
 import subprocess
-import termios
 
 import msgspec
 import pytest
 from archive_batches import batch, lines_of, writer_of
 from cli_process import CLEAN, LOGBALE, entries, logbale_run, receiver, running
+from terminals import on_terminal
 
 from logbale.cli import app
 
@@ -93,6 +88,100 @@ def test_cat_chooses_by_level_and_text(tmp_path, cat):
     assert cat(tmp_path / "archive", "--grep", "café", "--level", "warn") == [1]
 
 
+def test_cat_knows_the_other_names_of_a_level(tmp_path, cat):
+    """What other loggers call it, though not over a `level`; the pretty form has it in its place."""
+    write_entries(
+        tmp_path / "archive",
+        b'{"n":1,"severity":"ERROR"}',
+        b'{"n":2,"levelname":"error"}',
+        b'{"n":3,"lvl":"eror"}',
+        b'{"n":4,"lvl":"err","level":null}',
+        b'{"n":5,"level":"INFO","severity":"ERROR"}',
+    )
+    assert cat(tmp_path / "archive", "--level", "error") == [1, 2, 4]
+    pretty = logbale_run("cat", tmp_path / "archive", "--pretty", "-n", 2).stdout
+    assert pretty.splitlines() == ['- err      n=4 level=""', "- INFO     n=5 severity=ERROR"]
+
+
+def test_a_level_that_nothing_has_is_a_mistake(tmp_path):
+    """1, and the usual ones are named; one that is found, or usual, is none."""
+    write_entries(tmp_path / "archive", b'{"n":1,"level":"AUDIT"}')
+    ended = logbale_run("cat", tmp_path / "archive", "--level", "nonsense", "--level", "audit", "--level", "fatal")
+    assert (ended.returncode, len(ended.stdout.splitlines())) == (1, 1)
+    expected = "--level 'nonsense': no entry has it; the usual ones are debug, info, warning, error and critical"
+    assert ended.stderr == f"logbale: {expected}\n"
+    assert logbale_run("cat", tmp_path / "archive", "--level", "audit", "--level", "fatal").returncode == 0
+
+
+def write_untimed(directory, *lines):
+    """An archive with these lines as a receiver stores them where one of them has no `timestamp` that it can read."""
+    one = msgspec.structs.replace(batch(0), ndjson=b"".join(line + b"\n" for line in lines), first="", last="")
+    writer = writer_of(directory)
+    writer.commit([msgspec.structs.replace(one, count=len(lines))])
+    writer.close()
+
+
+def test_cat_knows_the_other_names_of_a_time(tmp_path):
+    """Without a `timestamp` that can be read; what has no time at all is not left out, and counted."""
+    write_untimed(
+        tmp_path / "archive",
+        b'{"n":1,"@timestamp":"2026-11-24T20:00:01Z"}',
+        b'{"n":2,"time":"2026-11-24 21:00:02.5+01:00"}',
+        b'{"n":3,"ts":1795550403.25}',
+        b'{"n":4,"timestamp":"2026-11-24 20:00:04,123"}',
+        b'{"n":5,"time":1795550405000}',
+        b'{"n":6,"ts":17955504060000000001}',
+        b'{"n":7,"timestamp":"yesterday","time":12.5,"ts":null}',
+        b'{"n":8,"timestamp":"2026-11-24T20:00:08Z","time":"2001-01-01"}',
+    )
+    span = ("--since", "2026-11-24T20:00:02Z", "--until", "2026-11-24T20:00:05Z")
+    ended = logbale_run("cat", tmp_path / "archive", *span)
+    assert [entry["n"] for entry in entries(ended.stdout)] == [2, 3, 4, 6, 7]
+    said = "2 entries have no time that can be read, and passed --since and --until"
+    assert (ended.returncode, ended.stderr) == (0, f"logbale: {said}\n")
+    assert len(logbale_run("cat", tmp_path / "archive").stdout.splitlines()) == 8
+
+
+def test_cat_goes_by_a_time_of_the_lines_own(tmp_path, cat):
+    """Of lines that were read long after: whatever the archive knows of their blocks is no reason to pass one over."""
+    for day in (1, 2, 3):
+        write_entries(
+            tmp_path / "archive",
+            b'{"n":%d,"ts":"2026-01-0%dT12:00:00Z","timestamp":"2026-11-24T20:00:00Z"}' % (day, day),
+        )
+    write_entries(tmp_path / "archive", b'{"n":4,"timestamp":"2026-11-24T20:00:00.000000Z"}')
+    own = (tmp_path / "archive", "--time-field", "ts")
+    assert cat(tmp_path / "archive", "--until", "2026-01-03") == []
+    ended = logbale_run("cat", *own, "--since", "2026-01-02", "--until", "2026-01-03")
+    assert [entry["n"] for entry in entries(ended.stdout)] == [2, 4]
+    assert "1 entry has no time that can be read" in ended.stderr
+    assert logbale_run("cat", *own).returncode == 2
+
+
+@pytest.mark.parametrize("command", ["cat", "verify"])
+def test_what_is_no_archive_is_not_called_damaged(tmp_path, archive, command):
+    """74, and the path is what to look at; a copy of a segment may have any name, and be damaged."""
+    for name, content in (
+        ("nosuch", None),
+        ("notes.txt", b"hello\n"),
+        ("other.zst", b"\x28\xb5\x2f\xfd"),
+        ("none", b""),
+    ):
+        path = tmp_path / name
+        if content is not None:
+            path.write_bytes(content)
+        ended = logbale_run(command, path)
+        assert (ended.returncode, ended.stdout) == (74, "")
+        assert ended.stderr.startswith(f"logbale: {path}: ")
+        assert ended.stderr.endswith("check the path; ARCHIVE_DIR names it where none is given\n")
+        assert "damage" not in ended.stderr
+    [first, _] = sorted(archive.glob("*/*.zst"))
+    (tmp_path / "evidence").write_bytes(first.read_bytes())
+    assert logbale_run(command, tmp_path / "evidence").returncode == 0
+    (tmp_path / "evidence").write_bytes(b"\xff" + first.read_bytes()[1:])
+    assert logbale_run(command, tmp_path / "evidence").returncode == 1
+
+
 def test_cat_names_damage_and_goes_on(archive):
     """The sound segment is printed, the exit code is 1."""
     [first, _] = sorted(archive.glob("*/*.zst"))
@@ -139,26 +228,6 @@ def test_cat_follows_until_it_is_interrupted(archive):
 
 
 # Terminals
-
-
-def on_terminal(*arguments, **environ):
-    """What a command shows on a terminal, and its exit code."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-    process = subprocess.Popen(
-        [*LOGBALE, *map(str, arguments)],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env=CLEAN | {"TERM": "xterm-256color"} | environ,
-    )
-    os.close(theirs)
-    shown = b""
-    with contextlib.suppress(OSError):  # how Linux says that the other end has closed
-        while select.select([ours], [], [], 30)[0] and (some := os.read(ours, 65536)):
-            shown += some
-    os.close(ours)
-    return shown.decode(), process.wait(30)
 
 
 def test_a_terminal_gets_colours_and_nothing_hostile(tmp_path):

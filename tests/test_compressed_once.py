@@ -13,6 +13,7 @@ from test_delivery import KeepingSink, Shifted, receiver, shipper
 
 from logbale.archive.writer import ArchiveWriter
 from logbale.carried import SECONDS, Carried
+from logbale.compressing import Compressing
 from logbale.compression import CompressionHandler, frame_of_size, zstd
 from logbale.decoding import KEPT_FRAME_BYTES
 from logbale.protocol import Algorithm
@@ -178,3 +179,16 @@ def test_lately_is_the_last_two_seconds():
         assert least - 100 <= lately <= most + 100
     assert carried.lately(total, now=now + 60) <= 1000  # of the tenth of a second after the last total that was kept
     assert carried.lately(total, now=now + 63) == 0
+
+
+def test_what_is_sent_again_was_not_compressed_again():
+    """It counts as sent twice; the time, and what the levels are judged by, count once."""
+    compressing = Compressing(CompressionHandler(Algorithm.ZSTD, 3))
+    pressed = compressing.press(b"".join(b'{"n":%d}\n' % n for n in range(20_000)))
+    for _ in range(2):
+        compressing.sent(pressed)
+    stats = compressing.handler.stats
+    assert (stats.batches, stats.raw_bytes, stats.wire_bytes) == (2, 2 * pressed.raw_bytes, 2 * len(pressed.payload))
+    assert stats.seconds == pressed.seconds > 0
+    assert compressing.take_work()[3].raw_bytes == pressed.raw_bytes
+    compressing.close()

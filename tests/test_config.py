@@ -89,7 +89,7 @@ def test_settings_are_frozen():
 def test_every_setting_has_a_flag_and_a_description():
     """Nothing can be set that is not documented and reachable."""
     for setting in SETTINGS.values():
-        assert setting.commands
+        assert setting.commands or setting.is_secret
         assert all(flag.startswith("--") for flag in setting.flags)
         assert setting.description
         assert setting.allowed
@@ -203,6 +203,8 @@ def test_the_file_has_types_and_may_use_strings(toml):
         ("LOG_RATE", "2000000", "over 0, at most 1000000"),
         ("SERVER_HOST", "10.0.0.1:5000", "a host name or an IP address, without a port"),
         ("SERVER_HOST", "two words", "a host name or an IP address, without a port"),
+        ("SERVER_HOST", "two..dots", "a host name or an IP address, without a port"),
+        ("SERVER_HOST", "x" * 64, "a host name or an IP address, without a port"),
         ("SINK", "kafka", "archive, console or null, several with commas"),
         ("SINK", "archive,", "archive, console or null, several with commas"),
         ("SINK", "console,console", "each sink once"),
@@ -235,6 +237,14 @@ def test_a_wrong_line_of_the_file_is_refused(toml, text, line):
     """Like a variable, and a name that is no setting is not passed over."""
     file = toml(text)
     assert refusal(file=file) == [f"{line} (from {file})"]
+
+
+def test_a_wrong_line_of_the_file_is_refused_though_something_stands_in_for_it(toml):
+    """Whoever checks the file learns of it, and not on the day when the variable goes."""
+    file = toml('batch_size = "x"\nlog_rate = 5\n')
+    line = f"BATCH_SIZE='x': expected a whole number in digits, 1 to 1000000000 (from {file})"
+    assert refusal({"BATCH_SIZE": "5"}, file=file) == [line]
+    assert refusal(flags={"batch_size": "5"}, file=file) == [line]
 
 
 def test_a_flag_is_named_as_it_was_typed():

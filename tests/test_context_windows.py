@@ -102,18 +102,23 @@ def test_windows_shrink_as_sessions_come_and_the_data_goes_on(run):
     run(scenario)
 
 
-def test_a_session_that_was_offered_none_gets_a_context_when_there_is_room(run):
-    """It begins with batches that stand alone."""
+def test_a_session_that_was_offered_none_gets_a_context_when_there_is_room(run, caplog):
+    """It begins with batches that stand alone; that the memory is used up is said once, and not while it is not."""
 
     async def scenario():
         async with receiver(context_memory=charge(12)) as server, Client(server, "first") as first:
             assert first.window_log == 12
+            assert "CONTEXT_MEMORY" not in caplog.text
             running = shipper(server.address[1], InSteps(40), batch_size=1)
             task = asyncio.create_task(running.run())
             for _ in range(20):
                 running._source.gate.release()
             await eventually(lambda: len(server.sink.numbers) == 20)
             assert server.metrics.context_bytes == 0
+            async with Client(server, "third"):
+                pass
+            assert caplog.text.count("CONTEXT_MEMORY is used up (111616 bytes, 2 sessions): those that come now") == 1
+            assert caplog.text.count("CONTEXT_MEMORY") == 1
             first.writer.transport.abort()
             await eventually(lambda: server._budget.reserved_bytes and server.metrics.sessions == 1)
             for _ in range(19):

@@ -8,7 +8,6 @@ import re
 import signal
 import socket
 import time
-from importlib import resources
 from pathlib import Path
 
 import msgspec
@@ -16,7 +15,9 @@ import pytest
 from serving import get, served
 
 from logbale import http_server
-from logbale.dashboard.server import DashboardServer, own_names, stats_json
+from logbale.dashboard.api import NOT_TOLD, stats_json
+from logbale.dashboard.guard import own_names
+from logbale.dashboard.server import DashboardServer
 from logbale.metrics import ReceiverMetrics, ShipperMetrics
 from logbale.protocol import Algorithm
 
@@ -52,7 +53,7 @@ def server():
     ("end", "snapshot"), [("receiver", receiver_snapshot), ("shipper", shipper_snapshot)], ids=["receiver", "shipper"]
 )
 def test_the_statistics_are_the_whole_snapshot_and_who_says_so(end, snapshot):
-    """/api/stats has every field of the snapshot, the version, the host and what the end says about itself."""
+    """/api/stats has every field of the snapshot but the histograms, who says so and what the end says about itself."""
     with served(dashboard(snapshot)) as server:
         status, headers, body = get(server, "/api/stats")
     stats = json.loads(body)
@@ -66,7 +67,8 @@ def test_the_statistics_are_the_whole_snapshot_and_who_says_so(end, snapshot):
         "why": "",
     }
     assert re.fullmatch(r"\d+\.\d+\.\d+.*", stats.pop("version"))
-    assert stats == msgspec.to_builtins(snapshot())
+    told = {name: value for name, value in msgspec.to_builtins(snapshot()).items() if name not in NOT_TOLD}
+    assert stats == told
 
 
 @pytest.mark.parametrize("snapshot", [receiver_snapshot, shipper_snapshot], ids=["receiver", "shipper"])
@@ -92,47 +94,6 @@ def test_an_end_that_cannot_do_its_work_is_degraded_and_says_why():
         stats = json.loads(get(server, "/api/stats")[2])
         assert (stats["state"], stats["why"]) == ("DEGRADED", "no space left")
         assert get(server, "/healthz")[0] == 200
-
-
-def references(path, text):
-    if path.endswith(".js"):
-        return re.findall(r'from "\./([^"]+)"', text)
-    return re.findall(r'(?:src|href)="([^"]+)"', text)
-
-
-def test_the_page_and_all_it_needs_come_from_here(server):
-    """From the page on, every file that is referred to is one that this server has."""
-    seen, ahead = {}, [""]
-    while ahead:
-        path = ahead.pop()
-        if path in seen:
-            continue
-        status, headers, body = get(server, f"/{path}")
-        assert status == 200, path
-        seen[path] = headers["content-type"]
-        if not path.startswith("api/"):
-            ahead += references(path, body.decode())
-    assert seen[""] == "text/html; charset=utf-8"
-    assert seen["style.css"] == "text/css; charset=utf-8"
-    assert {kind for path, kind in seen.items() if path.endswith(".js")} == {"text/javascript; charset=utf-8"}
-
-
-def test_every_file_of_the_page_is_served(server):
-    """A file that lies beside the page is part of it."""
-    for file in resources.files("logbale.dashboard").iterdir():
-        if not file.name.startswith("__") and not file.name.endswith(".py"):
-            assert get(server, f"/{file.name}")[2] == file.read_bytes()
-
-
-def test_the_page_puts_text_into_the_document_and_never_markup():
-    """No script of ours knows a way to make markup or code of what it received."""
-    for file in resources.files("logbale.dashboard").iterdir():
-        if file.name.endswith((".js", ".html")):
-            found = re.findall(
-                r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function|\bstyle=|\bon[a-z]+=",
-                file.read_text(),
-            )
-            assert not found, file.name
 
 
 @pytest.mark.parametrize(

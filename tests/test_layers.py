@@ -1,6 +1,8 @@
 """The arrows of docs/architecture.md as facts: cli → shells → core; a core without I/O, clock, threads or chance."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,9 +24,26 @@ CORE = {
     "session",
     "liveness",
     "metrics",
+    "entry_fields",
     "lines",
+    "line_levels",
     "multiline",
     "ndjson",
+    "terminal",
+    "entry_filter",
+    "allowance",
+    "sse",
+    "durations",
+    "levels",
+    "reports",
+    "clients",
+    "history",
+    "alarms",
+    "waiting_times",
+    "newcomers",
+    "tokens",
+    "lockout",
+    "proxy_protocol",
 }
 FORBIDDEN = {"asyncio", "socket", "os", "time", "uuid", "psutil", "threading", "concurrent", "pathlib"}
 
@@ -58,3 +77,11 @@ def test_only_the_entry_points_import_the_command_line():
     """Nothing below the command line knows it."""
     users = {path.name for path in SOURCE.rglob("*.py") if "logbale.cli" in imports(path)}
     assert users <= {"__main__.py"}
+
+
+@pytest.mark.parametrize("end", ["log_receiver", "log_shipper"])
+def test_what_an_end_does_not_use_it_does_not_import(end):
+    """A web server that is off and a library for screens would be half of its start, and half of its memory."""
+    code = f"import sys, logbale.{end}, logbale.status; print(*{{'starlette', 'uvicorn', 'rich'}} & set(sys.modules))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == ""

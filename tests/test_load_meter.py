@@ -47,7 +47,7 @@ def test_a_sample_says_what_was_read_sent_and_left_waiting(run, monkeypatch):
     async def scenario():
         queue, metrics, compressing, meter = make(monkeypatch)
         raw = b"a line of a thousand bytes " * 40
-        queue.store.append([(raw, 1, {})] * 10)
+        await queue.call(queue.store.append, [(raw, 1, {})] * 10)
         for sequence in (1, 2, 3):
             await compressing.alone(raw)
             queue.sent_up_to = sequence
@@ -118,14 +118,14 @@ def test_a_slow_receiver_does_not_raise_the_level_where_the_kernel_tells(run, to
     """Backlog, stalls, level, cause and log line from real sockets, within seconds.
 
     The receiver is the slow end, and no level makes it faster. Where the kernel tells, the level is therefore the one
-    whose bytes and CPU are cheapest together, as if nothing waited: from 9 it falls, and the link is never the cause.
-    Where nobody tells, a slow receiver looks like a slow link: from 1 it rises, to no use.
+    whose bytes and CPU are cheapest together, as if nothing waited, and the link is never the cause. Where nobody
+    tells, a slow receiver looks like a slow link, and the level rises, to no use.
     """
     if told and sys.platform != "linux":
         pytest.skip("the system does not tell")
     if not told:
         monkeypatch.setattr("logbale.tcp_client.link_seconds", lambda _: None)
-    start, reason = (9, "the receiver is what") if told else (1, "the link is what")
+    reason = "the receiver is what" if told else "the link is what"
 
     async def serve(reader, writer):
         with contextlib.suppress(ConnectionError), contextlib.closing(writer):
@@ -144,24 +144,24 @@ def test_a_slow_receiver_does_not_raise_the_level_where_the_kernel_tells(run, to
                 session_mode="off",
                 batch_size=500,
                 adaptive_enabled=True,
-                compression_level=start,
             )
             running = LogShipper(settings, Endless())
+            start = running.snapshot().level
             async with until_stopped(running) as task, asyncio.timeout(20):
                 while not task.done():
                     now = running.snapshot()
-                    if now.level != start and now.level_reason.startswith(reason):
+                    if (told or now.level > start) and now.level_reason.startswith(reason):
                         break
                     await asyncio.sleep(0.05)
             assert ("link" in now.level_changes) == (not told)
-            assert (now.level < start) if told else (now.level > start)
+            assert (now.level <= start) if told else (now.level > start)
             assert now.backlog_bytes > 0
             assert now.stalled_seconds > 0
         await asyncio.sleep(0.1)  # for the ends of the connections to be seen, and closed, by their handlers
 
     caplog.set_level("INFO", logger="logbale.shipper")
     run(scenario)
-    assert any("compression level" in record.message for record in caplog.records)
+    assert told or any("compression level" in record.message for record in caplog.records)
 
 
 @contextlib.asynccontextmanager

@@ -9,9 +9,21 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving import get, served
 
 from logbale import __version__
+from logbale.alarms import ALARMS, Alarm, Disk
+from logbale.clients import Clients
+from logbale.durations import Durations, Latency
 from logbale.exposition import MAX_REASONS, Exposition
 from logbale.metrics import Rates, ReceiverSnapshot, ShipperSnapshot, Totals
 from logbale.metrics_server import MetricsServer
+from logbale.monitor import Overview
+
+
+def distribution(*values):
+    durations = Durations()
+    for value in values:
+        durations.add(value)
+    return durations.distribution()
+
 
 RECEIVER = ReceiverSnapshot(
     uptime=101.5,
@@ -36,6 +48,18 @@ RECEIVER = ReceiverSnapshot(
     window_log=14,
     bad_frames=137,
     errors={"corrupt": 139, "limit": 149},
+    certificate_expires=1764144000.5,
+    latency=Latency(0.001, 0.002, 3),
+    ack_durations=distribution(0.0007, 0.3, 0.3, 200.0),
+    levels={"ERROR": 151, "": 157},
+)
+OVERVIEW = Overview(
+    now=1_764_144_000.0,
+    shippers=Clients().reported(),
+    alarms=[Alarm("disk", "warning", "9 % free", "free some space", 1_764_143_000.0)],
+    disk=Disk("/srv", 163, 167),
+    last_sync=1_764_143_999.5,
+    damaged_blocks=173,
 )
 SHIPPER = ShipperSnapshot(
     uptime=201.5,
@@ -59,12 +83,20 @@ SHIPPER = ShipperSnapshot(
     stalled_seconds=281.5,
     reconnects=263,
     errors={"connect": 269},
+    certificate_expires=1764144001.5,
+    latency=Latency(0.001, 0.002, 3),
+    ack_durations=distribution(0.02, 0.02),
+    compress_durations=distribution(0.0004, 257.0),
+    spool_bytes=283,
+    oldest_waiting=293.5,
+    cpu_percent=30.7,
 )
 
 
 def samples(snapshot):
     """What Prometheus would store: (name, labels) to value."""
-    text = Exposition(lambda: snapshot).text().decode()
+    overview = (lambda: OVERVIEW) if isinstance(snapshot, ReceiverSnapshot) else None
+    text = Exposition(lambda: snapshot, overview).text().decode()
     return {
         (sample.name, *sorted(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)
@@ -91,6 +123,15 @@ def test_a_receivers_numbers_arrive_under_their_names():
     assert found["logbale_receiver_bad_frames_total",] == 137
     assert found["logbale_receiver_errors_total", ("reason", "corrupt")] == 139
     assert found["logbale_receiver_errors_total", ("reason", "limit")] == 149
+    assert found["logbale_receiver_level_entries_total", ("level", "ERROR")] == 151
+    assert found["logbale_receiver_level_entries_total", ("level", "none")] == 157
+    assert {name: found["logbale_receiver_alarm", ("id", name)] for name in ALARMS} == {
+        name: name == "disk" for name in ALARMS
+    }
+    assert found["logbale_receiver_damaged_blocks_total",] == 173
+    assert found["logbale_receiver_disk_free_bytes",] == 163
+    assert found["logbale_receiver_disk_total_bytes",] == 167
+    assert found["logbale_receiver_last_sync_timestamp_seconds",] == 1_764_143_999.5
     for field in ("batches", "entries", "raw_bytes", "wire_bytes"):
         by_algorithm = {
             name: found[f"logbale_receiver_received_{field}_total", ("algorithm", name)]
@@ -117,7 +158,11 @@ def test_a_shippers_numbers_arrive_under_their_names():
     assert found["logbale_shipper_sent_raw_bytes_total",] == 239
     assert found["logbale_shipper_sent_wire_bytes_total",] == 241
     assert found["logbale_shipper_bypassed_batches_total",] == 251
-    assert found["logbale_shipper_compress_seconds_total",] == 257.25
+    assert found["logbale_shipper_compress_seconds_sum",] == 257.0004
+    assert found["logbale_shipper_compress_seconds_count",] == 2
+    assert found["logbale_shipper_ack_seconds_count",] == 2
+    assert found["logbale_shipper_spool_bytes",] == 283
+    assert found["logbale_shipper_oldest_waiting_seconds",] == 293.5
     assert found["logbale_shipper_compression_level", ("algorithm", "gzip")] == 7
     assert found["logbale_shipper_level_changes_total", ("reason", "link")] == 271
     assert found["logbale_shipper_backlog_bytes",] == 277
@@ -126,8 +171,20 @@ def test_a_shippers_numbers_arrive_under_their_names():
     assert found["logbale_shipper_errors_total", ("reason", "connect")] == 269
 
 
-COMPUTED = {"ratio", "rates", "mean_rates", "received"}
-"""What Prometheus computes from the others: rate() and sums over labels."""
+def test_a_histogram_has_its_buckets():
+    """Cumulative, with a bound that is inclusive; the sum and the count beside them."""
+    found = samples(RECEIVER)
+    name = "logbale_receiver_ack_seconds"
+    buckets = [found[f"{name}_bucket", ("le", le)] for le in ("0.0005", "0.001", "0.25", "0.5", "100.0", "+Inf")]
+    assert buckets == [0, 1, 1, 3, 3, 4]
+    assert (found[f"{name}_count",], found[f"{name}_sum",]) == (4, pytest.approx(200.6007))
+
+
+COMPUTED = {"ratio", "rates", "mean_rates", "received", "latency", "compress_seconds"}
+"""What Prometheus computes from the others: rate(), histogram_quantile() and sums over labels."""
+
+OTHERWISE = {"ack_durations", "compress_durations", "cpu_percent"}
+"""Histograms, whose samples are others, and the machine's CPU, of which the machine's exporter knows more."""
 
 
 @pytest.mark.parametrize("snapshot", [RECEIVER, SHIPPER], ids=["receiver", "shipper"])
@@ -141,7 +198,7 @@ def test_no_field_of_a_snapshot_is_forgotten(snapshot):
 
     fields = msgspec.to_builtins(snapshot)
     exported = list(samples(snapshot).values())
-    for name in fields.keys() - COMPUTED:
+    for name in fields.keys() - COMPUTED - OTHERWISE:
         assert all(number in exported for number in numbers(fields[name])), name
 
 
@@ -166,7 +223,7 @@ def test_names_follow_the_conventions_of_prometheus():
 
 
 def test_the_number_of_series_is_bounded():
-    """However many reasons there are, the series stay few, keep their names, and add up."""
+    """However many reasons there are, the series stay few, keep their names, and add up; levels are bounded before."""
     many = {f"reason_{index}": 1 for index in range(10_000)}
     found = samples(msgspec.structs.replace(RECEIVER, errors=many))
     by_reason = {labels[0][1]: value for (name, *labels), value in found.items() if name.endswith("_errors_total")}

@@ -163,7 +163,35 @@ def test_lines_of_a_session_are_kept_as_they_came(entries, ascii_only):
     assert lines.rewritten or lines.ndjson == raw
 
 
-PIECES = ["{", "}", "[", "]", ",", ":", '"a"', "1", "\n", " ", "\r", "{}", '{"a":1}', "}\n{"]
+TIMES = ["2026-11-26T07:28:40.123456Z", "2026-11-26T07:28:40.123457Z", "2025-01-01T00:00:00.000000Z"]
+
+
+@given(st.lists(st.tuples(st.sampled_from(TIMES), st.integers(1, 3)), min_size=1, max_size=9), st.booleans())
+def test_the_span_of_a_batch_is_that_of_its_entries(runs, plain):
+    """However their times follow each other, and whether or not the time stands first."""
+    times = [time for time, count in runs for _ in range(count)]
+    line = '{"timestamp":"%s","message":"}"}\n' if plain else '{"message":"{","timestamp":"%s"}\n'
+    lines = to_ndjson("".join(line % time for time in times).encode(), max_entries=30, in_session=True)
+    assert (lines.count, lines.first, lines.last) == (len(times), min(times), max(times))
+
+
+PIECES = [
+    '{"timestamp":"2026-11-26T07:28:40.123456Z"',
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    ":",
+    '"a"',
+    "1",
+    "\n",
+    " ",
+    "\r",
+    "{}",
+    '{"a":1}',
+    "}\n{",
+]
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))

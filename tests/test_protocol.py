@@ -110,6 +110,31 @@ def test_sound_frames_before_an_unsound_header_are_delivered():
         next(frames)
 
 
+FOREIGN = {
+    b"GET / HTTP/1.1\r\nHost: x\r\n\r\n": "HTTP",
+    b"POST /v1/logs HTTP/1.1\r\n": "HTTP",
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n": "HTTP",
+    b"HTTP/1.1 400 Bad Request\r\n": "HTTP",
+    b"SSH-2.0-OpenSSH_10.0\r\n": "SSH",
+} | {bytes([0x16, 3, 1, 2, low]): "TLS" for low in range(256)}
+
+
+@pytest.mark.parametrize("session", [None, False, True])
+def test_a_stream_that_is_meant_for_another_port_is_called_so(session):
+    """HTTP, TLS (a hello of any length) and SSH, as soon as a header is there, at either end; only at the start."""
+    for data, name in FOREIGN.items():
+        decoder = FrameDecoder(8 * 1024 * 1024, session=session)
+        decoder.feed(data[:4])
+        assert list(decoder.frames()) == []
+        decoder.feed(data[4:])
+        with pytest.raises(ProtocolError, match=f"^the first bytes are {name}, not a frame"):
+            list(decoder.frames())
+    decoder = FrameDecoder(8 * 1024 * 1024)
+    decoder.feed(encode_frame(b"[]", Algorithm.NONE) + b"GET / HTTP/1.1\r\n")
+    with pytest.raises(ProtocolError, match="flags 0x2f"):
+        list(decoder.frames())
+
+
 @pytest.mark.parametrize("kept", range(1, HEADER_BYTES + 4))
 def test_an_end_inside_a_frame_is_an_error(kept):
     """A stream that ends after 1 to n-1 bytes of a frame was cut."""

@@ -3,6 +3,7 @@
 import itertools
 import zlib
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -132,7 +133,7 @@ def test_a_skip_takes_the_place_of_its_batches():
     [
         batch(1),
         encode_message(Ping(1)),
-        encode_message(Status({})),
+        encode_message(Status()),
         encode_message(Skip(1, 1, 1, "")),
         encode_header(2, 0x80) + b"{}",
         encode_header(10, 0x80) + b'{"type":1}',
@@ -344,7 +345,7 @@ CONTROL = [
     Hello(2, "web-1", 1, ["zstd"], "logbale/1", "here"),
     Welcome(2, 7, 1000, 1000, 77, rejects=[RejectedBatch(5, "too deep")]),
     Skip(2, 5, 40, "drop_oldest"),
-    Status({"read": 12}),
+    Status(msgspec.Raw(b'{"read":12}')),
     Ack(12),
     Reject(3, "not entries"),
     Error("decode", "batch 7"),

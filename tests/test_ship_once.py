@@ -2,6 +2,7 @@
 
 import re
 import signal
+import socket
 import subprocess
 
 import pytest
@@ -68,3 +69,24 @@ def test_a_stop_is_how_a_pipe_that_never_ends_is_left(tmp_path, flags, code):
             assert ship.wait(30) == code, said
         assert receiving.end() == 0
     assert ("stopped before the end; what was read is delivered" in said) == bool(flags)
+
+
+def test_two_signals_name_what_is_left_and_its_place_once(tmp_path, lines):
+    """And no DRAIN_TIMEOUT: nothing was waited for."""
+    spools = tmp_path / "spools"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        nowhere = f"127.0.0.1:{free.getsockname()[1]}"
+    # A spool this small is full long before the end, with batches this small.
+    bounds = ("--spool-dir", spools, "--spool-max-bytes", 1 << 20, "--batch-size", 20, "--drain-timeout", 600)
+    with running(tmp_path, "ship", "--once", "--to", nowhere, *bounds, lines) as shipping:
+        shipping.says("Connection refused")
+        shipping.process.send_signal(signal.SIGTERM)
+        shipping.says("SIGTERM: stopping")
+        assert shipping.end() == 69
+        (said,) = re.findall("logbale: (stopped .*)", shipping.messages.read_text())
+    assert re.fullmatch(
+        rf"stopped before the end, with at least [\d,]+ bytes unread; [\d,]+ entries in [\d,]+ batches were not "
+        rf"delivered to {nowhere} \(Connection refused\)\. What waits, and how far it read, are in {spools}/\S+, and "
+        r"the same command goes on from there",
+        said,
+    )

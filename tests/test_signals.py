@@ -82,7 +82,7 @@ def test_a_receiver_whose_disk_is_stuck_ends_at_the_second_signal(tmp_path, loop
         with running(tmp_path, "ship", tmp_path / "app.log", "--from-start", "--to", address):
             receiving.says("stuck in fdatasync")
         assert receiving.end_at_once(signal.SIGTERM, second) == 74
-        assert "2 entries were received and not stored" in receiving.messages.read_text()
+        assert "2 entries were received and not stored\n" in receiving.messages.read_text()
 
 
 def test_a_receiver_that_seals_ends_at_the_second_signal(tmp_path, loop):

@@ -76,6 +76,16 @@ def test_without_a_name_there_must_be_one_spool(root):
     assert call(root, "spool", "verify", "nosuch").exit_code == 74
 
 
+@pytest.mark.parametrize("command", ["spool verify", "spool export", "dead-letters ls", "dead-letters retry"])
+def test_a_spool_that_is_not_there_is_an_error(root, command):
+    """Nothing to show would look like nothing lost; and nothing is made there."""
+    result = call(root, *command.split(), "nosuch")
+    assert result.exit_code == 74
+    assert f"{root / 'nosuch'}: there is no spool here; `logbale spool ls` lists them" in result.stderr
+    assert not (root / "nosuch").exists()
+    assert call(root, *command.split(), "x" * 300).exit_code == 74
+
+
 def test_a_dead_letter_is_listed_and_sent_again_once(root):
     """It becomes a new batch behind the others; the letter goes; entries that are read again are counted so."""
     listed = call(root, "dead-letters", "ls", "web").stdout

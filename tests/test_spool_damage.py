@@ -1,10 +1,12 @@
 """What a restart of the spool promises: whatever a crash or a bad disk left, no sound batch is lost or renumbered."""
 
 import os
+import re
 import shutil
 import struct
 import time
 import tracemalloc
+import zlib
 from contextlib import suppress
 
 import pytest
@@ -352,3 +354,28 @@ def test_a_backlog_of_a_hundred_thousand_records_opens_in_a_second(tmp_path):
     assert spool.read(50_000) == body
     spool.close()
     assert os.listdir(tmp_path) == ["s"]
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [{"first": 5}, {"base": 1}, {"next": 2**63}, {"cursors": "[" * 1200 + "]" * 1200}],
+    ids=str,
+)
+def test_a_snapshot_whose_numbers_contradict_each_other_is_damage(tmp_path, forged):
+    """Its CRC may be right, as after an edit by hand: the stream begins anew, and nothing raises."""
+    filled(tmp_path / "s", range(2))
+    path = files(tmp_path / "s")[0]
+    data = path.read_bytes()
+    header, meta = format.check_header(data)
+    name, value = next(iter(forged.items()))
+    text = re.sub(
+        rb'"%s":(\{\}|[0-9]+)' % name.encode(), b'"%s":%s' % (name.encode(), str(value).encode()), meta, count=1
+    )
+    assert text != meta
+    packed = format._HEADER.pack(format.MAGIC, 0, *header._replace(meta_bytes=len(text)))[8:]
+    checked = zlib.crc32(text, zlib.crc32(packed)).to_bytes(4, "little")
+    path.write_bytes(format.MAGIC + checked + packed + text + data[header.size :])
+    spool = spool_of(tmp_path / "s")
+    assert list(left(spool).values()) == [raw(number, padding=800) for number in range(2)]
+    spool.append([batch(2)])
+    spool.close()

@@ -3,14 +3,17 @@
 import asyncio
 import errno
 import logging
+import os
+import threading
 
 from chunks import batch_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from spool_batches import crashed, spool_of
+from virtual_network import VirtualLoop
 
 from logbale.models import Batch
-from logbale.spool import MemoryStore
+from logbale.spool import MemoryStore, list_spools
 from logbale.spool_queue import SpoolQueue
 
 
@@ -53,6 +56,33 @@ def queue_of(store, *events):
 
 def entry(**cursors):
     return Batch(b'{"n":1}\n', 1, cursors)
+
+
+def test_a_batch_counts_while_it_is_being_stored(tmp_path):
+    """Entries and batches that wait are told by the same moment: never one entry in no batch, or in two."""
+
+    class Slow(Noting):
+        def append(self, batches, bodies=()):
+            begun.set()
+            may_end.wait()
+            return super().append(batches, bodies)
+
+    begun, may_end = threading.Event(), threading.Event()
+
+    async def scenario():
+        queue = SpoolQueue(Slow(spool_of(tmp_path / "s")), max_memory=1 << 20)
+        running = asyncio.create_task(queue.run())
+        queue.append(entry(a=1))
+        await asyncio.get_running_loop().run_in_executor(None, begun.wait)
+        assert (queue.waiting_batches, queue.unsent_batches, queue.counts["spooled"]) == (1, 1, 1)
+        may_end.set()
+        await queue.wait_for_change()
+        assert (queue.waiting_batches, queue.unsent_batches, queue.counts["spooled"]) == (1, 1, 1)
+        queue.close_input()
+        await running
+        await queue.close()
+
+    asyncio.run(scenario())
 
 
 def test_a_cursor_goes_with_the_next_batch_where_there_is_one():
@@ -118,12 +148,13 @@ def test_no_order_of_events_leaves_bytes_behind_that_look_like_back_pressure(tmp
                 await queue.reject(store.first + how, "odd")
             elif what == "new_stream":
                 await queue.new_stream()
-            assert queue._fresh_bytes == sum(fresh.size for fresh in queue._fresh.values()) >= 0
-            assert queue._fresh.keys() <= set(range(store.first, store.next_sequence))
+            fresh = queue._fresh._batches
+            assert queue._fresh.size == sum(one.size for one in fresh.values()) >= 0
+            assert fresh.keys() <= set(range(store.first, store.next_sequence))
             if not on_disk:
                 assert store.raw_bytes == sum(len(raw) for _, raw in store._batches.values()) >= 0
         await queue.acknowledge(store.next_sequence - 1)
-        assert (queue._fresh_bytes, queue._incoming_bytes) == (0, 0)
+        assert (queue._fresh.size, queue._incoming_bytes) == (0, 0)
         async with asyncio.timeout(1):
             await queue.wait_for_room()
         queue.close_input()
@@ -163,3 +194,76 @@ def test_a_note_that_a_full_disk_refuses_is_tried_again(tmp_path, fail, monkeypa
         await queue.close()
 
     asyncio.run(scenario())
+
+
+def test_what_is_acknowledged_is_soon_on_disk_though_nothing_more_comes(tmp_path, monkeypatch):
+    """Who looks at an idle shipper's spool, or starts after its crash, finds nothing waiting; one write says so."""
+
+    async def scenario():
+        spool = spool_of(tmp_path / "s")
+        queue = SpoolQueue(spool, max_memory=1 << 20)
+        running = asyncio.ensure_future(queue.run())
+        for n in range(3):
+            queue.append(batch_of([{"n": n}]))
+        await queue.wait_for_change()
+        await queue.acknowledge(1)
+        await asyncio.sleep(0.5)
+        await queue.acknowledge(3)
+        waiting = []
+        for _ in range(3):
+            waiting.append([(one.entries, one.first, spool.disk_bytes) for one in list_spools(tmp_path)])
+            await asyncio.sleep(1.0)
+        [(_, _, size)] = waiting[1]
+        assert [waiting[0][0][:2], *waiting[1:]] == [(3, 1), [(0, 4, size)], [(0, 4, size)]]
+        queue.close_input()
+        await running
+        await queue.close()
+
+    loop = VirtualLoop(monkeypatch)
+    loop.run_until_complete(scenario())
+    loop.close()
+
+
+def test_a_larger_spool_takes_what_waited_for_room(run, tmp_path):
+    """At once: nothing has to be acknowledged before."""
+
+    async def scenario():
+        spool = spool_of(tmp_path / "s", max_bytes=8192)
+        queue = SpoolQueue(spool, max_memory=1 << 20)
+        running = asyncio.create_task(queue.run())
+        batch = Batch(os.urandom(3000).hex().encode() + b"\n", 1, {})
+        for _ in range(4):
+            queue.append(batch)
+        while spool.next_sequence < 2:
+            await queue.wait_for_change()
+        await asyncio.sleep(0.05)
+        assert spool.next_sequence == 2, "for the next one there is no room"
+        queue.limit(max_memory=1 << 20, max_stored=1 << 20, policy="block")
+        while spool.next_sequence < 5:
+            await queue.wait_for_change()
+        queue.close_input()
+        await running
+        await queue.close()
+
+    run(scenario)
+
+
+def test_a_larger_bound_in_memory_lets_the_reader_go_on(run):
+    """And a smaller one keeps it waiting, without a store on disk too."""
+
+    async def scenario():
+        queue = SpoolQueue(MemoryStore("s"), max_memory=10)
+        queue.append(Batch(b"x" * 100 + b"\n", 1, {}))
+        waiting = asyncio.create_task(queue.wait_for_room())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        queue.limit(max_memory=1000, max_stored=1 << 20, policy="block")
+        await waiting
+        queue.limit(max_memory=100, max_stored=1 << 20, policy="block")
+        waiting = asyncio.create_task(queue.wait_for_room())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        waiting.cancel()
+        await queue.close()
+
+    run(scenario)

@@ -151,9 +151,9 @@ def test_a_frame_that_does_not_leave_is_sent_again_whole(run):
     run(scenario)
 
 
-@pytest.mark.parametrize("manners", ["reset", "silence"])
+@pytest.mark.parametrize("manners", ["reset", "silence", "early"])
 def test_an_end_without_the_receivers_answer_is_not_called_delivered(run, manners):
-    """A reset, or no answer in time, leaves the last frames in doubt, and finish() says so."""
+    """A reset, no answer in time, or an end before ours leave the last frames in doubt, and finish() says so."""
 
     async def scenario():
         async def serve(reader, writer):
@@ -163,11 +163,15 @@ def test_an_end_without_the_receivers_answer_is_not_called_delivered(run, manner
                 reset = struct.pack("ii", 1, 0)
                 writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
                 writer.transport.abort()
+            if manners == "early":
+                writer.close()
 
         writers = []
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         sender = client(server.sockets[0].getsockname()[1])
         await send(sender, b"x")
+        if manners == "early":
+            assert await sender._peer_ended
         sender.metrics.batch_sent(entries=1, raw_bytes=1, wire_bytes=1)
         assert not await sender.finish(0.2)
         await sender.close()

@@ -7,6 +7,7 @@ import random
 import pytest
 from chunks import batch_of
 from test_delivery import KeepingSink
+from test_log_shipper import ScriptedSource
 from virtual_network import VirtualLoop
 
 from logbale import messages
@@ -14,8 +15,10 @@ from logbale.compressing import Compressing
 from logbale.compression import CompressionHandler
 from logbale.config import Settings
 from logbale.connection import Connection
+from logbale.log_shipper import LogShipper
 from logbale.metrics import ReceiverMetrics, ShipperMetrics
 from logbale.protocol import Algorithm, Flag
+from logbale.reports import Report
 from logbale.session_link import SessionLink
 from logbale.spool import MemoryStore
 from logbale.spool_queue import SpoolQueue
@@ -40,6 +43,10 @@ SESSIONS = {
 }
 
 
+def report(ended):
+    return Report(read=1, delivered=1, waiting_entries=0, ended=ended)
+
+
 class Ends:
     """A receiver, and a shipper's queue and link, put together without sources."""
 
@@ -50,7 +57,7 @@ class Ends:
         self._compressing = Compressing(CompressionHandler(algorithm, level=3, bypass_threshold=1))
         self.metrics = ShipperMetrics(now=0.0, algorithm=algorithm.label, level=3)
         self._link = SessionLink(
-            self.queue, settings, self._compressing, self.metrics, status=lambda: {"n": 1}, chance=lambda: 0.5
+            self.queue, settings, self._compressing, self.metrics, report=report, chance=lambda: 0.5
         )
 
     async def __aenter__(self):
@@ -74,7 +81,7 @@ class Ends:
 
 
 async def short_session(settings):
-    """All that a good session has, in 700 bytes: hello, welcome, batches, a skip, acks, statuses and pings."""
+    """All that a good session has, in 900 bytes: hello, welcome, batches, a skip, acks, statuses and pings."""
     async with Ends(settings, max_raw_bytes=300) as ends:
         for n in range(6):
             ends.queue.append(batch_of([{"n": n, "m": "x" * (400 if n == 3 else 20)}]))
@@ -102,14 +109,15 @@ def turn_over(loop, name, bits):
 
 
 def bits_of(loop, name, *, batches_only=False):
-    """Every bit of the session, or of its batches, each way; and those of compressed bodies and their lengths.
+    """Every bit of the session, or of its batches, each way; and those that may go unnoticed.
 
-    Of the latter some say nothing about the batch: a gzip header's time, say, or that the last bytes of a sync flush
-    belong to the body, when no other frame comes behind it.
+    These are in compressed bodies and their lengths, where some say nothing about the batch: a gzip header's time, say,
+    or that the last bytes of a sync flush belong to the body, when no other frame comes behind it. And in the shipper's
+    last word, behind which nothing comes at all.
     """
     loop.run_until_complete(short_session(Settings(**SESSIONS[name])))
     assert loop.network.connections == 1
-    bits, compressed = [], set()
+    bits, harmless = [], set()
     for way, data in loop.network.passed.items():
         begin = 0
         while begin < len(data):
@@ -117,10 +125,13 @@ def bits_of(loop, name, *, batches_only=False):
             if not (batches_only and data[begin + 4] == Flag.CONTROL):
                 bits += [(way, bit) for bit in range(8 * begin, 8 * end)]
             if data[begin + 4] & Flag.COMPRESSED:
-                compressed |= {(way, 8 * begin + bit) for bit in range(32)}
-                compressed |= {(way, bit) for bit in range(8 * (begin + 5 + 16), 8 * end)}
-            begin = end
-    return bits, compressed
+                harmless |= {(way, 8 * begin + bit) for bit in range(32)}
+                harmless |= {(way, bit) for bit in range(8 * (begin + 5 + 16), 8 * end)}
+            last, begin = begin, end
+        if way == "up":
+            assert b'"ended":true' in data[last:]
+            harmless |= {(way, bit) for bit in range(8 * last, 8 * len(data))}
+    return bits, harmless
 
 
 @pytest.mark.parametrize("name", SESSIONS)
@@ -128,8 +139,8 @@ def test_a_flipped_bit_anywhere_in_a_session_changes_nothing(loop, name):
     """Nothing lost, doubled, out of order or altered, whichever message, header or body it is in."""
     first = random.randrange(101)
     print("from bit", first)
-    bits, compressed = bits_of(loop, name)
-    assert compressed >= set(turn_over(loop, name, bits[first::101]))
+    bits, harmless = bits_of(loop, name)
+    assert harmless >= set(turn_over(loop, name, bits[first::101]))
 
 
 @pytest.mark.slow
@@ -137,9 +148,9 @@ def test_a_flipped_bit_anywhere_in_a_session_changes_nothing(loop, name):
 def test_no_single_flipped_bit_of_a_session_changes_anything(loop, name):
     """All of them, one after the other. All are noticed, but for the few that say nothing."""
     # What is said beside the batches is in all sessions the same.
-    bits, compressed = bits_of(loop, name, batches_only=name != "zstd")
+    bits, harmless = bits_of(loop, name, batches_only=name != "zstd")
     print(len(bits), "bits")
-    assert compressed >= set(turn_over(loop, name, bits))
+    assert harmless >= set(turn_over(loop, name, bits))
 
 
 def test_without_the_crc_a_flipped_bit_does_harm(loop, monkeypatch):
@@ -168,6 +179,24 @@ def test_a_link_of_64_kbit_after_a_long_outage_drains_and_is_not_declared_dead(l
             assert loop.time() - began > 150
             assert ends.server.sink.numbers == list(range(len(sizes)))
             assert loop.network.connections == 1
+
+    loop.run_until_complete(scenario())
+
+
+@pytest.mark.parametrize(("stop_after", "ends_after"), [(None, 10.0), (4.0, 10.0), (9.5, 10.0)])
+def test_a_stop_does_not_lengthen_the_wait_for_a_receiver_that_is_not_there(loop, stop_after, ends_after):
+    """Ten seconds after the source's end it is over, asked for or not."""
+
+    async def scenario():
+        shipper = LogShipper(Settings(drain_timeout=10.0), ScriptedSource([3]))
+        running = asyncio.ensure_future(shipper.run())
+        while not shipper.snapshot().waiting_batches:
+            await asyncio.sleep(0.01)
+        began = loop.time()
+        if stop_after is not None:
+            loop.call_later(stop_after, shipper.stop)
+        assert (await running).left_entries == 3
+        assert loop.time() - began == pytest.approx(ends_after, abs=0.3)
 
     loop.run_until_complete(scenario())
 

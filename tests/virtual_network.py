@@ -9,7 +9,7 @@ import selectors
 import socket
 from collections import deque
 
-from logbale import connection, log_shipper, open_session, session_link, tcp_server
+from logbale import connection, log_shipper, open_session, session_link, spool_queue, tcp_server
 
 PIECE = 512
 """Bytes that arrive at a time where the network has a speed."""
@@ -24,7 +24,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.now = 1000.0
         super().__init__(_Jumping(self))
         self.network = Network(self)
-        for module in (connection, log_shipper, open_session, session_link, tcp_server):
+        for module in (connection, log_shipper, open_session, session_link, spool_queue, tcp_server):
             monkeypatch.setattr(module, "monotonic", self.time)
 
     def time(self):
@@ -139,7 +139,7 @@ class End(asyncio.Transport):
         return {"peername": ("virtual", 1), "socket": self}.get(name, default)
 
     def setsockopt(self, *option):
-        assert option[1] == socket.SO_KEEPALIVE
+        assert option[1] in (socket.SO_KEEPALIVE, socket.SO_LINGER)
 
     def set_write_buffer_limits(self, high=None, low=None):
         pass

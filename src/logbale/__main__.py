@@ -1,6 +1,32 @@
-"""python -m logbale: the command line."""
+"""python -m logbale, and the program `logbale`: the command line, with what is only right where the process is ours."""
 
-from logbale.cli import main
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from typing import NoReturn
+
+CONTAINERS = 50_000
+"""New lists, dicts and the like that the cycle collector lets pass between two looks. Each batch makes a few, which
+need no collector; with Python's own 700 the receiver spent 5 % of its time there."""
+
+
+def start() -> NoReturn:
+    """Runs the process's command line, and ends the process without taking the interpreter apart (25 ms)."""
+    gc.set_threshold(CONTAINERS)
+    from logbale.cli import main
+
+    try:
+        main()
+    except SystemExit as end:
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except OSError:
+            raise end from None  # the interpreter has words for it
+        os._exit(end.code if isinstance(end.code, int) else end.code is not None)
+
 
 if __name__ == "__main__":
-    main()
+    start()

@@ -74,16 +74,16 @@ class BalancedCompression:
         min_level: int,
         max_level: int,
         *,
-        level: int,
         prior: list[tuple[float, float]],
+        level: int | None = None,
         second_worth: float = SECOND_WORTH,
     ) -> None:
-        """`level` is where to start; outside the bounds, the nearer one. `prior`: a row of level_table.PRIORS."""
+        """`prior`: a row of level_table.PRIORS. `level` is where to start, the nearer bound where it is outside;
+        by default the one that is cheapest by the prior while nothing waits."""
         if min_level > max_level:
             raise ValueError(f"min_level={min_level}: expected at most max_level={max_level}")
         self.min_level = min_level
         self.max_level = max_level
-        self.level = min(max_level, max(min_level, level))
         self.table = LevelTable(prior)
         self.is_behind = False
         self.is_blocked = False
@@ -105,6 +105,9 @@ class BalancedCompression:
         self._changes = MAX_CHANGES
         self._fresh = False
         self._idle = True
+        if level is None:
+            level = min(range(min_level, max_level + 1), key=lambda level: self._cost(level, waits=False))
+        self.level = min(max_level, max(min_level, level))
 
     def observe(self, sample: Sample) -> None:
         """Takes what was seen since the last sample; figures that cannot be true are bent to what can."""

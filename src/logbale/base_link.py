@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from logbale.compressing import Compressing
+from logbale.config import Settings
 from logbale.metrics import ShipperMetrics
 from logbale.models import json_array
 from logbale.protocol import base_flags, encode_header
@@ -30,6 +31,11 @@ class BaseLink:
     def unreachable_since(self) -> float:
         """Since when, by time.monotonic, there is no connection; infinity while there is one."""
         return self._client.unreachable_since
+
+    @property
+    def last_error(self) -> str:
+        """Why there was no connection, the last time that there was none."""
+        return self._client.last_error
 
     async def run(self) -> None:
         """Sends until the queue is closed and empty."""
@@ -66,6 +72,10 @@ class BaseLink:
     def link_seconds(self) -> float | None:
         """How long this connection was held up by the network."""
         return self._client.link_seconds()
+
+    def follow(self, settings: Settings) -> None:
+        """The next frame goes by them."""
+        self._client.send_timeout = settings.send_timeout
 
     def status(self) -> tuple[bool, str]:
         """Whether there is a connection, and if not, why."""

@@ -129,6 +129,6 @@ class BatchBuffer:
         return cursors
 
     def _take(self) -> Batch:
-        batch = Batch(b"".join(self._pieces), self._count, self._cursors)
+        batch = Batch(b"".join(self._pieces), self._count, self._cursors, self._since)
         self._start_batch()
         return batch

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from logbale.bench import BASELINE, DEFAULTS, BenchResult, Measurement, compared, pareto
+from logbale.bench import BenchResult, compared, find, pareto
+from logbale.bench_trial import Measurement
 from logbale.errors import LogbaleError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def table(result: BenchResult) -> Table:
         title=Text(result.corpus),
         caption=Text(
             f"{result.entries:,} entries in {result.batches:,} batches of {result.batch_size}, "
-            f"{result.raw_bytes / 1e6:,.1f} MB raw; median of {result.rounds} rounds; "
+            f"{result.raw_bytes / 1e6:,.1f} MB raw, {_way(result)}; median of {result.rounds} rounds; "
             "MB are raw megabytes a CPU second of one core. * no other setting is both smaller and faster"
         ),
         title_justify="left",
@@ -50,20 +51,23 @@ def table(result: BenchResult) -> Table:
     )
     shown.add_column("setting")
     shown.add_column("by")
-    for heading in ("ratio", "wire kB", "saved kB", "saved", "compress MB/s", "decompress MB/s"):
+    ratios = ["ratio", "alone"] if result.alone else ["ratio"]
+    for heading in (*ratios, "wire kB", "saved kB", "saved", "compress MB/s", "decompress MB/s"):
         shown.add_column(heading, justify="right")
     shown.add_column("")
     previous = result.measurements[0].algorithm
+    alone = {(one.algorithm, one.level): f"{one.ratio:.2f}" for one in result.alone}
     for one in result.measurements:
         if one.algorithm != previous:
             shown.add_section()
             previous = one.algorithm
         key = (one.algorithm, one.level)
-        remarks = ["*"] * (one in front) + ["recommended"] * (key == best) + [DEFAULTS.get(key, "")]
+        remarks = ["*"] * (one in front) + ["recommended"] * (key == best) + ["default"] * (one is result.baseline)
         shown.add_row(
             one.name,
             one.library,
             f"{one.ratio:.2f}",
+            *([alone[key]] if alone else []),
             f"{one.wire_bytes / 1e3:,.1f}",
             f"{one.saved_bytes / 1e3:z,.1f}",
             f"{100 * one.saved_bytes / result.raw_bytes:z.1f} %",
@@ -73,6 +77,12 @@ def table(result: BenchResult) -> Table:
             style="bold" if key == best else None,
         )
     return shown
+
+
+def _way(result: BenchResult) -> str:
+    if result.in_session:
+        return "each going on from the one before, as in a session (alone: the ratio of each on its own)"
+    return "each on its own"
 
 
 def _speed(mb_per_s: float | None) -> str:
@@ -111,8 +121,8 @@ def draw(result: BenchResult, figure: Figure) -> list[Bbox]:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     FigureCanvasAgg(figure)  # measures the labels, whatever the file is written with
-    best = _find(result, (result.recommendation.algorithm, result.recommendation.level))
-    default = _find(result, BASELINE)
+    best = find(result.measurements, (result.recommendation.algorithm, result.recommendation.level))
+    default = result.baseline
     axes = figure.add_subplot()
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -142,13 +152,9 @@ def draw(result: BenchResult, figure: Figure) -> list[Bbox]:
         if one.level == 0 or one is best or one is default:
             continue
         # zlib is gzip with 12 bytes less around it: where their points all but coincide, gzip's level names both.
-        if one.algorithm != "zlib" or not labels.near(one, _find(result, ("gzip", one.level))):
+        if one.algorithm != "zlib" or not labels.near(one, find(result.measurements, ("gzip", one.level))):
             labels.put(str(one.level), one, distances=(3, 6, 10), color=_STYLES[one.algorithm]["color"])
     return labels.placed
-
-
-def _find(result: BenchResult, key: tuple[str, int]) -> Measurement:
-    return next(one for one in result.measurements if (one.algorithm, one.level) == key)
 
 
 def _place(one: Measurement) -> tuple[float, float]:
@@ -163,7 +169,8 @@ def _headline(best: Measurement, default: Measurement) -> str:
 
 def _subtitle(result: BenchResult) -> str:
     corpus = result.corpus if len(result.corpus) <= 90 else f"{result.corpus[:89]}…"
-    return f"{corpus}; {result.entries:,} entries, {result.batch_size} a batch"
+    way = "in a session" if result.in_session else "each batch on its own"
+    return f"{corpus}; {result.entries:,} entries, {result.batch_size} a batch, {way}"
 
 
 class _Labels:

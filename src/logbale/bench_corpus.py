@@ -17,13 +17,16 @@ from logbale.batch_buffer import BatchBuffer
 from logbale.config import MiB, Settings
 from logbale.errors import LogbaleError
 from logbale.lines import LineParser
-from logbale.models import Batch, Chunk, json_array
+from logbale.models import Batch, Chunk
 from logbale.sources.generator import LogGenerator, as_lines
 
 MAX_SOURCE_BYTES = 16 * MiB
 """Read from all files together; from one that is larger than its share, SLICES pieces spread over it."""
 
 SLICES = 8
+
+RUN = 16
+"""Batches that a sample takes one after the other."""
 
 NAMED = 5
 """A description names at most so many files."""
@@ -38,7 +41,7 @@ class Corpus(msgspec.Struct, frozen=True, kw_only=True):
     description: str
     batch_size: int
     batches: list[bytes]
-    """At least one; each is a UTF-8 JSON array of objects."""
+    """At least one; each is lines of one JSON object, in UTF-8."""
     counts: list[int]
     """Entries of each batch."""
 
@@ -53,10 +56,15 @@ class Corpus(msgspec.Struct, frozen=True, kw_only=True):
         return sum(self.counts)
 
     def sample(self, raw_bytes: float) -> Corpus:
-        """About so much of it, at least one batch, evenly spaced."""
+        """About so much of it, at least one batch: evenly spaced runs, in which a context finds what is near."""
         total = len(self.batches)
         kept = min(total, max(1, int(total * raw_bytes / self.raw_bytes)))
-        chosen = [index * total // kept for index in range(kept)]
+        runs = -(-kept // RUN)
+        chosen = [
+            run * total // runs + index
+            for run in range(runs)
+            for index in range(kept * (run + 1) // runs - kept * run // runs)
+        ]
         return msgspec.structs.replace(
             self, batches=[self.batches[index] for index in chosen], counts=[self.counts[index] for index in chosen]
         )
@@ -75,7 +83,7 @@ def press(description: str, chunks: Iterable[Chunk], settings: Settings) -> Corp
     return Corpus(
         description=description,
         batch_size=settings.batch_size,
-        batches=[json_array(batch.raw) for batch in batches],
+        batches=[batch.raw for batch in batches],
         counts=[batch.count for batch in batches],
     )
 
@@ -113,7 +121,7 @@ def generated(settings: Settings, *, entries: int = GENERATED_ENTRIES, seed: int
 
 
 def _stamped(turns: Iterable[tuple[float, LineParser, bytes]], rate: float) -> Iterator[Chunk]:
-    chance = random.Random(0)
+    chance = random.Random(0)  # nosec B311  # for times that repeat, not for secrets
     now = time.time()
     for _, parser, line in turns:
         now += chance.expovariate(rate)

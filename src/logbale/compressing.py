@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter, thread_time
 from typing import TypeVar
+from weakref import WeakSet
 
 import msgspec
 
@@ -22,7 +23,7 @@ INLINE_BYTES = 64 * 1024
 _T = TypeVar("_T")
 
 
-class Pressed(msgspec.Struct, frozen=True):
+class Pressed(msgspec.Struct, frozen=True, eq=False, weakref=True):
     """A large batch as it is stored and sent, and what making it took."""
 
     payload: bytes
@@ -40,6 +41,8 @@ class Compressing:
         self.handler = handler
         self._work: dict[int, Work] = {}
         self._presser = CompressionHandler(Algorithm.ZSTD, handler.level, bypass_threshold=0)
+        self._counted: WeakSet[Pressed] = WeakSet()
+        """Those that left."""
         self._pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="logbale-compress")
 
     async def alone(self, raw: bytes) -> Compressed:
@@ -62,8 +65,12 @@ class Compressing:
         return Pressed(payload, level, len(raw), seconds, cpu_seconds)
 
     def sent(self, pressed: Pressed) -> None:
-        """It left: from now on it counts."""
+        """It left: from now on it counts. Where it left before, as sent once more, but not as compressed once more."""
         compressed = Compressed(pressed.payload, Algorithm.ZSTD, pressed.raw_bytes, bypassed=False)
+        if pressed in self._counted:
+            self.handler.record(compressed, 0.0)
+            return
+        self._counted.add(pressed)
         self._record(pressed.level, compressed, pressed.seconds, pressed.cpu_seconds)
 
     def take_work(self) -> dict[int, Work]:

@@ -13,6 +13,7 @@ import msgspec
 
 from logbale import deflate
 from logbale.deflate import GZIP_WBITS, ZLIB_WBITS
+from logbale.durations import Durations
 from logbale.errors import DecompressionError
 from logbale.protocol import Algorithm
 
@@ -112,6 +113,8 @@ class CompressionStats(msgspec.Struct):
     bypassed: int = 0
     seconds: float = 0.0
     """As the shell measured it: wall-clock time inside compress()."""
+    durations: Durations = msgspec.field(default_factory=Durations)
+    """The same, batch by batch."""
 
     @property
     def ratio(self) -> float:
@@ -129,14 +132,14 @@ class CompressionHandler:
         self.algorithm = algorithm if enabled else Algorithm.NONE
         self.level = level
         self.stats = CompressionStats()
-        self._bypass_threshold = bypass_threshold
+        self.bypass_threshold = bypass_threshold
         self._zstd: tuple[int, zstd.ZstdCompressor] | None = None
 
     def compress(self, raw: bytes) -> Compressed:
         """The smaller of `raw` and its compressed form."""
         if self.algorithm is Algorithm.NONE:
             return Compressed(raw, Algorithm.NONE, len(raw), bypassed=False)
-        if len(raw) >= self._bypass_threshold:
+        if len(raw) >= self.bypass_threshold:
             payload = self._compress(raw, self.level)
             if len(payload) < len(raw):
                 return Compressed(payload, self.algorithm, len(raw), bypassed=False)
@@ -153,6 +156,7 @@ class CompressionHandler:
         self.stats.wire_bytes += len(compressed.payload)
         self.stats.bypassed += compressed.bypassed
         self.stats.seconds += seconds
+        self.stats.durations.add(seconds)
 
     def _compress(self, raw: bytes, level: int) -> bytes:
         if self.algorithm is Algorithm.GZIP:
@@ -192,10 +196,17 @@ def library(algorithm: Algorithm, level: int) -> str:
     return f"{row.name} {row.level}"
 
 
-def decompress(algorithm: Algorithm, payload: bytes, *, max_raw: int, max_ratio: int | None = MAX_RATIO) -> bytes:
+def decompress(
+    algorithm: Algorithm,
+    payload: bytes,
+    *,
+    max_raw: int,
+    max_ratio: int | None = MAX_RATIO,
+    max_members: int = MAX_MEMBERS,
+) -> bytes:
     """The raw bytes of a stand-alone payload.
 
-    Raises DecompressionError: `corrupt` where it is not one to MAX_MEMBERS whole streams of that algorithm and nothing
+    Raises DecompressionError: `corrupt` where it is not one to max_members whole streams of that algorithm and nothing
     else; `limit` where it has more, or gives more than max_raw bytes, or more than max_ratio times its own size once
     past RATIO_FREE_BYTES.
     """
@@ -213,8 +224,10 @@ def decompress(algorithm: Algorithm, payload: bytes, *, max_raw: int, max_ratio:
         members.append(piece)
         if not payload:
             return members[0] if len(members) == 1 else b"".join(members)
-        if len(members) == MAX_MEMBERS:
-            raise DecompressionError("limit", f"more than {MAX_MEMBERS} compressed streams in one payload")
+        if len(members) >= max_members:
+            raise DecompressionError(
+                "limit", f"more than {max_members} compressed streams in one payload (MAX_MEMBERS)"
+            )
 
 
 def _over(limit: int) -> DecompressionError:

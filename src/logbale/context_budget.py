@@ -62,6 +62,11 @@ class ContextBudget(Generic[_S]):
         return self._window_logs[self._step]
 
     @property
+    def is_used_up(self) -> bool:
+        """Whether not even the smallest windows of all sessions fit, so that some stay without."""
+        return self.sessions * charge(WINDOW_LOGS[-1]) > self.memory
+
+    @property
     def sessions(self) -> int:
         """Open now."""
         return len(self._has)

@@ -35,8 +35,15 @@ class Decoded(msgspec.Struct, frozen=True):
 def decode_base(frame: Frame, settings: Settings) -> Decoded | DecompressionError | EntryError:
     """A base frame's entries, or why it has none."""
     try:
-        raw = decompress(frame.algorithm, frame.payload, max_raw=settings.max_raw_bytes)
-        return Decoded(to_ndjson(raw, max_entries=settings.max_batch_entries), len(raw))
+        raw = decompress(
+            frame.algorithm,
+            frame.payload,
+            max_raw=settings.max_raw_bytes,
+            max_ratio=settings.max_ratio,
+            max_members=settings.max_members,
+        )
+        lines = to_ndjson(raw, max_entries=settings.max_batch_entries, with_levels=settings.is_observed)
+        return Decoded(lines, len(raw))
     except (DecompressionError, EntryError) as error:
         return error
 
@@ -49,10 +56,18 @@ def decode_sequenced(
         if context is not None:
             raw = context.decompress(batch.body, batch.raw_bytes)
         else:
-            raw = decompress(batch.algorithm, batch.body, max_raw=batch.raw_bytes, max_ratio=None)
+            raw = decompress(
+                batch.algorithm,
+                batch.body,
+                max_raw=batch.raw_bytes,
+                max_ratio=None,
+                max_members=settings.max_members,
+            )
         if len(raw) != batch.raw_bytes or batch_crc(batch.sequence, raw) != batch.crc:
             raise DecompressionError("corrupt", "its length or CRC is not that of its prefix")
-        lines = to_ndjson(raw, max_entries=settings.max_batch_entries, in_session=True)
+        lines = to_ndjson(
+            raw, max_entries=settings.max_batch_entries, in_session=True, with_levels=settings.is_observed
+        )
         return Decoded(lines, len(raw), batch.body if _is_worth_keeping(batch, raw, lines) else b"")
     except (DecompressionError, EntryError) as error:
         return error

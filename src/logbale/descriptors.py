@@ -11,25 +11,32 @@ BESIDES = 300
 """Descriptors beside those of connections: two HTTP servers with 128 each, the archive, libraries."""
 
 
-def allow_connections(connections: int) -> None:
-    """Raises the soft limit where so many connections need it, and says so where the hard limit is too low."""
+def allow_connections(connections: int) -> int:
+    """Raises the soft limit where so many connections need it; how many there may be, and it says so if that is fewer.
+
+    Beyond that the system would leave clients waiting, unheard, and the archive without a descriptor for its next file.
+    """
     try:
         import resource
     except ImportError:  # not a Unix: there is no such limit
-        return
+        return connections
     needed = connections + BESIDES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
-        return
+        return connections
     allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
     with contextlib.suppress(ValueError, OSError):  # macOS has a further limit, which it does not tell
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < needed:
-        log.warning(
-            "MAX_CONNECTIONS=%d needs %d open files, the system allows %d: raise the hard limit (ulimit -Hn), or lower "
-            "MAX_CONNECTIONS",
-            connections,
-            needed,
-            soft,
-        )
+    if soft >= needed:
+        return connections
+    fewer = min(connections, max(soft - BESIDES, soft // 2))
+    log.warning(
+        "MAX_CONNECTIONS=%d needs %d open files, the system allows %d: more than %d are refused; raise the hard limit "
+        "(ulimit -Hn), or lower MAX_CONNECTIONS",
+        connections,
+        needed,
+        soft,
+        fewer,
+    )
+    return fewer

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import rmtree
@@ -125,11 +125,11 @@ class DirectoryLock:
         return os.fstat(self._fd).st_nlink == 0
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """The directory stays locked until the end of this, also where release() comes before."""
+    def held(self) -> Iterator[Callable[[], bool]]:
+        """The directory stays locked until the end of this, also where release() comes before; tells `is_lost`."""
         fd = os.dup(self._fd)  # a lock belongs to the open file, however many descriptors that has
         try:
-            yield
+            yield lambda: os.fstat(fd).st_nlink == 0
         finally:
             os.close(fd)
 

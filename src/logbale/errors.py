@@ -32,7 +32,15 @@ class EntryError(LogbaleError):
 
 
 class ProtocolError(LogbaleError):
-    """A peer broke the framing; nothing after this point of its stream can be trusted."""
+    """A peer broke the framing; nothing after this point of its stream can be trusted.
+
+    `reason` is what it is counted under: `protocol`, or the limit that it met: `frame_limit`, `hello_timeout`,
+    `frame_timeout`, `frame_memory`.
+    """
+
+    def __init__(self, detail: str, *, reason: str = "protocol") -> None:
+        super().__init__(detail)
+        self.reason = reason
 
 
 class DecompressionError(LogbaleError):

@@ -1,19 +1,32 @@
-"""A snapshot as Prometheus text: counters and gauges in base units; what can be computed from them is left out.
+"""A snapshot as Prometheus text, in base units; what can be computed from it is left out.
 
-Label values are few by construction: the algorithms, and at most MAX_REASONS reasons.
+Label values are few by construction: the algorithms, the alarms, at most MAX_REASONS reasons and levels.MAX_LEVELS
+levels. No name of a stream, a host or a client is one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from logbale import __version__
+from logbale.alarms import ALARMS
+from logbale.durations import Distribution
 from logbale.metrics import ReceiverSnapshot, ShipperSnapshot, Snapshot, Totals
 from logbale.protocol import Algorithm
+
+if TYPE_CHECKING:  # a shipper has none, and should not load what makes one
+    from logbale.monitor import Overview
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -24,9 +37,10 @@ MAX_REASONS = 64
 class Exposition:
     """The page that Prometheus scrapes: `text()` takes a fresh snapshot each time."""
 
-    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
+    def __init__(self, snapshot: Callable[[], Snapshot], overview: Callable[[], Overview] | None = None) -> None:
+        """`overview` is what a receiver knows beside its snapshot."""
         self._registry = CollectorRegistry()
-        self._registry.register(_SnapshotCollector(snapshot))
+        self._registry.register(_SnapshotCollector(snapshot, overview))
         ProcessCollector(registry=self._registry)  # CPU seconds, memory, descriptors, start time
 
     def text(self) -> bytes:
@@ -35,8 +49,9 @@ class Exposition:
 
 
 class _SnapshotCollector(Collector):
-    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
+    def __init__(self, snapshot: Callable[[], Snapshot], overview: Callable[[], Overview] | None) -> None:
         self._snapshot = snapshot
+        self._overview = overview
 
     def collect(self) -> Iterator[Metric]:
         snapshot = self._snapshot()
@@ -46,6 +61,14 @@ class _SnapshotCollector(Collector):
         yield _gauge(f"logbale_{end}_uptime_seconds", "Time since the start", snapshot.uptime)
         yield from _receiver(snapshot) if isinstance(snapshot, ReceiverSnapshot) else _shipper(snapshot)
         yield _by_reason(f"logbale_{end}_errors", "Errors by reason", snapshot.errors)
+        if snapshot.certificate_expires is not None:
+            yield _gauge(
+                f"logbale_{end}_certificate_expires_timestamp_seconds",
+                "When the TLS certificate of this end ends",
+                snapshot.certificate_expires,
+            )
+        if self._overview is not None:
+            yield from _beside(self._overview())
 
 
 def _receiver(snapshot: ReceiverSnapshot) -> Iterator[Metric]:
@@ -64,6 +87,27 @@ def _receiver(snapshot: ReceiverSnapshot) -> Iterator[Metric]:
     yield _gauge("logbale_receiver_context_bytes", "Memory of their contexts, estimated", snapshot.context_bytes)
     yield _gauge("logbale_receiver_window_log", "Binary logarithm of the window on offer", snapshot.window_log)
     yield _counter("logbale_receiver_bad_frames", "Frames whose payload was no batch", snapshot.bad_frames)
+    yield _histogram("logbale_receiver_ack_seconds", "A batch received whole to durable", snapshot.ack_durations)
+    levels = CounterMetricFamily("logbale_receiver_level_entries", "Entries received by level", labels=["level"])
+    for level, count in snapshot.levels.items():
+        levels.add_metric([level or "none"], count)
+    yield levels
+
+
+def _beside(overview: Overview) -> Iterator[Metric]:
+    alarms = GaugeMetricFamily("logbale_receiver_alarm", "1 while the alarm is on", labels=["id"])
+    on = {alarm.id for alarm in overview.alarms}
+    for name in ALARMS:
+        alarms.add_metric([name], name in on)
+    yield alarms
+    yield _counter("logbale_receiver_damaged_blocks", "Blocks met that are not sound", overview.damaged_blocks)
+    if overview.disk is not None:
+        yield _gauge("logbale_receiver_disk_free_bytes", "Room on the archive's disk", overview.disk.free_bytes)
+        yield _gauge("logbale_receiver_disk_total_bytes", "Size of the archive's disk", overview.disk.total_bytes)
+    if overview.last_sync is not None:
+        yield _gauge(
+            "logbale_receiver_last_sync_timestamp_seconds", "When a commit became durable last", overview.last_sync
+        )
 
 
 def _shipper(snapshot: ShipperSnapshot) -> Iterator[Metric]:
@@ -76,7 +120,10 @@ def _shipper(snapshot: ShipperSnapshot) -> Iterator[Metric]:
     yield _gauge("logbale_shipper_waiting_batches", "Batches read, not delivered yet", snapshot.waiting_batches)
     yield _gauge("logbale_shipper_waiting_entries", "Entries read, not delivered yet", snapshot.waiting_entries)
     yield _counter("logbale_shipper_bypassed_batches", "Batches sent raw though compression is on", snapshot.bypassed)
-    yield _counter("logbale_shipper_compress_seconds", "Time spent in compression", snapshot.compress_seconds)
+    yield _histogram("logbale_shipper_ack_seconds", "A batch read to acknowledged", snapshot.ack_durations)
+    yield _histogram("logbale_shipper_compress_seconds", "Compressing a batch", snapshot.compress_durations)
+    yield _gauge("logbale_shipper_spool_bytes", "What the spool takes while something waits", snapshot.spool_bytes)
+    yield _gauge("logbale_shipper_oldest_waiting_seconds", "Age of the oldest batch waiting", snapshot.oldest_waiting)
     yield _gauge("logbale_shipper_backlog_bytes", "Raw bytes waiting to be sent, estimated", snapshot.backlog_bytes)
     yield _counter("logbale_shipper_stalled_seconds", "Time in which sends waited", snapshot.stalled_seconds)
     yield _by_reason("logbale_shipper_level_changes", "Changes of level by reason", snapshot.level_changes)
@@ -92,6 +139,11 @@ def _gauge(name: str, text: str, value: float) -> Metric:
 def _counter(name: str, text: str, value: float) -> Metric:
     """Its series is called `name`_total."""
     return CounterMetricFamily(name, text, value)
+
+
+def _histogram(name: str, text: str, distribution: Distribution) -> Metric:
+    buckets = [(str(bound), float(count)) for bound, count in distribution.buckets()]
+    return HistogramMetricFamily(name, text, [*buckets, ("+Inf", distribution.count)], distribution.seconds)
 
 
 _WEIGHTS = {"batches": "Batches", "entries": "Entries", "raw_bytes": "Raw bytes", "wire_bytes": "Wire bytes"}

@@ -10,13 +10,20 @@ import asyncio
 import contextlib
 import errno
 import socket
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from logbale.accepting import unfailing
+from logbale.tls.server import Listening
+
 MAX_CONNECTIONS = 128
 """Open at a time; a further one is reset. The descriptors belong to the shippers' connections."""
+
+STALLED = 30.0
+"""Seconds in which a client must take what is on its way to it (64 KiB and one write at most), or is cut off."""
 
 STOP_GRACE = 1
 """Seconds (uvicorn wants a whole number) that a stop gives to answers that are still on their way."""
@@ -25,13 +32,17 @@ STOP_GRACE = 1
 class HTTPServer:
     """Serves `app` on `host` and `port` (0: the system chooses). `start`, then `stop`."""
 
-    def __init__(self, app: ASGIApp, *, host: str, port: int) -> None:
+    def __init__(self, app: ASGIApp, *, host: str, port: int, tls: Listening | None = None) -> None:
+        def connection(**given: Any) -> asyncio.Protocol:
+            protocol = _Connection(**given)
+            return protocol if tls is None else tls.wrap(protocol)
+
         self._host = host
         self._port = port
         self._server = _Server(
             uvicorn.Config(
                 app,
-                http=_Connection,
+                http=unfailing(connection),  # type: ignore[arg-type]  # they want a class, and call it
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -74,12 +85,37 @@ class _Server(uvicorn.Server):
 
 
 class _Connection(H11Protocol):
-    """uvicorn's connection, refused beyond MAX_CONNECTIONS: its own limit answers 503 and keeps the socket."""
+    """uvicorn's connection, refused beyond MAX_CONNECTIONS: its own limit answers 503 and keeps the socket.
+
+    Also ended where its client takes nothing for STALLED: uvicorn would wait for it for ever.
+    """
+
+    _stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as theirs
         super().connection_made(transport)
         if len(self.connections) > MAX_CONNECTIONS:
             transport.abort()
+
+    def pause_writing(self) -> None:
+        """The client is behind."""
+        super().pause_writing()
+        self._stalled = self.loop.call_later(STALLED, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """The client has taken most of it."""
+        self._no_longer_stalled()
+        super().resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Gone, by whoever."""
+        self._no_longer_stalled()
+        super().connection_lost(exc)
+
+    def _no_longer_stalled(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
 
 
 _NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}

@@ -14,60 +14,16 @@ from typing import Any
 
 import msgspec
 
+from logbale.line_levels import LEVEL_NAMES, LEVELS, LineLevels
 from logbale.models import Chunk, EntryEncoder, escaped, rfc3339
 from logbale.ndjson import nests_too_deep
 
 MAX_LINE_BYTES = 1024 * 1024
 """Longer lines are cut into pieces of this size."""
 
-LEVEL_WORDS = 6
-"""A level is looked for among this many words from the start of a line, and in the one after them if it is the last.
-ASCII spaces part them, no others."""
-
-_NAMES = {
-    "TRACE": "TRACE",
-    "DEBUG": "DEBUG",
-    "INFO": "INFO",
-    "INFORMATION": "INFO",
-    "NOTICE": "NOTICE",
-    "WARN": "WARNING",
-    "WARNING": "WARNING",
-    "ERR": "ERROR",
-    "ERROR": "ERROR",
-    "SEVERE": "ERROR",
-    "CRIT": "CRITICAL",
-    "CRITICAL": "CRITICAL",
-    "ALERT": "ALERT",
-    "EMERG": "EMERGENCY",
-    "EMERGENCY": "EMERGENCY",
-    "FATAL": "FATAL",
-    "PANIC": "FATAL",
-}
-_LEVEL_NAMES = tuple(dict.fromkeys(_NAMES.values()))
-_IN_CAPITALS = ("{}", "{},", "{}|", "[{}", "{}]")
-_IN_ANY_CASE = (
-    *("[{}]", "[{}]:", "<{}>", "({})", "|{}|", "{}:", '"{}"'),
-    *("level={}", 'level="{}"', "lvl={}", "severity={}", "loglevel={}"),
-    # Apache writes the module before it.
-    *(f"[{module}:{{}}]" for module in ("core", "mpm_event", "mpm_prefork", "ssl", "proxy", "authz_core", "php")),
-)
-LEVELS: dict[str, str] = {
-    decoration.format(written): level
-    for name, level in _NAMES.items()
-    for decorations, spellings in (
-        (_IN_CAPITALS, (name,)),
-        (_IN_ANY_CASE, (name, name.lower(), name.capitalize())),
-    )
-    for decoration in decorations
-    for written in spellings
-}
-"""Words that plainly name a level. With no or half a decoration only in capitals: "error," and "Info" are prose."""
-
-
 _AS_WRITTEN = {word.encode(): level for word, level in LEVELS.items()}
-_NAME_OF = {name.encode(): level for name, level in _NAMES.items()}
 _AS_ESCAPED = {escaped(word): level for word, level in LEVELS.items()}
-"""The same for the words of a line as it was, and escaped for JSON. Apart: \\"ERROR\\" as written names no level."""
+"""The words of a line as it was, and escaped for JSON. Apart: \\"ERROR\\" as written names no level."""
 
 _SEPARATOR = "\x7f"
 """Stands for the newlines of a chunk while it is escaped as a whole: JSON leaves a DEL as it is."""
@@ -90,6 +46,8 @@ class LineParser:
         self._wanted = frozenset({"timestamp", "service", *attributes})
         self._max_line = max_line
         self._encoder = EntryEncoder(self._attributes)
+        self._as_written = LineLevels(_AS_WRITTEN)
+        self._as_escaped = LineLevels(_AS_ESCAPED)
 
     def parse(self, data: bytes, *, now: float, start: int, source: str) -> Chunk:
         """The entries of whole lines, each ended by a newline except perhaps the last; blank lines are none.
@@ -101,7 +59,7 @@ class LineParser:
         text = self._decode(data)
         end = start + len(data)
         if (messages := self._plain_messages(data, text)) is not None:
-            entries = self._join(messages, messages, _AS_ESCAPED, rfc3339(now))
+            entries = self._join(messages, self._as_escaped.of(messages), rfc3339(now))
             return Chunk(entries, source, start, end, lambda: self._lines(data, text)[1])
         lines, sizes = self._lines(data, text)
         return Chunk(self._from_lines(lines, rfc3339(now)), source, start, end, sizes.copy)
@@ -136,12 +94,10 @@ class LineParser:
             del messages[-1]
         if len(data) > self._max_line and max(map(len, messages)) > self._max_line:
             return None
-        try:
-            first_bytes = set(map(_first_byte, messages))
-        except IndexError:  # a blank line has none
+        if not all(messages):
             messages = list(filter(None, messages))
-            first_bytes = set(map(_first_byte, messages))
-        return None if ord("{") in first_bytes else messages
+        is_plain = b"{" not in data or ord("{") not in set(map(_first_byte, messages))
+        return messages if is_plain else None
 
     def _lines(self, data: bytes, text: str) -> tuple[list[str], list[int]]:
         """The lines as text without their ends, blank ones left out and overlong ones in pieces; the bytes of each."""
@@ -186,30 +142,16 @@ class LineParser:
         texts = [line for line, found in zip(lines, objects, strict=True) if found is None]
         if not texts:
             return objects  # type: ignore[return-value]
-        as_written = [text.encode() for text in texts]
-        others = iter(self._join(as_written, list(map(escaped, texts)), _AS_WRITTEN, timestamp))
+        levels = self._as_written.of([text.encode() for text in texts])
+        others = iter(self._join(list(map(escaped, texts)), levels, timestamp))
         return [next(others) if found is None else found for found in objects]
 
-    def _join(
-        self, lines: list[bytes], messages: list[bytes], levels: Mapping[bytes, str], timestamp: str
-    ) -> list[bytes]:
-        """The entries of messages that are escaped; `levels` are looked for in the words of `lines`."""
+    def _join(self, messages: list[bytes], levels: list[str], timestamp: str) -> list[bytes]:
+        """The entries of messages that are escaped."""
         head = partial(self._encoder.head, timestamp, service=self._service)
-        heads = {level: head(level) for level in _LEVEL_NAMES}
-        without = head(None)
-        found: list[bytes] = []
-        # The one loop over lines: 0.28 µs a line, of which the split takes 0.21. A regular expression takes 1.5.
-        for line in lines:
-            words = line.split(None, LEVEL_WORDS)
-            for word in words:
-                if word in levels:
-                    found.append(heads[levels[word]])
-                    break
-            else:
-                # NAME:logger:text is what Python's logging writes by itself.
-                name = words[0].partition(b":")[0] if words and b":" in words[0] else b""
-                found.append(heads[_NAME_OF[name]] if name in _NAME_OF else without)
-        return list(map(b"".join, zip(found, messages, repeat(self._encoder.tail), strict=False)))
+        heads = {level: head(level or None) for level in ("", *LEVEL_NAMES)}
+        pieces = zip(map(heads.__getitem__, levels), messages, repeat(self._encoder.tail), strict=False)
+        return list(map(b"".join, pieces))
 
     def _from_json(self, line: str, timestamp: str, added: dict[frozenset[str], str]) -> bytes | None:
         """The line's own bytes, with what it lacks of time, service and attributes added; None where it is no object.

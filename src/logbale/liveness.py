@@ -35,6 +35,11 @@ class Liveness:
         self._pinged = None
 
     @property
+    def heard_at(self) -> float:
+        """When something arrived last."""
+        return self._heard
+
+    @property
     def deadline(self) -> float:
         """When tick() has something to say next."""
         return self._heard + (PING_AFTER if self._pinged is None else DEAD_AFTER)
@@ -48,6 +53,41 @@ class Liveness:
             self._pings += 1
             return Ping(self._pings)
         return None
+
+
+class Due:
+    """By when the frame that has begun has to be whole: FRAME_TIMEOUT, and its length at FRAME_MIN_RATE."""
+
+    def __init__(self, seconds: float, rate: int) -> None:
+        self._seconds = seconds
+        self._rate = rate
+        self._frame = -1
+        self.since: float | None = None
+        """When the frame that has begun did; None while none has."""
+
+    def restart(self, now: float) -> None:
+        """Nothing was read for a while, by our own will."""
+        if self.since is not None:
+            self.since = now
+
+    def received(self, now: float, decoder: FrameDecoder) -> None:
+        """To be called after what was received is decoded."""
+        if not decoder.buffered_bytes:
+            self.since = None
+        elif self.since is None or decoder.taken_bytes != self._frame:
+            self.since, self._frame = now, decoder.taken_bytes
+
+    def check(self, now: float, decoder: FrameDecoder) -> None:
+        """Raises ProtocolError where it is too late."""
+        if self.since is None:
+            return
+        allowed = self._seconds + decoder.announced_bytes / self._rate
+        if now - self.since >= allowed:
+            raise ProtocolError(
+                f"a frame of {decoder.announced_bytes} bytes of which {decoder.buffered_bytes} came in "
+                f"{now - self.since:.0f} s (FRAME_TIMEOUT, FRAME_MIN_RATE)",
+                reason="frame_timeout",
+            )
 
 
 class Pace:
@@ -74,4 +114,6 @@ class Pace:
         elif self._since is None or frame != self._frame or held - self._held >= FRAME_BYTES:
             self._since, self._frame, self._held = now, frame, held
         elif now - self._since >= FRAME_SECONDS:
-            raise ProtocolError(f"a frame of which {held - self._held} bytes came in {now - self._since:.0f} s")
+            raise ProtocolError(
+                f"a frame of which {held - self._held} bytes came in {now - self._since:.0f} s", reason="frame_timeout"
+            )

@@ -34,6 +34,8 @@ class LoadMeter:
         self._queue = queue
         self._metrics = metrics
         self._compressing = compressing
+        self.cpu_percent: float | None = None
+        """As it was read last."""
         self._cpu = CpuMeter()
         self._batch_bytes = 0.0
         self._stats = 0, 0
@@ -48,9 +50,15 @@ class LoadMeter:
             self._batch_bytes = raw_bytes / batches
         return int(self._queue.unsent_batches * self._batch_bytes)
 
+    def read_cpu(self) -> float | None:
+        """How busy the CPU was since the last call, in percent; None at the first one."""
+        percent = self._cpu.read()
+        self.cpu_percent = percent if percent is not None else self.cpu_percent
+        return percent
+
     def sample(self, now: float) -> Sample | None:
         """What was seen since the last sample; None at the first call, which has no CPU reading yet."""
-        percent = self._cpu.read()
+        percent = self.read_cpu()
         then, stalled_before, backlog_before, arrived_before = self._last
         backlog, work = float(self.backlog_bytes), self._compressing.take_work()
         stats = self._compressing.handler.stats

@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import deque
 from collections.abc import AsyncIterator
-from time import monotonic
+from functools import partial
+from math import inf
+from ssl import SSLContext
+from time import monotonic, time
 from typing import Any, Protocol
 
 import msgspec
@@ -23,12 +27,17 @@ from logbale.level_table import PRIORS
 from logbale.load_meter import LoadMeter
 from logbale.metrics import ShipperMetrics, ShipperSnapshot
 from logbale.protocol import Algorithm
+from logbale.reloading import Reloading
+from logbale.reports import MAX_CHANGES, Change, Report, report_of
 from logbale.session_link import SessionLink
 from logbale.sources import Source
 from logbale.spool import MemoryStore
 from logbale.spool.identity import new_stream
-from logbale.spool_queue import SpoolQueue, Store
+from logbale.spool.store import Store
+from logbale.spool_queue import SpoolQueue
 from logbale.tcp_client import TCPClient
+from logbale.tls.files import TLSFiles, for_shipper
+from logbale.tls.material import ShipperTLS, own_name
 
 log = logging.getLogger("logbale.shipper")
 
@@ -50,6 +59,9 @@ USUAL_RATIO = 8.0
 FIRST_TRY = 1.0
 """Seconds that reading waits for the first word of the receiver, which says how far batches may grow."""
 
+
+RELOAD_INTERVAL = 1.0
+"""Seconds after which those that wait look at their settings again."""
 
 LOOK_INTERVAL = 0.005
 """Seconds at least between looks at whether the ack has come that lets a partial batch leave."""
@@ -73,6 +85,11 @@ class Link(Protocol):
         """Raw bytes that the receiver takes of a batch beyond BATCH_SIZE; 0 where it has not said so."""
         ...
 
+    @property
+    def last_error(self) -> str:
+        """Why the receiver could not be had, the last time that it couldn't."""
+        ...
+
     async def run(self) -> None:
         """Ships what the queue holds until its input is closed and nothing waits any more."""
         ...
@@ -87,6 +104,10 @@ class Link(Protocol):
 
     def link_seconds(self) -> float | None:
         """How long the connection that is open was held up by the network; None where the system does not tell."""
+        ...
+
+    def follow(self, settings: Settings) -> None:
+        """Other settings from now on; what a connection has agreed on stays until the next one."""
         ...
 
     def status(self) -> tuple[bool, str]:
@@ -104,6 +125,8 @@ class ShipReport(msgspec.Struct, frozen=True):
     left_batches: int
     left_entries: int
     """Entries that were read and are not delivered; in a spool on disk they wait for the next run."""
+    why: str
+    """Why the receiver cannot be had, where it cannot."""
     snapshot: ShipperSnapshot
 
 
@@ -114,14 +137,30 @@ class LogShipper:
     seconds after it could be reached last. After stop(), or an error of the source, it has DRAIN_TIMEOUT in all.
     """
 
-    def __init__(self, settings: Settings, source: Source, *, store: Store | None = None) -> None:
-        """`store` is where batches wait for the receiver; in memory by default. The shipper closes it."""
+    def __init__(
+        self,
+        settings: Settings,
+        source: Source,
+        *,
+        store: Store | None = None,
+        tls: TLSFiles[ShipperTLS] | None = None,
+    ) -> None:
+        """`store` is where batches wait for the receiver; in memory by default. The shipper closes it.
+
+        `tls` is for_shipper(settings), for who has it already. Raises ConfigError where that does.
+        """
         self.settings = settings
+        self._tls = tls if tls is not None else for_shipper(settings)
+        self.reloading = Reloading(settings)
+        """What follows a change of settings."""
+        self.reloading.add(lambda settings: partial(self._apply, settings))
+        if self._tls is not None:
+            self.reloading.add(self._tls.prepare)
         self._source = source
         self._adaptive = _policy(settings)
         handler = CompressionHandler(
             Algorithm.named(settings.compression_algorithm),
-            self._adaptive.level if settings.adaptive_enabled else settings.compression_level,
+            self._first_level(),
             enabled=settings.compression_enabled,
             bypass_threshold=settings.bypass_threshold,
         )
@@ -132,12 +171,14 @@ class LogShipper:
         self._buffer = BatchBuffer(
             size=settings.batch_size, interval=settings.batch_interval, max_bytes=settings.batch_max_bytes
         )
+        owner = own_name(self._tls.current) if self._tls is not None else ""
         sends_zstd = settings.session_mode == "on" and handler.algorithm is Algorithm.ZSTD
         self._queue = SpoolQueue(
-            store or MemoryStore(new_stream()),
+            store or MemoryStore(new_stream(owner), owner=owner),
             max_memory=settings.buffer_max_bytes,
             policy=settings.spool_policy,
             press=self._compressing.press if sends_zstd else None,
+            durations=self._metrics.ack_durations,
         )
         self._link = self._make_link()
         self._load = LoadMeter(
@@ -148,28 +189,57 @@ class LogShipper:
             now=monotonic(),
         )
         self._carried = Carried()
+        self._changes: deque[Change] = deque(maxlen=MAX_CHANGES)
+        """The last ones of the level."""
         self._source_ended = False
+        self.started = asyncio.Event()
+        """Set once everything that run() needs is open."""
         self._stop_requested = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._buffered = asyncio.Event()
 
+    def _first_level(self) -> int:
+        return self._adaptive.level if self.settings.adaptive_enabled else self.settings.compression_level
+
     def _make_link(self) -> Link:
         settings = self.settings
         if settings.session_mode == "on":
-            return SessionLink(self._queue, settings, self._compressing, self._metrics, status=self._status)
+            return SessionLink(
+                self._queue, settings, self._compressing, self._metrics, report=self._report, tls=self._current_tls
+            )
         client = TCPClient(
             connect_host(settings.server_host),
             settings.server_port,
             send_timeout=settings.send_timeout,
             metrics=self._metrics,
+            tls=self._current_tls,
         )
         return BaseLink(self._queue, client, self._compressing, self._metrics)
+
+    def _apply(self, settings: Settings) -> None:
+        before, self.settings = self.settings, settings
+        self._buffer.size = settings.batch_size
+        self._buffer.interval = settings.batch_interval
+        self._buffer.max_bytes = settings.batch_max_bytes
+        self._queue.limit(
+            max_memory=settings.buffer_max_bytes, max_stored=settings.spool_max_bytes, policy=settings.spool_policy
+        )
+        self._link.follow(settings)
+        handler = self._compressing.handler
+        handler.bypass_threshold = settings.bypass_threshold
+        if _level_settings(settings) != _level_settings(before):
+            self._adaptive = _policy(settings)
+            handler.level = self._metrics.level = self._first_level()
+            self._metrics.level_reason = "fixed"  # an adaptive one has a reason from its first decision on
 
     def stop(self) -> None:
         """Stops reading and delivers what was read within DRAIN_TIMEOUT; called again, ends at once."""
         if self._stop_requested.is_set():
             self._stop_now.set()
         self._stop_requested.set()
+
+    def _current_tls(self) -> ShipperTLS | None:
+        return self._tls.current if self._tls is not None else None
 
     def snapshot(self) -> ShipperSnapshot:
         """Everything counted, at this moment."""
@@ -181,22 +251,19 @@ class LogShipper:
         metrics.dropped = counts
         metrics.backlog_bytes = self._load.backlog_bytes
         metrics.errors |= self._source.counts()
-        return metrics.snapshot(monotonic())
+        if self._tls is not None:
+            certificate = self._tls.current.certificate
+            metrics.certificate_expires = certificate.ends if certificate is not None else None
+            metrics.errors |= {"tls_files": self._tls.refused}
+        now = monotonic()
+        metrics.spool_bytes = self._queue.spool_bytes
+        metrics.oldest_waiting = self._queue.oldest_waiting(now)
+        metrics.cpu_percent = self._load.cpu_percent
+        return metrics.snapshot(now)
 
-    def _status(self) -> dict[str, Any]:
-        """What the receiver is told of this end; small, whatever happens."""
-        now = self.snapshot()
-        return {
-            "read_entries": now.read_entries,
-            "delivered_entries": now.delivered_entries,
-            "dropped": now.dropped,
-            "waiting_entries": now.waiting_entries,
-            "waiting_batches": now.waiting_batches,
-            "reconnects": now.reconnects,
-            "algorithm": now.algorithm,
-            "level": now.level,
-            "level_reason": now.level_reason[:200],
-        }
+    def _report(self, ended: bool) -> Report:
+        """What the receiver is told of this end."""
+        return report_of(self.snapshot(), self._changes, ended=ended)
 
     async def run(self) -> ShipReport:
         """Ships until the end. Raises what the source raises, after DRAIN_TIMEOUT at most for what it gave before."""
@@ -206,9 +273,12 @@ class LogShipper:
         sender = asyncio.create_task(self._link.run())
         adapter = asyncio.create_task(self._adapt())
         tasks = [reader, ticker, spooler, sender, adapter]
+        if self._tls is not None:
+            tasks.append(asyncio.create_task(self._tls.watch()))
         stop = asyncio.create_task(self._stop_requested.wait())
         try:
             async with self._metrics_server():
+                self.started.set()
                 await asyncio.wait({*tasks, stop}, return_when=asyncio.FIRST_COMPLETED)
                 self._source_ended = reader.done() and not reader.cancelled() and reader.exception() is None
                 await _cancel(reader, ticker)
@@ -232,7 +302,14 @@ class LogShipper:
         snapshot = self.snapshot()
         if delivered is None:
             delivered = self.settings.session_mode == "on" and not snapshot.waiting_entries
-        return ShipReport(delivered, self._source_ended, snapshot.waiting_batches, snapshot.waiting_entries, snapshot)
+        return ShipReport(
+            delivered,
+            self._source_ended,
+            snapshot.waiting_batches,
+            snapshot.waiting_entries,
+            "" if self._metrics.connected else self._link.last_error,
+            snapshot,
+        )
 
     async def _read(self) -> None:
         with contextlib.suppress(TimeoutError):
@@ -261,19 +338,18 @@ class LogShipper:
 
     async def _pass_on_due_batches(self) -> None:
         """A partial batch leaves after BATCH_INTERVAL; in a session that has nothing else to do, after BATCH_LINGER."""
-        linger = self.settings.batch_linger if self.settings.session_mode == "on" else self.settings.batch_interval
         while True:
+            settings = self.settings
+            linger = settings.batch_linger if settings.session_mode == "on" else settings.batch_interval
             if self._buffer.deadline is None:
                 await self._pass_on_due_cursors()
                 continue
             is_idle = self._queue.is_drained and self._metrics.connected
-            self._buffer.interval = (
-                min(linger, self.settings.batch_interval) if is_idle else self.settings.batch_interval
-            )
+            self._buffer.interval = min(linger, settings.batch_interval) if is_idle else settings.batch_interval
             wait = self._buffer.deadline - monotonic()
             if wait > 0:
-                # While something is unacknowledged, its ack may shorten the wait: look again soon.
-                await asyncio.sleep(wait if is_idle else min(wait, max(linger, LOOK_INTERVAL)))
+                # While something is unacknowledged, its ack may shorten the wait, and a reload may at any time.
+                await asyncio.sleep(min(wait, RELOAD_INTERVAL if is_idle else max(linger, LOOK_INTERVAL)))
             elif (batch := self._buffer.take_due(monotonic())) is not None:
                 self._queue.append(batch)
 
@@ -295,7 +371,8 @@ class LogShipper:
         while not sender.done():
             if self._stop_requested.is_set() and stopped is None:
                 stopped = monotonic()
-            since = stopped if stopped is not None else max(ended, self._link.unreachable_since)
+            # A stop never lengthens the wait that a receiver out of reach has begun.
+            since = min(inf if stopped is None else stopped, max(ended, self._link.unreachable_since))
             if self._stop_now.is_set() or monotonic() - since >= self.settings.drain_timeout:
                 return False
             await asyncio.wait({sender}, timeout=0.05)
@@ -308,17 +385,20 @@ class LogShipper:
 
     async def _adapt(self) -> None:
         """Lets the policy choose the level, and keeps the window of the current rates, looked at or not."""
-        interval = self.settings.adaptive_check_interval
-        looks_sooner = self.settings.adaptive_enabled and self.settings.adaptive_policy == "balanced"
-        due = monotonic()
+        last = -inf
         while True:
+            settings = self.settings
+            interval = settings.adaptive_check_interval
+            looks_sooner = settings.adaptive_enabled and settings.adaptive_policy == "balanced"
             self.snapshot()
-            if self.settings.adaptive_enabled and (
-                monotonic() >= due or (looks_sooner and self._load.backlog_bytes >= BEHIND_BYTES)
-            ):
-                due = monotonic() + interval
-                self._choose_level()
-            await asyncio.sleep(min(interval, BEHIND_INTERVAL) if looks_sooner else interval)
+            is_behind = looks_sooner and self._load.backlog_bytes >= BEHIND_BYTES
+            if monotonic() >= last + interval or is_behind:
+                last = monotonic()
+                if settings.adaptive_enabled:
+                    self._choose_level()
+                else:
+                    self._load.read_cpu()
+            await asyncio.sleep(min(interval, BEHIND_INTERVAL if looks_sooner else RELOAD_INTERVAL))
 
     def _choose_level(self) -> None:
         if (sample := self._load.sample(monotonic())) is None:
@@ -328,6 +408,7 @@ class LogShipper:
         if decision.changed:
             log.info("compression level %d: %s", decision.level, decision.reason)
             self._metrics.level_changes[decision.cause] += 1
+            self._changes.append((time(), self._compressing.handler.level, decision.level, decision.reason))
         self._compressing.handler.level = self._metrics.level = decision.level
         self._metrics.level_reason = decision.reason
 
@@ -339,9 +420,20 @@ class LogShipper:
             return
         # Here, not above: the web server's modules would cost every shipper its memory and a tenth of its start-up.
         from logbale.metrics_server import MetricsServer
+        from logbale.tls.server import Failures, Listening, http_answer
 
+        def context() -> SSLContext:
+            web = self._tls.current.web if self._tls is not None else None
+            assert web is not None, "settings do not change"
+            return web
+
+        is_encrypted = self._tls is not None and self._tls.current.web is not None
         server = MetricsServer(
-            self.snapshot, self._link.status, host=self.settings.dashboard_host, port=self.settings.metrics_port
+            self.snapshot,
+            self._link.status,
+            host=self.settings.dashboard_host,
+            port=self.settings.metrics_port,
+            tls=Listening(context, Failures(self._metrics.errors), plain_answer=http_answer) if is_encrypted else None,
         )
         await server.start()
         try:
@@ -350,12 +442,22 @@ class LogShipper:
             await server.stop()
 
 
+def _level_settings(settings: Settings) -> tuple[object, ...]:
+    """What a policy is made of: a new one, which has learnt nothing yet, is made only where one of them changes."""
+    return (
+        settings.compression_level,
+        settings.adaptive_enabled,
+        settings.adaptive_policy,
+        settings.adaptive_min_level,
+        settings.adaptive_max_level,
+    )
+
+
 def _policy(settings: Settings) -> Policy:
-    low, high, level = settings.adaptive_min_level, settings.adaptive_max_level, settings.compression_level
+    low, high = settings.adaptive_min_level, settings.adaptive_max_level
     if settings.adaptive_policy == "cpu":
-        return AdaptiveCompression(low, high, level=level)
-    algorithm = Algorithm.named(settings.compression_algorithm)
-    return BalancedCompression(low, high, level=level, prior=PRIORS[algorithm])
+        return AdaptiveCompression(low, high, level=settings.compression_level)
+    return BalancedCompression(low, high, prior=PRIORS[Algorithm.named(settings.compression_algorithm)])
 
 
 async def _cancel(*tasks: asyncio.Task[Any]) -> None:

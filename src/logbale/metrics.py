@@ -6,10 +6,13 @@ No clock: the caller passes `now` (monotonic seconds).
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Mapping
 
 import msgspec
 
 from logbale.compression import CompressionStats
+from logbale.durations import Distribution, Durations, Latency, LatencyWindow
+from logbale.levels import add_level
 from logbale.protocol import Algorithm
 
 RATE_WINDOW = 10.0
@@ -106,7 +109,21 @@ class ShipperSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """In which sends waited for the network or for room in the window."""
     reconnects: int
     errors: dict[str, int]
-    """By reason: connect, send_timeout, connection_lost, invalid_utf8, split_line, …"""
+    """By reason: connect, send_timeout, connection_lost, tls_untrusted, invalid_utf8, split_line, …"""
+    certificate_expires: float | None = None
+    """When the certificate that this end shows ends, in Unix seconds; None where it shows none."""
+    latency: Latency = Latency()
+    """Read → acknowledged as durable, by batch."""
+    ack_durations: Distribution = Distribution()
+    """The same, since the start."""
+    compress_durations: Distribution = Distribution()
+    """Of each batch."""
+    spool_bytes: int = 0
+    """What the spool takes while something waits in it."""
+    oldest_waiting: float = 0.0
+    """Seconds that the oldest batch waits which this process read; 0 where none does."""
+    cpu_percent: float | None = None
+    """How busy the CPU is that this process may use; None before the first reading."""
 
 
 class ShipperMetrics:
@@ -132,6 +149,12 @@ class ShipperMetrics:
         """Wire bytes that the receiver acknowledged; to a receiver without a session: that left."""
         self.connections = 0
         self.errors: Counter[str] = Counter()
+        self.certificate_expires: float | None = None
+        self.ack_durations = Durations()
+        self.spool_bytes = 0
+        self.oldest_waiting = 0.0
+        self.cpu_percent: float | None = None
+        self._latency = LatencyWindow(now)
         self._stalled = 0.0
         self._stalled_since: float | None = None
         self._started = now
@@ -156,6 +179,7 @@ class ShipperMetrics:
     def snapshot(self, now: float) -> ShipperSnapshot:
         """Everything at once."""
         uptime = now - self._started
+        acks = self.ack_durations.distribution()
         return ShipperSnapshot(
             uptime=uptime,
             connected=self.connected,
@@ -178,6 +202,13 @@ class ShipperMetrics:
             stalled_seconds=self.stalled_seconds(now),
             reconnects=max(0, self.connections - 1),
             errors=dict(self.errors),
+            certificate_expires=self.certificate_expires,
+            latency=self._latency.sample(acks, now),
+            ack_durations=acks,
+            compress_durations=self.compression.durations.distribution(),
+            spool_bytes=self.spool_bytes,
+            oldest_waiting=self.oldest_waiting,
+            cpu_percent=self.cpu_percent,
         )
 
 
@@ -209,7 +240,15 @@ class ReceiverSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """The zstd window on offer to a new session, 2**window_log bytes; 0 is no context."""
     bad_frames: int
     errors: dict[str, int]
-    """By reason: corrupt, limit, not_entries, protocol, storage, …"""
+    """By reason: corrupt, limit, not_entries, protocol, storage, tls_plaintext, …"""
+    certificate_expires: float | None = None
+    """When the certificate that this end shows ends, in Unix seconds; None where it shows none."""
+    latency: Latency = Latency()
+    """A batch received whole → durable in the sink."""
+    ack_durations: Distribution = Distribution()
+    """The same, since the start."""
+    levels: dict[str, int] = {}
+    """Entries received, by canonical level; "" has none. Counted while somebody may look (`Settings.is_observed`)."""
 
 
 class ReceiverMetrics:
@@ -230,8 +269,27 @@ class ReceiverMetrics:
         self.window_log = 0
         self.bad_frames = 0
         self.errors: Counter[str] = Counter()
+        self.certificate_expires: float | None = None
+        self.ack_durations = Durations()
+        self.levels: dict[str, int] = {}
+        self.pending_entries = 0
+        """On their way to the sink, counted one by one: what waiting_entries must come to."""
+        self.last_stored: float | None = None
+        """When something became durable in the sink last, by the caller's clock."""
+        self._latency = LatencyWindow(now)
         self._started = now
         self._window = _RateWindow(now)
+
+    def item_stored(self, now: float, arrived: float | None) -> None:
+        """Something became durable in the sink; of a batch, when it had been received whole."""
+        self.last_stored = now
+        if arrived is not None:
+            self.ack_durations.add(max(0.0, now - arrived))
+
+    def levels_received(self, levels: Mapping[str, int]) -> None:
+        """What count_levels() found in a batch."""
+        for name, count in levels.items():
+            add_level(self.levels, name, count)
 
     def batch_received(self, algorithm: Algorithm, *, entries: int, raw_bytes: int, wire_bytes: int) -> None:
         """A frame was decoded into a sound batch; it is not stored yet."""
@@ -246,6 +304,7 @@ class ReceiverMetrics:
     def snapshot(self, now: float) -> ReceiverSnapshot:
         """Everything at once."""
         uptime = now - self._started
+        acks = self.ack_durations.distribution()
         return ReceiverSnapshot(
             uptime=uptime,
             clients=self.clients,
@@ -268,6 +327,10 @@ class ReceiverMetrics:
             window_log=self.window_log,
             bad_frames=self.bad_frames,
             errors=dict(self.errors),
+            certificate_expires=self.certificate_expires,
+            latency=self._latency.sample(acks, now),
+            ack_durations=acks,
+            levels=dict(self.levels),
         )
 
 

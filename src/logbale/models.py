@@ -126,6 +126,8 @@ class Batch(msgspec.Struct, frozen=True):
     """Entries."""
     cursors: dict[str, int | None]
     """How far the sources that moved are read when this batch is stored; None takes a cursor away."""
+    since: float | None = None
+    """When its first entry was read, by the clock of whoever filled it."""
 
 
 def json_array(lines: bytes) -> bytes:

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from itertools import accumulate
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from typing import Any
 
 import msgspec
 
 from logbale.errors import EntryError
+from logbale.levels import count_levels
 
 MAX_DEPTH = 64
 """Levels of objects and arrays in one entry."""
@@ -26,12 +28,32 @@ MAX_DIGITS = 4000
 """Of an integer that is looked at; Python's own limit is 4,300 (sys.set_int_max_str_digits)."""
 
 _CANONICAL = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
+_HEAD = re.compile(rb'\{"timestamp":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z)"')
+
+MAX_RUNS = 16
+"""Of entries with one and the same time in a batch: what a shipper reads at once has one."""
+
+
+class _Object(msgspec.Struct, gc=False):
+    """An entry of which nothing is of interest but that it is an object."""
 
 
 class _Timed(msgspec.Struct, gc=False):
     """An entry of which only the time is of interest; decoding it also proves that it is an object."""
 
     timestamp: Any = None
+
+
+class _Leveled(msgspec.Struct, gc=False):
+    """The same for the level."""
+
+    level: Any = None
+
+
+class _TimedLeveled(_Timed, gc=False):
+    """And for both."""
+
+    level: Any = None
 
 
 class Lines(msgspec.Struct, frozen=True):
@@ -45,58 +67,102 @@ class Lines(msgspec.Struct, frozen=True):
     last: str
     rewritten: int
     """Entries that could not stay as they came."""
+    levels: dict[str, int] = {}
+    """Entries by canonical level, where that was asked for; "" has none."""
 
 
 _split = msgspec.json.Decoder(list[msgspec.Raw])
-_timed = msgspec.json.Decoder(list[_Timed])
-_timed_lines = msgspec.json.Decoder(_Timed)
-_first_byte, _last_byte = itemgetter(0), itemgetter(-1)
+_timed, _timed_leveled = msgspec.json.Decoder(list[_Timed]), msgspec.json.Decoder(list[_TimedLeveled])
+_timed_lines, _timed_leveled_lines = msgspec.json.Decoder(_Timed), msgspec.json.Decoder(_TimedLeveled)
+_object_lines, _leveled_lines = msgspec.json.Decoder(_Object), msgspec.json.Decoder(_Leveled)
+_level = attrgetter("level")
 
 
-def to_ndjson(raw: bytes, *, max_entries: int, in_session: bool = False) -> Lines:
+def to_ndjson(raw: bytes, *, max_entries: int, in_session: bool = False, with_levels: bool = False) -> Lines:
     """The lines of a raw batch: an array of objects or, `in_session` only, lines of one object each.
 
     Raises EntryError where it is neither, or empty, too long or too deep. The fast path keeps every entry's bytes. What
     a standard-library client may send and strict parsers refuse (NaN, Infinity, half a surrogate pair, stray bytes)
-    takes the slow path.
+    takes the slow path. `with_levels` counts the levels too, which takes about 70 ns an entry.
     """
     has_lines = in_session and raw.startswith(b"{")
     try:
-        ndjson, times, rewritten = _from_lines(raw, max_entries) if has_lines else _from_array(raw)
+        lines = (_from_lines if has_lines else _from_array)(raw, max_entries, with_levels)
         if not raw.isascii():
             raw.decode()
+        return lines
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         # A nesting that the parsers do not follow raises RecursionError; the slow path says which it was.
-        return _to_ndjson_slowly(raw, max_entries, has_lines=has_lines)
-    _check_count(len(times), max_entries)
-    _check_depth(ndjson)
-    return Lines(ndjson, len(times), *_span(times), rewritten)
+        return _to_ndjson_slowly(raw, max_entries, has_lines=has_lines, with_levels=with_levels)
 
 
-def _from_lines(raw: bytes, max_entries: int) -> tuple[bytes, list[_Timed], int]:
-    """Raises msgspec.DecodeError where not each line is one object as it stands, and EntryError for too many."""
+def _from_lines(raw: bytes, max_entries: int, with_levels: bool) -> Lines:
+    """Raises msgspec.DecodeError where not each line is one object as it stands, EntryError for what is too much."""
     # Before they are decoded, and no further than to the limit: a batch of empty objects takes 25 times its size.
-    lines = raw.split(b"\n", max_entries + 1)
-    _check_count(max(1, len(lines) - 1), max_entries)
-    times = _timed_lines.decode_lines(raw)
+    openers = _openers(raw, max_entries)
+    count = len(openers) - 1
+    _check_count(max(1, count), max_entries)
     # The parser takes any space between and inside objects. Each newline must end one: it does if "}" stands before it
     # and "{" or the end behind it, because between those two JSON has a comma everywhere but between two whole texts.
-    is_whole = not lines.pop() and len(lines) == len(times) and b"\r" not in raw
-    try:
-        if is_whole and {*map(_first_byte, lines)} == {ord("{")} and {*map(_last_byte, lines)} == {ord("}")}:
-            return raw, times, 0
-    except IndexError:  # a blank line has no bytes
-        pass
-    raise msgspec.DecodeError("not one object a line")
+    runs = _runs(raw, count)
+    if b"\r" in raw or not raw.endswith(b"}\n") or not (runs or raw.count(b"}\n{") == count - 1):
+        raise msgspec.DecodeError("not one object a line")
+    entries: Sequence[Any]
+    if runs:
+        entries = (_leveled_lines if with_levels else _object_lines).decode_lines(raw)
+        span = min(runs), max(runs)
+    else:
+        entries = (_timed_leveled_lines if with_levels else _timed_lines).decode_lines(raw)
+        span = _span(entries)
+    if len(entries) != count:
+        raise msgspec.DecodeError("not one object a line")
+    _check_depth(raw, openers)
+    return Lines(raw, count, *span, 0, count_levels(map(_level, entries)) if with_levels else {})
 
 
-def _from_array(raw: bytes) -> tuple[bytes, list[_Timed], int]:
+def _runs(raw: bytes, count: int) -> list[str] | None:
+    """The times of `count` lines, where each begins with its own and they come in few runs of the same one.
+
+    Then "}", a newline and "{" part them, and all of that is found without a look at each (46 ns an entry to 240).
+    """
+    times: list[str] = []
+    begin = lines = 0
+    while len(times) < MAX_RUNS and (head := _HEAD.match(raw, begin)):
+        times.append(head[1].decode())
+        parted = b"}\n" + head[0]
+        end = _end_of_run(raw, parted, begin)
+        lines += 1 + raw.count(parted, begin, end)
+        if end == len(raw):
+            return times if lines == count else None
+        begin = end
+    return None
+
+
+def _end_of_run(raw: bytes, parted: bytes, begin: int) -> int:
+    """Where the lines end that begin as the one at `begin` does, by bisection; somewhere else where they are no run."""
+    end = len(raw)
+    while begin < end:
+        middle = (begin + end) // 2
+        found = raw.find(b"}\n", middle, end)
+        if found >= 0 and raw.startswith(parted, found):
+            begin = found + 2
+        else:
+            end = middle if found < 0 else found
+    return raw.find(b"}\n", begin) + 2
+
+
+def _from_array(raw: bytes, max_entries: int, with_levels: bool) -> Lines:
+    """Raises msgspec.DecodeError where it is no array of objects, and EntryError for what is too much."""
     entries = _split.decode(raw)
-    times = _timed.decode(raw)
+    times = (_timed_leveled if with_levels else _timed).decode(raw)
+    _check_count(len(times), max_entries)
     if b"\n" in raw or b"\r" in raw:
         ndjson, rewritten = _on_one_line_each(entries)
-        return ndjson, times, rewritten
-    return b"\n".join([*entries, b""]), times, 0
+    else:
+        ndjson, rewritten = b"\n".join([*entries, b""]), 0
+    _check_depth(ndjson, _openers(ndjson, len(times)))
+    levels = count_levels(map(_level, times)) if with_levels else {}
+    return Lines(ndjson, len(times), *_span(times), rewritten, levels)
 
 
 def _check_count(count: int, max_entries: int) -> None:
@@ -119,9 +185,13 @@ def _on_one_line_each(entries: list[msgspec.Raw]) -> tuple[bytes, int]:
 _NO_OPENERS = bytes(set(range(256)) - set(b"{[\n"))
 
 
-def _check_depth(ndjson: bytes) -> None:
+def _openers(ndjson: bytes, max_lines: int) -> list[bytes]:
+    """What opens objects and arrays in each line, quoted or not; the lines beyond `max_lines` are one."""
+    return ndjson.translate(None, _NO_OPENERS).split(b"\n", max_lines + 1)
+
+
+def _check_depth(ndjson: bytes, openers: list[bytes]) -> None:
     """Raises EntryError where an entry nests too deep. Only one with that many brackets can, and few have."""
-    openers = ndjson.translate(None, _NO_OPENERS).split(b"\n")
     if max(map(len, openers)) <= MAX_DEPTH:
         return
     for line in ndjson.split(b"\n"):
@@ -145,7 +215,7 @@ def _depth(line: bytes) -> int:
     return max(accumulate(1 if bracket in b"{[" else -1 for bracket in brackets), default=0)
 
 
-def _span(entries: list[_Timed]) -> tuple[str, str]:
+def _span(entries: Sequence[_Timed]) -> tuple[str, str]:
     """The lowest and the highest timestamp, as UTC; empty where one of them cannot be read."""
     try:
         times = set(map(attrgetter("timestamp"), entries))
@@ -163,7 +233,7 @@ def _canonical(timestamp: str) -> str:
     return moment.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
 
 
-def _to_ndjson_slowly(raw: bytes, max_entries: int, *, has_lines: bool) -> Lines:
+def _to_ndjson_slowly(raw: bytes, max_entries: int, *, has_lines: bool, with_levels: bool) -> Lines:
     """The same through the standard library, which takes more: every odd entry is written anew as plain ASCII."""
     expected = "not one JSON object a line" if has_lines else "not a JSON array of objects"
     try:
@@ -178,7 +248,8 @@ def _to_ndjson_slowly(raw: bytes, max_entries: int, *, has_lines: bool) -> Lines
         raise EntryError(expected)
     _check_count(len(entries), max_entries)
     cleaned = [_clean(entry, MAX_DEPTH) for entry in entries]
-    lines = to_ndjson(json.dumps(cleaned, separators=(",", ":"), allow_nan=False).encode(), max_entries=max_entries)
+    plain = json.dumps(cleaned, separators=(",", ":"), allow_nan=False).encode()
+    lines = to_ndjson(plain, max_entries=max_entries, with_levels=with_levels)
     rewritten = sum(before != after for before, after in zip(entries, cleaned, strict=True))
     return msgspec.structs.replace(lines, rewritten=rewritten)
 

@@ -8,7 +8,8 @@ import logging
 import socket
 from collections.abc import Callable
 from time import monotonic
-from typing import Any
+
+import msgspec
 
 from logbale import __version__, messages
 from logbale.compressing import Compressing, context_flags
@@ -19,8 +20,8 @@ from logbale.liveness import Pace
 from logbale.messages import (
     LINES_SINCE,
     MAX_CONTROL_BYTES,
-    MAX_HELLO_BYTES,
     NO_CONTEXT,
+    WRONG_STREAM,
     Ack,
     Busy,
     Context,
@@ -34,12 +35,16 @@ from logbale.messages import (
 )
 from logbale.metrics import ShipperMetrics
 from logbale.protocol import FLAGS_AT, Algorithm, Flag, FrameDecoder
+from logbale.reports import Report, encode_report
 from logbale.session import WELCOME_TIMEOUT, Event, ShipperSession, Welcomed, encode_batch
 from logbale.spool import DamagedError, Record, Skip
 from logbale.spool_queue import LARGE_BYTES, SpoolQueue
+from logbale.tls.failures import TLSError
+from logbale.tls.names import owns
 
 log = logging.getLogger("logbale.client")
 
+UNAUTHORIZED = "unauthorized"
 STATUS_INTERVAL = 5.0
 READ_BYTES = 64 * 1024
 
@@ -64,18 +69,23 @@ class OpenSession:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         *,
-        status: Callable[[], dict[str, Any]],
+        token: str | None,
+        report: Callable[[bool], Report],
         opened: Callable[[Welcome], None],
         first_alone: bool,
     ) -> None:
-        """`first_alone`: the first batch travels outside any context, because it did not decode inside one."""
+        """`report` tells what the receiver is told now and then, and, with True, that this is the end.
+
+        `first_alone`: the first batch travels outside any context, because it did not decode inside one.
+        """
         self._queue = queue
         self._settings = settings
         self._compressing = compressing
         self._metrics = metrics
         self._reader = reader
         self._writer = writer
-        self._status = status
+        self._token = token
+        self._report = report
         self._opened = opened
         self._alone = first_alone
         store = queue.store
@@ -100,16 +110,21 @@ class OpenSession:
 
     async def run(self) -> None:
         """Returns when the queue's input is closed and everything is consumed; raises SessionEnded otherwise."""
-        self._writer.write(self._session.hello(agent=f"logbale/{__version__}", host=socket.gethostname()))
+        agent = f"logbale/{__version__}"
+        self._writer.write(self._session.hello(agent=agent, host=socket.gethostname(), token=self._token))
         tasks = [asyncio.create_task(part) for part in (self._send(), self._receive(), self._watch())]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         except RuntimeError as error:  # uvloop's, for a transport that has ended; it names objects, not what happened
-            raise SessionEnded("connection_lost", "the receiver closed the connection") from error
-        except (ProtocolError, OSError) as error:
-            raise SessionEnded("connection_lost", str(error) or type(error).__name__) from error
+            raise self._lost("the receiver closed the connection") from error
+        except TLSError as error:
+            raise SessionEnded(error.reason, str(error)) from error
+        except OSError as error:
+            raise self._lost(error.strerror or str(error) or type(error).__name__) from error
+        except ProtocolError as error:
+            raise SessionEnded("connection_lost", str(error)) from error
         except StorageError as error:  # no room for a dead letter, say: tried again in the next session
             raise SessionEnded("storage", str(error)) from error
         finally:
@@ -133,7 +148,12 @@ class OpenSession:
                     self._writer.write(answer)
                 if event is not None:
                     await self._handle(event)
-        raise SessionEnded("connection_lost", "the receiver closed the connection")
+        raise self._lost("the receiver closed the connection")
+
+    def _lost(self, how: str) -> SessionEnded:
+        if not self._welcomed.is_set():
+            how += " before its welcome: its own log says why"
+        return SessionEnded("connection_lost", how)
 
     async def _handle(self, event: Event) -> None:
         if isinstance(event, Ack):
@@ -155,7 +175,34 @@ class OpenSession:
         elif isinstance(event, Goaway):
             log.info("the receiver goes away: %s", event.reason)
         elif isinstance(event, Error):
-            raise SessionEnded(event.code, f"the receiver says {event.code}: {event.detail}")
+            if event.code == WRONG_STREAM:
+                await self._take_own_stream()
+            raise SessionEnded(event.code, self._refusal(event))
+
+    def _refusal(self, error: Error) -> str:
+        if error.code != UNAUTHORIZED:
+            return f"the receiver says {error.code}: {error.detail}"
+        if self._token is None:
+            return "unauthorized: the receiver wants a token; set TOKEN_FILE"
+        name = "TOKEN_FILE" if self._settings.token_file else "TOKEN"
+        return (
+            f"unauthorized: the receiver does not take the token in {name}, or not for stream "
+            f"{self._queue.store.stream}; its log says which, and its TOKENS_FILE decides"
+        )
+
+    async def _take_own_stream(self) -> None:
+        """Where the stream is from before there was a certificate: another one, which is called as that is."""
+        old, owner = self._queue.store.stream, self._queue.store.owner
+        if not owner or owns([owner], old):
+            return
+        await self._queue.new_stream()
+        log.error(
+            "the receiver does not let %s write stream %s, which was begun without its certificate. What waits goes on "
+            "as stream %s; what was sent and not acknowledged may be stored twice",
+            owner,
+            old,
+            self._queue.store.stream,
+        )
 
     async def _welcome(self, event: Welcomed) -> None:
         if event.welcome.version < LINES_SINCE:
@@ -194,6 +241,8 @@ class OpenSession:
             sequence = last + 1
         while not self._queue.is_drained:
             await self._queue.wait_for_change()
+        await self._queue.settle()
+        self._tell_all(ended=True)
 
     async def _send_record(self, record: Record) -> int:
         """Sends a batch, or what stands in its place; returns the last sequence that this covers."""
@@ -284,6 +333,7 @@ class OpenSession:
                 f"no welcome within {WELCOME_TIMEOUT:g} s; a receiver that knows only the base protocol "
                 "needs SESSION_MODE=off",
             ) from None
+        self._tell_all()
         told = monotonic()
         while True:
             await asyncio.sleep(1.0)
@@ -293,9 +343,10 @@ class OpenSession:
                 self._tell(ping)
             if now - told >= STATUS_INTERVAL:
                 told = now
-                self._tell(Status(self._status()))
+                self._tell_all()
+
+    def _tell_all(self, *, ended: bool = False) -> None:
+        self._tell(Status(msgspec.Raw(encode_report(self._report(ended)))))
 
     def _tell(self, message: Message) -> None:
-        frame = encode_message(message)
-        if len(frame) <= MAX_HELLO_BYTES:
-            self._writer.write(frame)
+        self._writer.write(encode_message(message))

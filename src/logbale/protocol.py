@@ -113,6 +113,42 @@ _SOUND = {
 """By whether in a session. A look here is a tenth of check_flags(), whose enums took 10 % of a busy receiver's time."""
 
 
+_FOREIGN = {
+    "HTTP": (
+        b"GET ",
+        b"HEAD ",
+        b"POST ",
+        b"PUT ",
+        b"DELET",
+        b"OPTIO",
+        b"PATCH",
+        b"CONNE",
+        b"TRACE",
+        b"PRI *",
+        b"HTTP/",
+    ),
+    "TLS": (b"\x16\x03", b"\x15\x03"),
+    "SSH": (b"SSH-",),
+}
+"""How a stream begins that is meant for another port. As headers, these have lengths over 350 MB: no limit allows them.
+"""
+
+
+_PROXY_HEADERS = (b"\r\n\r\n\0", b"PROXY")
+_TLS_HERE = "this port speaks none: set TLS_CERT_FILE at the receiver, or leave TLS_CA_FILE out at the shipper"
+
+
+def _foreign(header: bytes) -> str | None:
+    """What is said of a first header that is another protocol's; None where it is none that is known."""
+    if header.startswith(_PROXY_HEADERS):
+        return "a header of the PROXY protocol, from an address that is not in PROXY_FROM"
+    for name, beginnings in _FOREIGN.items():
+        if header.startswith(beginnings):
+            why = _TLS_HERE if name == "TLS" else "most likely the wrong port"
+            return f"the first bytes are {name}, not a frame ({header!r}): {why}"
+    return None
+
+
 def encode_header(payload_bytes: int, flags: int) -> bytes:
     """The 5 bytes before a payload of that length. Raises ProtocolError where uint32 cannot hold the length."""
     if payload_bytes > 0xFFFFFFFF:
@@ -150,6 +186,13 @@ class FrameDecoder:
         """Bytes held of frames that are not whole yet."""
         return len(self._buffer)
 
+    @property
+    def announced_bytes(self) -> int:
+        """Bytes of the frame that has begun, as far as they are known: of its header, or all."""
+        if len(self._buffer) < HEADER_BYTES:
+            return HEADER_BYTES
+        return HEADER_BYTES + int.from_bytes(self._buffer[:FLAGS_AT], "big")
+
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Takes the next bytes of the stream. Raises the error that an earlier header left."""
         if self._error is not None:
@@ -164,7 +207,7 @@ class FrameDecoder:
         try:
             while len(self._buffer) - position >= HEADER_BYTES:
                 length, flags = _HEADER.unpack_from(self._buffer, position)
-                self._check(length, flags)
+                self._check(length, flags, is_first=not (self.taken_bytes or position))
                 end = position + HEADER_BYTES + length
                 if len(self._buffer) < end:
                     break
@@ -178,20 +221,25 @@ class FrameDecoder:
             del self._buffer[:position]
             self.taken_bytes += position
 
-    def _check(self, length: int, flags: int) -> None:
+    def _check(self, length: int, flags: int, *, is_first: bool) -> None:
         if self.session is None:
             self.session = flags == Flag.CONTROL
         try:
             if flags not in _SOUND[self.session]:
                 check_flags(flags, session=self.session)
             if flags == Flag.CONTROL and length > self._max_control:
-                raise ProtocolError(f"a control message of {length} bytes: the limit is {self._max_control}")
+                raise ProtocolError(
+                    f"a control message of {length} bytes: the limit is {self._max_control}", reason="frame_limit"
+                )
             if length > self._max_frame:
-                raise ProtocolError(f"a frame of {length} bytes: the limit is {self._max_frame} (MAX_FRAME_BYTES)")
+                raise ProtocolError(
+                    f"a frame of {length} bytes: the limit is {self._max_frame} (MAX_FRAME_BYTES)", reason="frame_limit"
+                )
         except ProtocolError as error:
-            self._error = error
+            foreign = _foreign(bytes(self._buffer[:HEADER_BYTES])) if is_first else None
+            self._error = error if foreign is None else ProtocolError(foreign)
             self._buffer.clear()
-            raise
+            raise self._error from None
 
     def close(self) -> None:
         """The stream has ended. Raises ProtocolError where it ended inside a frame."""

@@ -5,19 +5,29 @@ It takes the session's messages and batches in order, hands batches to the conne
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import TYPE_CHECKING
-
-import msgspec
 
 from logbale.context import ContextDecompressor, context_bytes
 from logbale.decoding import INLINE_BYTES, INLINE_RAW_BYTES, Decoded, decode_sequenced
 from logbale.errors import DecompressionError, EntryError, ProtocolError
-from logbale.messages import NO_CONTEXT, SMALLEST_WINDOW_LOG, Ack, Context, Hello, Ping, Pong, Reject, Skip, Status
+from logbale.messages import (
+    NO_CONTEXT,
+    SMALLEST_WINDOW_LOG,
+    WRONG_STREAM,
+    Ack,
+    Context,
+    Hello,
+    Ping,
+    Pong,
+    Reject,
+    Skip,
+    Status,
+)
 from logbale.protocol import Algorithm, Frame
 from logbale.session import ReceiverSession, SequencedBatch
 from logbale.sinks import Item, Outcome, ReceivedBatch, Rejected, RejectedSequence, SkippedRange
+from logbale.tls.names import MARK, owns
 
 if TYPE_CHECKING:
     from logbale.connection import Connection
@@ -36,7 +46,7 @@ class ReceivingSession:
         """From the hello on."""
         self._connection = connection
         self._receiver = connection.receiver
-        self._session = ReceiverSession(max_raw=self._receiver.settings.max_raw_bytes)
+        self._session = ReceiverSession(max_raw=self._connection.settings.max_raw_bytes)
         self._window_log = NO_CONTEXT
         """The largest window that a new context may have."""
         self._asked_for: int | None = None
@@ -86,8 +96,6 @@ class ReceivingSession:
             self._connection.cancel_work()  # nobody is left to be welcomed
         # Taken up now, a skip would stand in for the batches before it that are dropped as nobody's.
         self._connection.drop_frames()
-        if stream.writer is self:
-            self._receiver.statuses.pop(stream.name, None)
         self._receiver.streams.release(stream, self)
 
     def take(self, frame: Frame) -> None:
@@ -105,10 +113,20 @@ class ReceivingSession:
         elif isinstance(message, Context):
             self._obey(message.window_log)
         elif isinstance(message, Status):
-            self._receiver.statuses[self._session.stream] = msgspec.json.encode(message.counts)
+            self._connection.report(bytes(message.counts))
         self._receiver.release(frame.wire_bytes)
 
     def _take_hello(self, hello: Hello) -> None:
+        refusal = self._receiver.access.refusal(hello.token, hello.stream, self._connection.host)
+        if refusal is not None:  # before it supersedes anybody
+            self._connection.refuse(refusal)
+            return
+        names = self._connection.certificate_names
+        if self._receiver.settings.tls_bind_streams and not owns(names, hello.stream):  # before it supersedes anybody
+            self._receiver.metrics.errors[WRONG_STREAM] += 1
+            expected = ", ".join(f"{name} or {name}{MARK}…" for name in names) or "a name in the client's certificate"
+            self._connection.fail(WRONG_STREAM, f"stream {hello.stream}: expected {expected}")
+            return
         stream = self._claimed = self._receiver.streams.claim(hello.stream, self)
         if stream is None:
             self._receiver.metrics.errors["too_many_streams"] += 1
@@ -134,11 +152,12 @@ class ReceivingSession:
                 last=mark.sequence,
                 last_crc=mark.crc,
                 rejects=mark.rejects,
-                max_frame=self._receiver.settings.max_frame_bytes,
-                max_entries=self._receiver.settings.max_batch_entries,
+                max_frame=self._connection.settings.max_frame_bytes,
+                max_entries=self._connection.settings.max_batch_entries,
                 window_log=self._window_log,
             )
         )
+        self._connection.identify(stream=stream.name, host=hello.host, agent=hello.agent)
         log.info(
             "%s ships stream %s from %d on (%s, %s)",
             self._connection.peer,
@@ -170,8 +189,9 @@ class ReceivingSession:
     def _take_batch(self, batch: SequencedBatch) -> None:
         context = self._context_of(batch)
         if len(batch.body) < INLINE_BYTES and batch.raw_bytes <= INLINE_RAW_BYTES:
-            self._take_sequenced(batch, decode_sequenced(batch, context, self._receiver.settings))
+            self._take_sequenced(batch, decode_sequenced(batch, context, self._connection.settings))
         else:
+            self._receiver.take_room(batch.raw_bytes)
             self._connection.work(self._decode_in_pool, batch, context)
 
     def _context_of(self, batch: SequencedBatch) -> ContextDecompressor | None:
@@ -208,9 +228,9 @@ class ReceivingSession:
         self._end_context()
 
     async def _decode_in_pool(self, batch: SequencedBatch, context: ContextDecompressor | None) -> None:
-        receiver = self._receiver
-        loop = asyncio.get_running_loop()
-        decoded = await loop.run_in_executor(receiver.pool, decode_sequenced, batch, context, receiver.settings)
+        decoded = await self._receiver.decode(
+            batch.raw_bytes, decode_sequenced, batch, context, self._connection.settings
+        )
         self._take_sequenced(batch, decoded)
 
     def _take_sequenced(self, batch: SequencedBatch, decoded: Decoded | DecompressionError | EntryError) -> None:

@@ -12,17 +12,22 @@ import random
 from collections.abc import Awaitable, Callable, Iterator
 from math import inf
 from time import monotonic
-from typing import Any
 
 from logbale.backoff import delays
 from logbale.batch_buffer import GROWN_ENTRIES
 from logbale.compressing import Compressing
 from logbale.config import Settings, connect_host, format_address
+from logbale.config.credentials import shipper_token
+from logbale.errors import ConfigError
 from logbale.link_time import link_seconds
 from logbale.messages import Welcome
 from logbale.metrics import ShipperMetrics
-from logbale.open_session import OpenSession, SessionEnded
+from logbale.open_session import UNAUTHORIZED, OpenSession, SessionEnded
+from logbale.reports import Report
 from logbale.spool_queue import SpoolQueue
+from logbale.tls.client import open_connection
+from logbale.tls.failures import TLSError
+from logbale.tls.material import ShipperTLS
 
 log = logging.getLogger("logbale.client")
 
@@ -44,7 +49,8 @@ class SessionLink:
         compressing: Compressing,
         metrics: ShipperMetrics,
         *,
-        status: Callable[[], dict[str, Any]],
+        report: Callable[[bool], Report],
+        tls: Callable[[], ShipperTLS | None] = lambda: None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -56,13 +62,16 @@ class SessionLink:
         self._settings = settings
         self._compressing = compressing
         self._metrics = metrics
-        self._status = status
+        self._report = report
+        self._tls = tls
         self._sleep = sleep
         self._chance = chance
         self._host = connect_host(settings.server_host)
         self._address = format_address(self._host, settings.server_port)
-        self._last_error = "not tried yet"
+        self.last_error = "not tried yet"
         self._writer: asyncio.StreamWriter | None = None
+        self._refused: Iterator[float] | None = None
+        """The delays while the receiver refuses us: they grow at once, so that it need not lock our address out."""
         self._first_alone = False
         """The last session ended because a body did not decode: the next one's first batch travels alone."""
 
@@ -76,7 +85,11 @@ class SessionLink:
             except SessionEnded as end:
                 if self.unreachable_since == inf:
                     waits = self._new_delays()
-                self._last_error = str(end)
+                if end.counter == UNAUTHORIZED:
+                    waits = self._refused = self._refused or self._new_delays(steady=0.0)
+                else:
+                    self._refused = None
+                self.last_error = str(end)
                 self._metrics.errors[end.counter] += 1
                 await self._queue.end_sending()
             finally:
@@ -85,11 +98,11 @@ class SessionLink:
                 if self.unreachable_since == inf:
                     self.unreachable_since = monotonic()
             delay = next(waits)
-            log.warning("no session with %s (%s); next try in %.1f s", self._address, self._last_error, delay)
+            log.warning("no session with %s (%s); next try in %.1f s", self._address, self.last_error, delay)
             await self._sleep(delay)
 
-    def _new_delays(self) -> Iterator[float]:
-        return delays(first=FIRST_DELAY, longest=LONGEST_DELAY, chance=self._chance, steady=STEADY_SECONDS)
+    def _new_delays(self, steady: float = STEADY_SECONDS) -> Iterator[float]:
+        return delays(first=FIRST_DELAY, longest=LONGEST_DELAY, chance=self._chance, steady=steady)
 
     async def finish(self, timeout: float) -> bool:
         """True: run() returns only when the receiver has everything."""
@@ -102,19 +115,30 @@ class SessionLink:
         """How long this connection was held up by the network."""
         return link_seconds(self._writer)
 
+    def follow(self, settings: Settings) -> None:
+        """The next session goes by them."""
+        self._settings = settings
+
     def status(self) -> tuple[bool, str]:
         """Whether a session is open, and if not, why."""
         if self._metrics.connected:
             return True, f"in session with {self._address}"
-        return False, f"no session with {self._address}: {self._last_error}"
+        return False, f"no session with {self._address}: {self.last_error}"
 
     async def _connection(self) -> None:
         """One connection from hello to its end; returns when everything is consumed, raises SessionEnded otherwise."""
         try:
+            # Again each time: the file may have a newer one. Who else can read it was said at the start.
+            token = shipper_token(self._settings, warns=False)
+        except ConfigError as error:
+            raise SessionEnded("token_file", str(error)) from None
+        try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                reader, writer = await asyncio.open_connection(self._host, self._settings.server_port)
+                reader, writer = await open_connection(self._host, self._settings.server_port, self._tls())
         except TimeoutError:
             raise SessionEnded("connect", f"no answer within {CONNECT_TIMEOUT:g} s") from None
+        except TLSError as error:
+            raise SessionEnded(error.reason, str(error)) from None
         except OSError as error:
             raise SessionEnded("connect", error.strerror or str(error)) from None
         self._writer = writer
@@ -126,7 +150,8 @@ class SessionLink:
             self._metrics,
             reader,
             writer,
-            status=self._status,
+            token=token,
+            report=self._report,
             opened=self._opened,
             first_alone=self._first_alone,
         )

@@ -8,20 +8,30 @@ call that touches a disk runs on one thread of its own.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from time import monotonic
+from typing import Any, Literal, TypeVar
 
 from logbale.compressing import Pressed
+from logbale.durations import Durations
 from logbale.errors import StorageError
 from logbale.models import Batch
 from logbale.spool import DamagedError, MemoryStore, Record, Skip
+from logbale.spool.fresh import FreshBatches
+from logbale.spool.store import NewBatch, Store
+from logbale.waiting_times import WaitingTimes
 
 log = logging.getLogger("logbale.spool")
 
 STORAGE_RETRY = 1.0
 """Seconds between attempts while the store cannot take a batch."""
+
+SETTLE_AFTER = 1.0
+"""Seconds after which an acknowledgement is on disk, if no batch took it there before."""
 
 GROUP_BYTES = 4 * 1024 * 1024
 """Raw bytes that one write to the store takes at most."""
@@ -38,110 +48,6 @@ Policy = Literal["block", "drop_oldest", "drop_newest"]
 
 _T = TypeVar("_T")
 
-NewBatch = tuple[bytes, int, Mapping[str, Any]]
-"""A raw batch, its entries, and how far the sources are read after it."""
-
-
-class Store(Protocol):
-    """Where batches wait. Synchronous, used from one thread; what it holds survives what its kind survives."""
-
-    @property
-    def stream(self) -> str:
-        """The identity of its sequences."""
-        ...
-
-    @property
-    def first(self) -> int:
-        """The lowest sequence that is not consumed."""
-        ...
-
-    @property
-    def next_sequence(self) -> int:
-        """What the next batch gets."""
-        ...
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Entries: read = acknowledged + rejected + spooled + every dropped_*."""
-        ...
-
-    @property
-    def free_bytes(self) -> int:
-        """What may still be appended, in bytes as they are stored: hardly ever more than raw."""
-        ...
-
-    @property
-    def sent_up_to(self) -> int:
-        """The highest sequence that may have been sent, also by the process before this one."""
-        ...
-
-    def known_crcs(self) -> Mapping[int, int]:
-        """The CRCs of the batches that are not consumed, and of the last one that was."""
-        ...
-
-    def append(self, batches: Sequence[NewBatch], bodies: Sequence[bytes | None] = ()) -> Sequence[Record]:
-        """Numbers and keeps them; durable on return. Raises StorageError: then none is kept.
-
-        `bodies` are zstd frames of the batches, None or nothing where there is none yet.
-        """
-        ...
-
-    def item(self, sequence: int) -> Record | Skip:
-        """What there is of a sequence that is not consumed: a batch, or the reason why it will never come."""
-        ...
-
-    def read(self, sequence: int) -> bytes:
-        """The raw batch. Raises DamagedError, and then item() is a Skip."""
-        ...
-
-    def acknowledge(self, last: int) -> None:
-        """Every batch up to and including `last` is consumed."""
-        ...
-
-    def reject(self, sequence: int, reason: str) -> None:
-        """Keeps the batch as a dead letter, durably, before it counts as consumed."""
-        ...
-
-    def begin_sending(self) -> None:
-        """All there is, and what is appended from now on, may have been sent should this process end now."""
-        ...
-
-    def end_sending(self) -> None:
-        """Not what is appended from now on."""
-        ...
-
-    def drop_oldest(self, bytes_needed: int, sent_up_to: int) -> Skip | None:
-        """Drops the oldest that were not sent; None where there is nothing to drop."""
-        ...
-
-    def note_dropped(self, count: int, reason: str, cursors: Mapping[str, Any]) -> None:
-        """Entries were dropped before they were numbered."""
-        ...
-
-    def note_cursors(self, cursors: Mapping[str, Any]) -> None:
-        """The sources are read so far, without a batch. Raises StorageError: then the next write tells it."""
-        ...
-
-    def new_stream(self) -> None:
-        """Takes a new stream id and numbers what is not consumed from 1."""
-        ...
-
-    def close(self) -> None:
-        """Frees what is open."""
-        ...
-
-
-class _Fresh(NamedTuple):
-    """A batch that need not be read back: raw, or compressed where it will be sent so."""
-
-    record: Record
-    raw: bytes
-    pressed: Pressed | None
-
-    @property
-    def size(self) -> int:
-        return len(self.raw) if self.pressed is None else len(self.pressed.payload)
-
 
 class SpoolQueue:
     """The queue that one loop owns. run() beside the reader and the sender."""
@@ -153,10 +59,12 @@ class SpoolQueue:
         max_memory: int,
         policy: Policy = "block",
         press: Callable[[bytes], Pressed] | None = None,
+        durations: Durations | None = None,
     ) -> None:
         """`max_memory` bounds the bytes that wait for the store, or are kept so as not to read them back.
 
         `press` compresses a large batch as it will be sent: so it is compressed once, and stored and sent as it is.
+        `durations` gets how long each batch took from the reading of its first entry to its acknowledgement.
         """
         self.store = store
         self.storage_error: str | None = None
@@ -164,25 +72,42 @@ class SpoolQueue:
         self.sent_up_to = store.sent_up_to
         """The highest sequence that the receiver may have or get: such a batch is never dropped to make room."""
         self._opening = self._counts = dict(store.counts)
-        self._max_memory = max_memory
-        self._policy = policy
+        self._span = store.first, store.next_sequence
+        self._bytes = store.disk_bytes
         self._incoming: list[NewBatch] = []
         self._incoming_bytes = 0
-        self._incoming_entries = 0
+        self._incoming_batches = self._incoming_entries = 0
+        """Those that are being stored included."""
+        self._incoming_since: deque[float | None] = deque()
+        """When the first entry of each was read."""
+        self._durations = durations or Durations()
+        self._times = WaitingTimes()
         self._moved: dict[str, Any] = {}
         """Cursors that moved without an entry, after all that is incoming."""
         self._is_note_late = False
+        self._settling: asyncio.TimerHandle | None = None
+        """Runs from an acknowledgement on, until what was acknowledged is due on disk."""
+        self._is_settle_due = False
         self._press = press if not isinstance(store, MemoryStore) else None
-        self._max_incoming = max_memory if isinstance(store, MemoryStore) else min(max_memory, MAX_INCOMING)
-        self._fresh: dict[int, _Fresh] = {}
-        """The newest batches, as long as they fit into memory: most are sent from here."""
-        self._fresh_bytes = 0
+        self._fresh = FreshBatches(max_memory)
         self._closed = False
         self._arrived = asyncio.Event()
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
+        self._limit(max_memory, policy)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="logbale-spool")
+
+    def limit(self, *, max_memory: int, max_stored: int, policy: Policy) -> None:
+        """Other limits from now on: what is over them stays, and nothing is added until it is under them."""
+        self._limit(max_memory, policy)
+        self.store.limit(max_stored)
+        self._step()
+
+    def _limit(self, max_memory: int, policy: Policy) -> None:
+        self._policy = policy
+        self._max_incoming = max_memory if isinstance(self.store, MemoryStore) else min(max_memory, MAX_INCOMING)
+        self._fresh.max_bytes = max_memory
 
     # the reader's side
 
@@ -190,7 +115,9 @@ class SpoolQueue:
         """Takes a batch, whether there is room or not."""
         cursors, self._moved = self._moved | batch.cursors, {}
         self._incoming.append((batch.raw, batch.count, cursors))
+        self._incoming_since.append(batch.since)
         self._incoming_bytes += len(batch.raw)
+        self._incoming_batches += 1
         self._incoming_entries += batch.count
         self._arrived.set()
         self._look_for_room()
@@ -219,9 +146,11 @@ class SpoolQueue:
                 batches = self._take_group()
                 await self._store(batches)
                 self._incoming_bytes -= sum(len(raw) for raw, _, _ in batches)
+                self._incoming_batches -= len(batches)
                 self._incoming_entries -= sum(count for _, count, _ in batches)
                 self._step()
             await self._note()
+            await self._settle()
         self._step()
 
     async def _note(self) -> None:
@@ -239,6 +168,21 @@ class SpoolQueue:
         else:
             self._is_note_late = False
             self._moved = {name: at for name, at in self._moved.items() if name not in moved or moved[name] != at}
+
+    def _settle_later(self) -> None:
+        """Where nothing more comes, the disk would say for days that what is acknowledged waits."""
+        if self._settling is None:
+            self._settling = asyncio.get_running_loop().call_later(SETTLE_AFTER, self._make_settle_due)
+
+    def _make_settle_due(self) -> None:
+        self._settling, self._is_settle_due = None, True
+        self._arrived.set()
+
+    async def _settle(self) -> None:
+        if self._is_settle_due:
+            self._is_settle_due = False
+            with contextlib.suppress(StorageError):  # nothing is lost by it, and the next write tells it
+                await self.call(self.store.settle)
 
     def _take_group(self) -> list[NewBatch]:
         """The oldest that arrived: as many as one write should take and the store has room for, but at least one."""
@@ -265,6 +209,8 @@ class SpoolQueue:
                     break
                 if self._policy == "drop_newest":
                     await self._drop(batches)
+                    for _ in batches:
+                        self._incoming_since.popleft()
                     return
                 if not self._fits(batches):  # still: an ack may have come while room was looked for
                     await self.wait_for_change()
@@ -277,10 +223,9 @@ class SpoolQueue:
             log.warning("spooling again")
             self.storage_error = None
         for record, (raw, _, _), one in zip(records, batches, pressed, strict=True):
-            fresh = _Fresh(record, raw if one is None else b"", one)
-            if self._fresh_bytes + fresh.size <= self._max_memory:
-                self._fresh[record.sequence] = fresh
-                self._fresh_bytes += fresh.size
+            if (since := self._incoming_since.popleft()) is not None:
+                self._times.add(record.sequence, since)
+            self._fresh.keep(record, raw, one)
 
     def _press_and_append(self, batches: list[NewBatch]) -> tuple[Sequence[Record], list[Pressed | None]]:
         """On the store's thread, where compressing keeps nobody waiting."""
@@ -292,8 +237,7 @@ class SpoolQueue:
         if self._policy != "drop_oldest":
             return False
         # Before the store drops any of them: next_item() must not give out from memory what is just being dropped.
-        for sequence in [sequence for sequence in self._fresh if sequence > self.sent_up_to]:
-            self._forget(sequence)
+        self._fresh.forget_above(self.sent_up_to)
         needed = sum(len(raw) for raw, _, _ in batches)
         return await self.call(self.store.drop_oldest, needed, self.sent_up_to) is not None
 
@@ -341,8 +285,8 @@ class SpoolQueue:
         self.sent_up_to = max(self.sent_up_to, sequence)
         if sequence < self.store.first:  # rejected here, and the receiver never heard of it
             return Skip(sequence, self.store.first - 1, 0, "rejected")
-        if sequence in self._fresh:
-            return self._fresh[sequence].record
+        if (fresh := self._fresh.get(sequence)) is not None:
+            return fresh.record
         return await self.call(self.store.item, sequence)
 
     async def wait_for_change(self) -> None:
@@ -361,32 +305,36 @@ class SpoolQueue:
         fresh = self._fresh.get(record.sequence)
         return fresh.pressed if fresh is not None else None
 
+    async def settle(self) -> None:
+        """Returns once the counts tell of all that was asked of the store."""
+        await self.call(lambda: None)
+
     async def acknowledge(self, last: int) -> None:
         """Every batch up to and including `last` is durable at the receiver."""
+        now = monotonic()
+        for since in self._times.take(self.store.first, last):
+            self._durations.add(max(0.0, now - since))
         for sequence in range(self.store.first, last + 1) if len(self._fresh) else ():
-            self._forget(sequence)
+            self._fresh.forget(sequence)
         await self.call(self.store.acknowledge, last)
         self._step()
+        self._settle_later()
 
     async def reject(self, sequence: int, reason: str) -> None:
         """The receiver can never store this batch: it is kept as a dead letter."""
         log.error("batch %d is rejected and becomes a dead letter: %s", sequence, reason)
-        self._forget(sequence)
+        self._fresh.forget(sequence)
         try:
             await self.call(self.store.reject, sequence, reason)
         except DamagedError as error:  # it was sent, then dropped after a restart, or spoilt: counted so, and consumed
             log.error("batch %d is rejected, and no dead letter can be made: %s", sequence, error)
         self._step()
 
-    def _forget(self, sequence: int) -> None:
-        if (fresh := self._fresh.pop(sequence, None)) is not None:
-            self._fresh_bytes -= fresh.size
-
     async def new_stream(self) -> None:
         """For a spool whose history is not the receiver's: a new name, and what waits is numbered from 1."""
         await self.call(self.store.new_stream)
-        self._fresh.clear()
-        self._fresh_bytes = 0
+        self._fresh.forget_above(0)
+        self._times.clear()
         self.sent_up_to = 0
         self._step()
 
@@ -394,15 +342,19 @@ class SpoolQueue:
         """Runs one of the store's functions on its thread, after those before it."""
         if isinstance(self.store, MemoryStore):
             result = function(*arguments)
-            self._counts = dict(self.store.counts)
+            self._counts, self._span, self._bytes = self._counted()
             return result
 
-        def counted() -> tuple[_T, dict[str, int]]:
-            return function(*arguments), dict(self.store.counts)
+        def counted() -> tuple[_T, tuple[dict[str, int], tuple[int, int], int]]:
+            return function(*arguments), self._counted()
 
         # The counts come back with the result, so that what they say and what still waits here always add up.
-        result, self._counts = await asyncio.get_running_loop().run_in_executor(self._thread, counted)
+        result, told = await asyncio.get_running_loop().run_in_executor(self._thread, counted)
+        self._counts, self._span, self._bytes = told
         return result
+
+    def _counted(self) -> tuple[dict[str, int], tuple[int, int], int]:
+        return dict(self.store.counts), (self.store.first, self.store.next_sequence), self.store.disk_bytes
 
     # both
 
@@ -416,14 +368,27 @@ class SpoolQueue:
         return counts
 
     @property
+    def spool_bytes(self) -> int:
+        """What the store takes, and raw what is on its way there; 0 where nothing waits, though a file may be left."""
+        return 0 if self.is_drained else self._bytes + self._incoming_bytes
+
+    def oldest_waiting(self, now: float) -> float:
+        """Seconds since the reading of the oldest batch that waits and was read here; 0 where there is none."""
+        if (since := self._times.oldest(self.store.first)) is None:
+            since = next((one for one in self._incoming_since if one is not None), None)
+        return max(0.0, now - since) if since is not None else 0.0
+
+    @property
     def waiting_batches(self) -> int:
         """Batches read and not consumed."""
-        return self.store.next_sequence - self.store.first + len(self._incoming)
+        first, following = self._span
+        return following - first + self._incoming_batches
 
     @property
     def unsent_batches(self) -> int:
         """Of which, those that were never given to a connection."""
-        return self.store.next_sequence - max(self.store.first, self.sent_up_to + 1) + len(self._incoming)
+        first, following = self._span
+        return following - max(first, self.sent_up_to + 1) + self._incoming_batches
 
     @property
     def is_drained(self) -> bool:

@@ -1,17 +1,14 @@
-"""An end's numbers for people: a summary line, the table at exit, and a progress display while finite work lasts.
+"""An end's numbers for people: a summary line, a line redrawn in place, how far finite work is, a table at exit.
 
 All from snapshots, a few times a second at most; nothing here is done per entry.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Table
-from rich.text import Text
+from typing import Literal
 
 from logbale.metrics import ReceiverSnapshot, ShipperSnapshot, Snapshot, Totals
 from logbale.terminal import count, duration, escape, rate, ratio, size
@@ -60,15 +57,19 @@ def _errors(errors: Mapping[str, int]) -> str:
     return ", ".join(f"{escape(reason)} {number:,}" for reason, number in sorted(errors.items()) if number)
 
 
-def rows(snapshot: Snapshot) -> list[tuple[str, str]]:
-    """The table's lines: what, how much. Errors and the like only where there were any."""
-    return _shipper_rows(snapshot) if isinstance(snapshot, ShipperSnapshot) else _receiver_rows(snapshot)
+def rows(snapshot: Snapshot, *, left_before: int = 0) -> list[tuple[str, str]]:
+    """The table's lines: what, how much. Errors and the like only where there were any.
+
+    `left_before` of a shipper's entries were not read, but waited when it began.
+    """
+    return _shipper_rows(snapshot, left_before) if isinstance(snapshot, ShipperSnapshot) else _receiver_rows(snapshot)
 
 
-def _shipper_rows(snapshot: ShipperSnapshot) -> list[tuple[str, str]]:
+def _shipper_rows(snapshot: ShipperSnapshot, left_before: int) -> list[tuple[str, str]]:
     setting = f"{snapshot.algorithm} {snapshot.level}" if snapshot.algorithm != "none" else "none"
     return [
-        ("entries read", f"{snapshot.read_entries:,}"),
+        *_where_any(("entries left from before", left_before)),
+        ("entries read", f"{snapshot.read_entries - left_before:,}"),
         ("entries delivered", f"{snapshot.delivered_entries:,}"),
         *_where_any(
             *[(f"entries {reason.replace('_', ' ')}", n) for reason, n in snapshot.dropped.items()],
@@ -80,7 +81,7 @@ def _shipper_rows(snapshot: ShipperSnapshot) -> list[tuple[str, str]]:
         ("compression", f"{setting}, {duration(snapshot.compress_seconds)}"),
         *_where_any(("batches sent raw", snapshot.bypassed)),
         ("reconnects", f"{snapshot.reconnects:,}"),
-        ("errors", _errors(snapshot.errors) or "none"),
+        *_error_rows(snapshot.errors),
         ("time", duration(snapshot.uptime)),
     ]
 
@@ -100,9 +101,15 @@ def _receiver_rows(snapshot: ReceiverSnapshot) -> list[tuple[str, str]]:
         ("batches by algorithm", ", ".join(f"{name} {number:,}" for name, number in by_algorithm.items()) or "none"),
         ("connections", f"{snapshot.connections:,}"),
         *_where_any(("bad frames", snapshot.bad_frames)),
-        ("errors", _errors(snapshot.errors) or "none"),
+        *_error_rows(snapshot.errors),
         ("time", duration(snapshot.uptime)),
     ]
+
+
+def _error_rows(errors: Mapping[str, int]) -> list[tuple[str, str]]:
+    """A reason a line: with all of them in one, the table would be as wide as they are."""
+    found = [f"{escape(reason)} {number:,}" for reason, number in sorted(errors.items()) if number] or ["none"]
+    return [("" if index else "errors", text) for index, text in enumerate(found)]
 
 
 def _weights(totals: Totals, entries_per_second: float) -> list[tuple[str, str]]:
@@ -119,20 +126,51 @@ def _where_any(*counted: tuple[str, int]) -> Iterable[tuple[str, str]]:
     return [(what, f"{number:,}") for what, number in counted if number]
 
 
-def print_table(snapshot: Snapshot) -> None:
-    """The table, on standard error."""
-    table = Table(title="shipped" if isinstance(snapshot, ShipperSnapshot) else "received", show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
-    for what, how_much in rows(snapshot):
-        table.add_row(what, Text(how_much))
-    Console(stderr=True).print(table)
+def print_table(snapshot: Snapshot, *, left_before: int = 0) -> None:
+    """The table, on standard error. Two columns need no library, whose import takes as long as 50,000 entries."""
+    found = rows(snapshot, left_before=left_before)
+    whats, how_muches = (max(map(len, column)) for column in zip(*found, strict=True))
+    print("shipped" if isinstance(snapshot, ShipperSnapshot) else "received", file=sys.stderr)
+    for what, how_much in found:
+        print(f"  {what:<{whats}}  {how_much:>{how_muches}}", file=sys.stderr)
+
+
+def status(snapshot: Snapshot) -> tuple[Literal["good", "odd", "bad"], str, str]:
+    """How it is, in three steps and in a few words, and then its numbers, what matters most first."""
+    if isinstance(snapshot, ShipperSnapshot):
+        dropped = sum(snapshot.dropped.values())
+        parts = [
+            *_where_any(("dropped", dropped)),
+            (rate(snapshot.rates.entries), ""),
+            (ratio(snapshot.ratio), ""),
+            ("spool", size(snapshot.spool_bytes)),
+            ("lag", duration(snapshot.oldest_waiting)),
+            ("delivered", f"{snapshot.delivered_entries:,}"),
+            (snapshot.algorithm, str(snapshot.level) if snapshot.algorithm != "none" else ""),
+        ]
+        how: Literal["good", "odd", "bad"] = "bad" if not snapshot.connected else "odd" if dropped else "good"
+        state = "connected" if snapshot.connected else "not connected"
+    else:
+        parts = [
+            *_where_any(("rejected", snapshot.rejected_entries)),
+            (rate(snapshot.rates.entries), ""),
+            (ratio(snapshot.ratio), ""),
+            ("wire", f"{size(snapshot.rates.wire_bytes)}/s"),
+            ("stored", f"{snapshot.stored_entries:,}"),
+            ("waiting", f"{snapshot.waiting_entries:,}"),
+        ]
+        how = "odd" if snapshot.rejected_entries else "good"
+        state = count(snapshot.clients, "client", "clients")
+    return how, state, "  ".join(f"{name} {value}".strip() for name, value in parts)
 
 
 class ShipProgress:
     """How far finite work has come, redrawn in place on standard error. A context manager; `update` redraws."""
 
     def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
         # Redrawn by update() alone: a thread of rich's own would take the interpreter from the pipeline.
         self._progress = Progress(
             TextColumn("shipping"),

@@ -18,6 +18,9 @@ from logbale.backoff import delays
 from logbale.config import format_address
 from logbale.link_time import link_seconds
 from logbale.metrics import ShipperMetrics
+from logbale.tls.client import open_connection
+from logbale.tls.failures import TLSError
+from logbale.tls.material import ShipperTLS
 
 log = logging.getLogger("logbale.client")
 
@@ -36,6 +39,7 @@ class TCPClient:
         *,
         send_timeout: float,
         metrics: ShipperMetrics,
+        tls: Callable[[], ShipperTLS | None] = lambda: None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -46,8 +50,9 @@ class TCPClient:
         """Since when, by time.monotonic, there is no connection; infinity while there is one."""
         self._host = host
         self._port = port
-        self._send_timeout = send_timeout
+        self.send_timeout = send_timeout
         self._metrics = metrics
+        self._tls = tls
         self._sleep = sleep
         self._chance = chance
         self._delays = delays(first=FIRST_DELAY, longest=LONGEST_DELAY, chance=chance)
@@ -65,14 +70,14 @@ class TCPClient:
                 writer.write(header + payload)
                 self._metrics.send_begins(monotonic())
                 try:
-                    async with asyncio.timeout(self._send_timeout):
+                    async with asyncio.timeout(self.send_timeout):
                         await writer.drain()
                 finally:
                     self._metrics.send_ended(monotonic())
             except TimeoutError:
-                await self._lost("send_timeout", f"a frame did not leave within {self._send_timeout:g} s")
+                await self._lost("send_timeout", f"a frame did not leave within {self.send_timeout:g} s")
             except OSError as error:
-                await self._lost("connection_lost", str(error))
+                await self._lost("connection_lost", error.strerror or str(error))
             else:
                 self._metrics.arrived_bytes += len(header) + len(payload)
                 if self._failing:
@@ -87,7 +92,7 @@ class TCPClient:
         """
         if self._writer is None or self._peer_ended is None:
             return self._metrics.sent.batches == 0
-        if self._writer.is_closing():
+        if self._writer.is_closing() or self._peer_ended.done():  # what ended before we did is no answer
             return False
         try:
             self._writer.write_eof()
@@ -125,9 +130,13 @@ class TCPClient:
                 await self._sleep(delay)
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT):
-                    reader, self._writer = await asyncio.open_connection(self._host, self._port)
+                    reader, self._writer = await open_connection(
+                        self._host, self._port, self._tls(), waits_for_acceptance=True
+                    )
             except TimeoutError:
                 self._failed("connect", f"no answer within {CONNECT_TIMEOUT:g} s")
+            except TLSError as error:
+                self._failed(error.reason, str(error))
             except OSError as error:
                 self._failed("connect", error.strerror or str(error))
             else:

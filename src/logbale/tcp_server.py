@@ -11,18 +11,31 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from math import inf
+from ssl import SSLContext
 from time import monotonic
+from typing import Any, TypeVar
 
+from logbale.accepting import unfailing
+from logbale.access import Access
+from logbale.clients import Clients
 from logbale.committer import Committer
 from logbale.config import Settings
 from logbale.connection import Connection
 from logbale.context_budget import ContextBudget
+from logbale.messages import TLS_REQUIRED, Error, encode_message
 from logbale.metrics import ReceiverMetrics
+from logbale.newcomers import Newcomers
+from logbale.protocol import FLAGS_AT, Flag
+from logbale.proxies import Proxies
 from logbale.receiving_session import ReceivingSession
+from logbale.room import Room, Waiting
 from logbale.sinks import Sink
 from logbale.streams import Streams
+from logbale.terminal import count
+from logbale.tls.server import Failures, Listening
 
 log = logging.getLogger("logbale.receiver")
 
@@ -41,33 +54,45 @@ CONTEXT_MOVES = 100
 it more bytes and CPU than going on.
 """
 
+MEMORY_SAID_EVERY = 3600.0
+"""Seconds between two words on contexts that there is no memory for: at the limit sessions come and go."""
+
 BACKLOG = 4096
 """Connections that the kernel keeps until we accept them: what Linux allows, since the next one would wait a second."""
 
 CLOSE_GRACE = 1.0
 """Seconds that a stop gives to answers that are still on their way."""
 
+_Decoded = TypeVar("_Decoded")
+
 
 class TCPLogReceiver:
     """Listens, decodes each frame by its own flags, and commits the batches of all connections in groups.
 
-    One event loop owns all of it. `start`, then `stop`; the sink stays the caller's to close.
+    One event loop owns all of it. `start`, then `stop`; the sink stays the caller's to close. Raises ConfigError where
+    the tokens cannot be had.
     """
 
-    def __init__(self, settings: Settings, sink: Sink, metrics: ReceiverMetrics) -> None:
+    def __init__(
+        self, settings: Settings, sink: Sink, metrics: ReceiverMetrics, tls: Callable[[], SSLContext] | None = None
+    ) -> None:
+        """`tls` gives the context for the next connection; without it they are in plain."""
         self.settings = settings
         self.sink = sink
         self.metrics = metrics
         self.pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="logbale-decode")
         self.streams = Streams(sink)
-        self.statuses: dict[str, bytes] = {}
-        """What each connected shipper last said of itself, by stream: JSON, which takes no more than it took to send;
-        4 KiB of empty lists would take 95 as objects.
-        """
+        self.clients = Clients()
+        self.access = Access(settings, metrics.errors)
         self.committer = Committer(sink, metrics)
         self.tasks: list[asyncio.Task[None]] = []
         """They end only by an error that nobody foresaw: the owner should await them beside everything else."""
         self._budget: ContextBudget[ReceivingSession] = ContextBudget(settings.context_memory)
+        self._memory_said = -inf
+        self._newcomers = Newcomers(lambda: self.settings.max_connections_per_address)
+        self._strangers: set[Connection] = set()
+        self._arriving_bytes = 0
+        self.room = Room(lambda: self.settings.max_in_flight_bytes // 2, self._wake)
         metrics.window_log = self._budget.window_log
         self._connections: set[Connection] = set()
         self._nothing_in_flight = asyncio.Event()
@@ -77,15 +102,23 @@ class TCPLogReceiver:
         self._paused = False
         self._stopping = False
         self._server: asyncio.Server | None = None
+        self._proxies = Proxies(settings.proxy_from, metrics.errors) if settings.proxy_from else None
+        self.tls_failures = Failures(metrics.errors)
+        self._tls = Listening(tls, self.tls_failures, plain_answer=_plain_answer) if tls is not None else None
 
     async def start(self) -> None:
         """Listens on SERVER_HOST and SERVER_PORT. Raises OSError where that cannot be had."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: Connection(self), self.settings.server_host, self.settings.server_port, backlog=BACKLOG
+            unfailing(self._connection), self.settings.server_host, self.settings.server_port, backlog=BACKLOG
         )
         parts = (self.committer.run(), self._watch_sessions(), self._share_contexts())
         self.tasks = [asyncio.create_task(part) for part in parts]
+
+    def _connection(self) -> asyncio.Protocol:
+        connection = Connection(self)
+        protocol: asyncio.Protocol = connection if self._tls is None else self._tls.wrap(connection)
+        return protocol if self._proxies is None else self._proxies.wrap(protocol)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -102,6 +135,8 @@ class TCPLogReceiver:
         assert self._server is not None, "start() comes first"
         self._stopping = True
         self._server.close()
+        if self._proxies is not None:
+            self._proxies.close()
         for connection in self._connections:
             connection.pause()
             connection.goaway("shutting down")
@@ -169,17 +204,32 @@ class TCPLogReceiver:
     # what connections call
 
     def opened(self, connection: Connection) -> bool:
-        """A connection came; False where there are too many."""
+        """A connection came; False where there are too many, or its address is locked out."""
         self.metrics.connections += 1
+        if self.access.is_locked_out(connection.host):
+            log.debug("%s refused: its address is locked out", connection.peer)
+            return False
         if len(self._connections) >= self.settings.max_connections:
             self.metrics.errors["too_many_connections"] += 1
             log.warning(
-                "%s refused: %d connections are open, the limit (MAX_CONNECTIONS)",
+                "%s refused: %s open, the limit (MAX_CONNECTIONS)",
                 connection.peer,
-                len(self._connections),
+                count(len(self._connections), "connection is", "connections are"),
             )
             return False
+        if not self._newcomers.came(connection.host):
+            self.metrics.errors["too_many_of_address"] += 1
+            refused = self.metrics.errors["too_many_of_address"]
+            if refused & (refused - 1) == 0:  # the 1st, 2nd, 4th, 8th: a flood of them stays readable
+                log.warning(
+                    "%s refused, the %d. such: too many connections of its address sent nothing sound yet "
+                    "(MAX_CONNECTIONS_PER_ADDRESS)",
+                    connection.peer,
+                    refused,
+                )
+            return False
         log.info("%s connected", connection.peer)
+        self._strangers.add(connection)
         self._connections.add(connection)
         self._nobody_connected.clear()
         self.metrics.clients = len(self._connections)
@@ -187,19 +237,35 @@ class TCPLogReceiver:
             connection.pause()
         return True
 
+    def known(self, connection: Connection) -> None:
+        """Its client has been welcomed, or has sent a sound base frame, or it is gone."""
+        if connection in self._strangers:
+            self._strangers.discard(connection)
+            self._newcomers.settled(connection.host)
+
     def closed(self, connection: Connection, error: Exception | None) -> None:
         """A connection is gone, by its own end or by an error."""
         if connection not in self._connections:
             return
         log.info("%s disconnected%s", connection.peer, f": {error}" if error else "")
         self._connections.discard(connection)
+        self.known(connection)
         self.metrics.clients = len(self._connections)
         if not self._connections:
             self._nobody_connected.set()
 
     def session_came(self, session: ReceivingSession) -> int:
         """A session is about to be welcomed: the window that its contexts may have."""
-        window_log = self._budget.came(session, monotonic())
+        now = monotonic()
+        window_log = self._budget.came(session, now)
+        if self._budget.memory and self._budget.is_used_up and now - self._memory_said >= MEMORY_SAID_EVERY:
+            self._memory_said = now
+            log.warning(
+                "CONTEXT_MEMORY is used up (%d bytes, %s): those that come now get no context, and each of their "
+                "batches is compressed alone",
+                self.settings.context_memory,
+                count(self._budget.sessions, "session", "sessions"),
+            )
         self.metrics.sessions = self._budget.sessions
         self.metrics.window_log = self._budget.window_log
         return window_log
@@ -222,19 +288,77 @@ class TCPLogReceiver:
         """Counts bytes as in flight; pauses every connection when they are too many."""
         self.metrics.in_flight_bytes += size
         self._nothing_in_flight.clear()
-        if not self._paused and self.metrics.in_flight_bytes > self.settings.max_in_flight_bytes:
+        self._pause_if_full()
+
+    def arriving(self, connection: Connection, size: int) -> None:
+        """So much of a connection's unfinished frame is here now.
+
+        Of all of them, half of what may be in flight: over that the one goes that has taken the most for the longest
+        time. The other half gets stored, so that those who wait are read again.
+        """
+        self._arriving_bytes += size - connection.arriving_bytes
+        connection.arriving_bytes = size
+        if self._arriving_bytes > self.settings.max_in_flight_bytes // 2:
+            now = monotonic()
+            max(self._connections, key=lambda one: one.held_up(now)).too_much()
+        self._pause_if_full()
+
+    def _pause_if_full(self) -> None:
+        if not self._paused and self._all_bytes > self.settings.max_in_flight_bytes:
             self._paused = True
             for connection in self._connections:
                 connection.pause()
+
+    @property
+    def _all_bytes(self) -> int:
+        return self.metrics.in_flight_bytes + self._arriving_bytes
+
+    def has_room(self, size: int) -> bool:
+        """Whether a frame that gives so much may be decoded now."""
+        return self.room.has(size)
+
+    def take_room(self, size: int) -> None:
+        """Like reserve(), for what is decoded or is about to be."""
+        self.room.taken += size
+        self.reserve(size)
+
+    def give_room(self, size: int) -> None:
+        """The reverse."""
+        self.room.taken -= size
+        self.release(size)
+
+    async def decode(self, size: int, function: Callable[..., _Decoded], *arguments: Any) -> _Decoded:
+        """Runs a pure function in the pool; the room that was taken for what it gives is given back."""
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self.pool, lambda: function(*arguments))
+        finally:
+            self.give_room(size)
+
+    def _wake(self, who: Waiting, size: int) -> None:
+        def go_on() -> None:
+            self.room.taken -= size
+            who.go_on()
+            self.room.settled()
+
+        asyncio.get_running_loop().call_soon(go_on)
 
     def release(self, size: int) -> None:
         """The reverse; reading resumes at three quarters of the limit."""
         self.metrics.in_flight_bytes -= size
         if not self.metrics.in_flight_bytes:
             self._nothing_in_flight.set()
-        enough = self.metrics.in_flight_bytes <= self.settings.max_in_flight_bytes * 3 // 4
+        self.room.settled()
+        enough = self._all_bytes <= self.settings.max_in_flight_bytes * 3 // 4
         if self._paused and enough and not self._stopping:
             self._paused = False
             self._budget.forgive(monotonic())
             for connection in self._connections:
                 connection.resume()
+
+
+def _plain_answer(first: bytes) -> bytes:
+    """What a client that speaks no TLS is told: a session in its own terms, a base client nothing."""
+    if first[FLAGS_AT : FLAGS_AT + 1] != bytes([Flag.CONTROL]):
+        return b""
+    return encode_message(Error(TLS_REQUIRED, "this port speaks TLS only: set TLS_CA_FILE"))

@@ -10,6 +10,9 @@ from typing import Any
 
 import msgspec
 
+from logbale.entry_fields import LEVEL_FIELDS
+from logbale.levels import canonical_level
+
 _HOSTILE = re.compile(
     "["
     "\x00-\x08\n-\x1f\x7f-\x9f"  # C0 without the tab, DEL, C1: ESC, CSI and whatever else steers a terminal
@@ -24,19 +27,6 @@ _DIM = "\x1b[2m"
 _SERVICE = "\x1b[36m"
 _COLOURS = {"CRITICAL": "\x1b[1;31m", "ERROR": "\x1b[31m", "WARNING": "\x1b[33m", "INFO": "\x1b[32m", "DEBUG": _DIM}
 
-_LEVELS = {
-    "WARN": "WARNING",
-    "ERR": "ERROR",
-    "FATAL": "CRITICAL",
-    "CRIT": "CRITICAL",
-    "ALERT": "CRITICAL",
-    "EMERG": "CRITICAL",
-    "EMERGENCY": "CRITICAL",
-    "PANIC": "CRITICAL",
-    "NOTICE": "INFO",
-    "INFORMATION": "INFO",
-    "TRACE": "DEBUG",
-}
 _OUR_TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3})\d{3}Z")
 _BARE = re.compile(r'[^\s"=]+')
 
@@ -63,10 +53,12 @@ def _json_escape(match: re.Match[str]) -> str:
     return "".join(f"\\u{utf16[index : index + 2].hex()}" for index in range(0, len(utf16), 2))
 
 
-def canonical_level(level: str) -> str:
-    """One name for each severity: WARNING for warn, ERROR for err; an unknown name in upper case."""
-    name = level.strip().upper()
-    return _LEVELS.get(name, name)
+USUAL_LEVELS = "debug, info, warning, error and critical"
+
+
+def is_level(level: str) -> bool:
+    """Whether it is one of the usual names."""
+    return canonical_level(level) in _COLOURS
 
 
 def format_entry(line: bytes | dict[str, Any], *, color: bool = False) -> str:
@@ -81,8 +73,9 @@ def format_entry(line: bytes | dict[str, Any], *, color: bool = False) -> str:
             fields = msgspec.json.decode(line, type=dict[str, Any])
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return escape(line.decode("utf-8", "backslashreplace"))
+    level_field = next((name for name in LEVEL_FIELDS if fields.get(name) is not None), "level")
     timestamp, level, service, message = (
-        _text(fields.pop(name, "")) for name in ("timestamp", "level", "service", "message")
+        _text(fields.pop(name, "")) for name in ("timestamp", level_field, "service", "message")
     )
     if match := _OUR_TIME.fullmatch(timestamp):
         timestamp = f"{match[1]}Z"

@@ -26,6 +26,8 @@ REPLACEMENT = ".new"
 SUSPECT = ".suspect"
 """Added to a sealed name: a segment whose file could not be written nor cut; what was acknowledged of it was copied."""
 
+CHECK_PATH = "check the path; ARCHIVE_DIR names it where none is given"
+
 _DAY = re.compile(r"\d{4}-\d\d-\d\d")
 _NAME = re.compile(r"(\d{8,})-(\d{8}T\d{6}Z)\.ndjson\.zst(\.part)?")
 _LEFTOVER = re.compile(rf"{_NAME.pattern}({re.escape(SEALING)}|{re.escape(REPLACEMENT)})")
@@ -64,6 +66,11 @@ def new_segment(directory: Path, serial: int, now: float) -> SegmentPath:
     return SegmentPath(serial, directory / f"{begun:%Y-%m-%d}" / f"{serial:08}-{begun:{_TIME}}.ndjson.zst{OPEN}")
 
 
+def has_segment_name(path: Path) -> bool:
+    """Whether a file is called as a segment is."""
+    return _NAME.fullmatch(path.name) is not None
+
+
 def segment_at(path: Path) -> SegmentPath:
     """The segment in a file of any name; one that is not ours has the serial 0."""
     match = _NAME.fullmatch(path.name)
@@ -91,7 +98,7 @@ def _files(directory: Path) -> list[Path]:
         with os.scandir(directory) as days:
             names = [day.path for day in days if _DAY.fullmatch(day.name) and day.is_dir(follow_symlinks=False)]
     except FileNotFoundError:
-        raise StorageError(f"{directory}: there is no archive here; check --archive (ARCHIVE_DIR)") from None
+        raise StorageError(f"{directory}: there is no archive here; {CHECK_PATH}") from None
     except OSError as error:
         raise StorageError(f"{directory}: cannot list the archive: {error.strerror}") from error
     files: list[Path] = []

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from logbale.archive import layout
-from logbale.archive.format import Block, NotAFrame
+from logbale.archive.format import Block, BlockHeader, Footer, NotAFrame
 from logbale.archive.layout import SegmentPath
 from logbale.archive.walk import Damage, SegmentReader
 from logbale.durable import LOCK_NAME
-from logbale.errors import EntryError, StorageError
-from logbale.ndjson import to_ndjson
+from logbale.entry_fields import time_in, time_of
+from logbale.errors import StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -48,13 +48,20 @@ def blocks(
 
 
 def lines(
-    path: Path, *, since: str | None = None, until: str | None = None, on_damage: OnDamage = log_damage
+    path: Path,
+    *,
+    since: str | None = None,
+    until: str | None = None,
+    time_field: str | None = None,
+    on_damage: OnDamage = log_damage,
+    on_untimed: Callable[[bytes], object] = lambda line: None,
 ) -> Iterator[bytes]:
     """Every entry up to the present end, one JSON object each, without the newline; arguments as for blocks().
 
-    An entry whose time cannot be read is never left out.
+    `time_field` is what the times go by in place of `timestamp`; no block can be passed over then. An entry whose time
+    cannot be read is never left out; where times are asked for, `on_untimed` gets each.
     """
-    wanted = _Span(since, until)
+    wanted = _Span(since, until, time_field, on_untimed)
     for reader in _readers(path):
         with reader:
             for block in _blocks_of(reader, wanted, on_damage):
@@ -73,12 +80,13 @@ class ArchiveFollower:
         *,
         since: str | None = None,
         until: str | None = None,
+        time_field: str | None = None,
         from_end: bool = False,
         on_damage: OnDamage = log_damage,
     ) -> None:
-        """Starts at the first segment, or with `from_end` after what is there now. The rest is as for blocks()."""
+        """Starts at the first segment, or with `from_end` after what is there now. The rest is as for lines()."""
         self._path = path
-        self._wanted = _Span(since, until)
+        self._wanted = _Span(since, until, time_field)
         self._on_damage = on_damage
         self._reader: SegmentReader | None = None
         self._serial = -1
@@ -129,25 +137,39 @@ class ArchiveFollower:
 class _Span:
     """The times that are asked for. A time that is unknown (empty) is neither outside nor inside."""
 
-    def __init__(self, since: str | None, until: str | None) -> None:
+    def __init__(
+        self,
+        since: str | None,
+        until: str | None,
+        field: str | None = None,
+        on_untimed: Callable[[bytes], object] = lambda line: None,
+    ) -> None:
         self.since = since
         self.until = until
+        self.time_of = time_of if field is None else time_in(field)
+        self.on_untimed = on_untimed
+        self._knows_blocks = field is None
+        """Whether the times of blocks and segments, which are those of `timestamp`, say anything."""
 
     @property
     def is_all(self) -> bool:
         return self.since is None and self.until is None
+
+    def has_none(self, of: BlockHeader | Footer) -> bool:
+        """Whether nothing in it is wanted. Only a time that a CRC vouches for is a reason to pass it over."""
+        return self._knows_blocks and self.is_without(of.first, of.last)
+
+    def has_all(self, of: BlockHeader) -> bool:
+        """Whether everything in it is wanted."""
+        if not (self._knows_blocks and of.first and of.last):
+            return self.is_all
+        return (self.since is None or of.first >= self.since) and (self.until is None or of.last < self.until)
 
     def is_without(self, first: str, last: str) -> bool:
         """Whether nothing from first to last is wanted."""
         if not first or not last:
             return False
         return (self.since is not None and last < self.since) or (self.until is not None and first >= self.until)
-
-    def has_all(self, first: str, last: str) -> bool:
-        """Whether everything from first to last is wanted."""
-        if not first or not last:
-            return self.is_all
-        return (self.since is None or first >= self.since) and (self.until is None or last < self.until)
 
 
 def open_segment(segment: SegmentPath) -> SegmentReader | None:
@@ -168,11 +190,11 @@ def _readers(path: Path) -> Iterator[SegmentReader]:
 
 
 def _blocks_of(reader: SegmentReader, wanted: _Span, on_damage: OnDamage) -> Iterator[Block]:
-    """The wanted blocks of a whole segment. Only a time that a CRC vouches for is a reason to pass one over."""
-    if not wanted.is_all and (footer := reader.footer()) and wanted.is_without(footer.first, footer.last):
+    """The wanted blocks of a whole segment."""
+    if not wanted.is_all and (footer := reader.footer()) and wanted.has_none(footer):
         return
     for block in _sound_blocks(reader, on_damage):
-        if not wanted.is_without(block.header.first, block.header.last):
+        if not wanted.has_none(block.header):
             yield block
     _report_end(reader, on_damage)
 
@@ -195,31 +217,29 @@ def _report_end(reader: SegmentReader, on_damage: OnDamage) -> None:
 
 def _lines_of(block: Block, path: Path, wanted: _Span, on_damage: OnDamage) -> Iterator[bytes]:
     """The wanted lines of a block; of all but those at the edges of the span, each is."""
-    if wanted.is_without(block.header.first, block.header.last):
+    if wanted.has_none(block.header):
         return
     try:
         found = block.ndjson().split(b"\n")[:-1]
     except NotAFrame as error:
         on_damage(Damage(path, block.offset, len(block.data), str(error)))
         return
-    if wanted.has_all(block.header.first, block.header.last):
+    if wanted.has_all(block.header):
         yield from found
         return
     for line in found:
-        time = _time_of(line)
+        time = wanted.time_of(line)
+        if not time:
+            wanted.on_untimed(line)
         if not wanted.is_without(time, time):
             yield line
 
 
-def _time_of(line: bytes) -> str:
-    """The entry's time in the form of models.rfc3339; empty where it has none that can be read."""
-    try:
-        return to_ndjson(b"[" + line + b"]", max_entries=1).first
-    except EntryError:
-        return ""
-
-
 def check_archive(path: Path) -> None:
-    """Raises StorageError for a directory that no receiver ever wrote to: a mistyped one must not look sound."""
+    """Raises StorageError for what no receiver ever wrote: a mistyped path must look neither sound nor damaged."""
     if path.is_dir() and not (path / LOCK_NAME).exists() and not segments(path):
-        raise StorageError(f"{path}: there is no archive here, no segment and no lock; check the path (ARCHIVE_DIR)")
+        raise StorageError(f"{path}: there is no archive here, no segment and no lock; {layout.CHECK_PATH}")
+    if path.is_file() and not layout.has_segment_name(path):
+        with SegmentReader(path) as reader:
+            if reader.read() is None:
+                raise StorageError(f"{path}: nothing in this file was written by a receiver; {layout.CHECK_PATH}")

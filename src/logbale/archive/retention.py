@@ -50,6 +50,12 @@ class Retention:
         """Segments that had been sealed at the last look: until another one is, nothing can have become too much."""
         self._failed_at: float | None = None
 
+    def limit(self, *, seconds: float, max_bytes: int) -> None:
+        """Other limits from the next look on."""
+        if (seconds, max_bytes) != (self._seconds, self._max_bytes):
+            self._seconds, self._max_bytes = seconds, max_bytes
+            self._sealed_then = -1
+
     def tick(self) -> None:
         """Deletes what is too much. What cannot be deleted now is said, and tried again."""
         if not self._seconds and not self._max_bytes:

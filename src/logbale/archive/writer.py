@@ -74,6 +74,23 @@ class ArchiveWriter:
         self._spoilt: OpenSegment | None = None
         """A segment with bytes behind its synced part that could not be taken back yet."""
 
+    def limit(
+        self,
+        *,
+        segment_bytes: int,
+        segment_seconds: float,
+        marks_days: float,
+        max_streams: int,
+        retention_seconds: float,
+        retention_bytes: int,
+    ) -> None:
+        """Other limits from now on."""
+        self._segment_bytes = segment_bytes
+        self._segment_seconds = segment_seconds
+        self._marks_days = marks_days
+        self._max_streams = max_streams
+        self._retention.limit(seconds=retention_seconds, max_bytes=retention_bytes)
+
     def open(self) -> None:
         """Takes the directory, making it where it is missing, and recovers what a crash left.
 

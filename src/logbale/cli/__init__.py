@@ -1,10 +1,11 @@
-"""The command line: logbale receive | ship | bench | cat | verify | spool | dead-letters | config.
+"""The command line: logbale receive | ship | tail | top | bench | cat | verify | spool | dead-letters | certs | config.
 
 Exit codes: 0, 1 (an error without a code of its own), 2 (usage), 69 (unavailable), 74 (input, output), 78 (a setting).
 """
 
 from __future__ import annotations
 
+import importlib
 import io
 import sys
 from collections.abc import Sequence
@@ -13,18 +14,40 @@ from typing import NoReturn
 import click
 
 from logbale import __version__
-from logbale.cli.bench import bench
-from logbale.cli.cat import cat
-from logbale.cli.config import config
-from logbale.cli.receive import receive
-from logbale.cli.running import INTERRUPTED
-from logbale.cli.ship import ship
-from logbale.cli.spool import dead_letters, spool
-from logbale.cli.verify import verify
+from logbale.cli.output import INTERRUPTED, start_messages
+
+_MODULES = {
+    "receive": "receive",
+    "ship": "ship",
+    "tail": "tail",
+    "top": "top",
+    "bench": "bench",
+    "cat": "cat",
+    "verify": "verify",
+    "spool": "spool",
+    "dead-letters": "spool",
+    "certs": "certs",
+    "config": "config",
+}
+"""Where each command is, in the order of the help."""
+
+
+class _Commands(click.Group):
+    """Imports the command that runs, not those beside it: a short run is half imports."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_MODULES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _MODULES:
+            return None
+        module = importlib.import_module(f"logbale.cli.{_MODULES[cmd_name]}")
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        return command
 
 
 @click.group(
-    commands=[receive, ship, bench, cat, verify, spool, dead_letters, config],
+    cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     epilog="`logbale COMMAND --help` has the flags and examples. Settings are described in docs/settings.md.",
 )
@@ -38,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that knows no × is no reason to fail
+    start_messages()
     try:
         app.main(arguments, prog_name="logbale")
     except KeyboardInterrupt:

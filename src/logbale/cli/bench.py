@@ -39,7 +39,7 @@ logbale bench app.log --json | jq .recommendation
         click.Option(["--chart"], metavar="FILE", type=click.Path(path_type=Path), help="Draw a chart: .png or .svg"),
         click.Option(["--seconds"], metavar="SECONDS", type=click.FloatRange(0.5, 3600), help="How long, about [20]"),
         click.Option(["--quick"], is_flag=True, help="The same as --seconds 4"),
-        *named_setting_options("batch_size", "batch_max_bytes", "bypass_threshold", "log_rate"),
+        *named_setting_options("batch_size", "batch_max_bytes", "bypass_threshold", "log_rate", "session_mode"),
         config_option(),
     ],
 )
@@ -54,7 +54,8 @@ def bench(
 ) -> int:
     """Measures every algorithm at every level on batches of your log lines: ratio, speed both ways, bytes saved.
 
-    Without FILEs it takes generated entries. Ends with a recommendation and its reason.
+    In a session each batch goes on from the one before (and what it is alone stands beside it); with --session-mode off
+    it stands alone. Without FILEs it takes generated entries. Ends with a recommendation and its reason.
     """
     from logbale import bench as engine
     from logbale import bench_chart
@@ -71,6 +72,7 @@ def bench(
             corpus,
             seconds=seconds or (engine.QUICK_SECONDS if quick else engine.DEFAULT_SECONDS),
             bypass_threshold=settings.bypass_threshold,
+            in_session=settings.session_mode == "on" and settings.compression_context == "stream",
             progress=progress,
         )
     if as_json:

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
 
 from logbale.cli.options import Command, config_option, load_settings
 from logbale.cli.output import complain, flush, wants_color, write
+from logbale.entry_fields import level_of
+from logbale.entry_filter import NONE, EntryFilter, Predicate, level_names
+from logbale.levels import canonical_level
 from logbale.models import rfc3339
-from logbale.terminal import canonical_level, escape_json, format_entry
+from logbale.terminal import USUAL_LEVELS, count, escape_json, format_entry, is_level
 
 if TYPE_CHECKING:
     from logbale.archive.walk import Damage
@@ -32,7 +34,8 @@ LINES_AT_ONCE = 500
 EXAMPLES = """
 logbale cat | jq -r .message                             all entries of ./archive, as JSON lines
 logbale cat /var/lib/logbale --pretty --since 10m        for reading, of the last ten minutes
-logbale cat --level error --level critical -n 20         the last 20 of these levels
+logbale cat --since 2026-11-20 --time-field ts           by a time of the lines' own
+logbale cat --level error,critical -n 20                 the last 20 of these levels
 logbale cat --pretty -f -n 0                             what comes from now on
 """
 
@@ -65,7 +68,14 @@ class Time(click.ParamType[str]):
         click.Option(["--pretty"], is_flag=True, help="One readable line an entry, coloured on a terminal"),
         click.Option(["--since"], type=Time(), help="Entries since a time, a date, or how long ago: 10m, 1h30m"),
         click.Option(["--until"], type=Time(), help="Entries before then"),
-        click.Option(["--level", "levels"], multiple=True, metavar="NAME", help="Entries of this level; repeatable"),
+        click.Option(
+            ["--time-field"],
+            metavar="NAME",
+            help="What --since and --until go by; by default timestamp, which is when the line was read if it had none",
+        ),
+        click.Option(
+            ["--level", "levels"], multiple=True, metavar="NAME", help="Entries of this level; several with commas"
+        ),
         click.Option(["--grep"], metavar="TEXT", help="Entries whose JSON has this text in it, as written"),
         click.Option(["-n", "last"], type=click.IntRange(min=0), metavar="N", help="The last N of them only"),
         click.Option(["-f", "--follow"], is_flag=True, help="Go on with what comes, until Ctrl-C"),
@@ -77,6 +87,7 @@ def cat(
     pretty: bool,
     since: str | None,
     until: str | None,
+    time_field: str | None,
     levels: tuple[str, ...],
     grep: str | None,
     last: int | None,
@@ -86,35 +97,64 @@ def cat(
     """Prints the entries of an archive, or of one of its files (default: ARCHIVE_DIR), in the order they were stored.
 
     Works beside a running receiver. Damaged blocks are passed over, named on standard error, and make the exit code 1.
+    An entry's level is its level, severity, levelname or lvl.
     """
     from logbale.archive import reader
 
+    if time_field is not None and since is None and until is None:
+        raise click.UsageError("--time-field is for --since and --until.")
     if path is None:
         path = Path(load_settings({}, config).settings.archive_dir)
     reader.check_archive(path)
-    damaged = 0
+    damaged = untimed = 0
 
     def on_damage(damage: Damage) -> None:
         nonlocal damaged
         damaged += 1
         complain(f"{damage}; what these bytes held cannot be read, the rest can")
 
-    wanted = _filter(levels, grep)
+    def on_untimed(_: bytes) -> None:
+        nonlocal untimed
+        untimed += 1
+
+    span = {"since": since, "until": until, "time_field": time_field}
+    names = [name for given in levels for name in given.split(",")]
+    unusual = {canonical_level(name): name for name in names if name != NONE and not is_level(name)}
+    wanted = _noting(EntryFilter(grep or "", level_names(names)).predicate(), unusual)
     show = _formatter(pretty)
     if follow:
-        follower = reader.ArchiveFollower(path, since=since, until=until, from_end=last == 0, on_damage=on_damage)
+        follower = reader.ArchiveFollower(path, **span, from_end=last == 0, on_damage=on_damage)
         with follower:
             _print(_last(_present(follower, wanted), last), show)
             while True:
                 flush()
                 time.sleep(POLL_INTERVAL)
                 _print(_present(follower, wanted), show)
-    found = filter(wanted, reader.lines(path, since=since, until=until, on_damage=on_damage))
+    found = filter(wanted, reader.lines(path, **span, on_damage=on_damage, on_untimed=on_untimed))
     _print(_last(found, last), show)
-    return 1 if damaged else 0
+    if untimed:
+        complain(
+            f"{count(untimed, 'entry has', 'entries have')} no time that can be read, and passed --since and --until"
+        )
+    for level in unusual.values():  # it may be a level of somebody's own: only one that nothing has is a mistake
+        complain(f"--level {level!r}: no entry has it; the usual ones are {USUAL_LEVELS}")
+    return 1 if damaged or unusual else 0
 
 
-def _present(follower: Any, wanted: Callable[[bytes], bool]) -> Iterator[bytes]:
+def _noting(wanted: Predicate | None, levels: dict[str, str]) -> Predicate | None:
+    """The same predicate; it takes those of `levels` away that it meets."""
+    if not levels or wanted is None:
+        return wanted
+
+    def notes(line: bytes) -> bool:
+        if is_wanted := wanted(line):
+            levels.pop(canonical_level(level_of(line)), None)
+        return is_wanted
+
+    return notes
+
+
+def _present(follower: Any, wanted: Predicate | None) -> Iterator[bytes]:
     """What there is by now."""
     while lines := follower.poll():
         yield from filter(wanted, lines)
@@ -139,45 +179,3 @@ def _formatter(pretty: bool) -> Callable[[bytes], bytes]:
     if sys.stdout.isatty():
         return lambda line: escape_json(line.decode("utf-8", "backslashreplace")).encode()
     return lambda line: line
-
-
-class _Level(msgspec.Struct):
-    level: Any = None
-
-
-def _filter(levels: Iterable[str], grep: str | None) -> Callable[[bytes], bool]:
-    """Whether an entry's JSON passes --level and --grep."""
-    names = {canonical_level(level) for level in levels}
-    decode_level = msgspec.json.Decoder(_Level).decode
-
-    def has_level(line: bytes) -> bool:
-        try:
-            return canonical_level(str(decode_level(line).level)) in names
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return False
-
-    conditions: list[Callable[[bytes], bool]] = []
-    if grep is not None:
-        conditions.append(_contains(grep))
-    if names:
-        conditions.append(has_level)
-    return lambda line: all(condition(line) for condition in conditions)
-
-
-def _contains(text: str) -> Callable[[bytes], bool]:
-    """Whether JSON has the text in it: as it stands, or inside a string, however its writer escaped it."""
-    plain = text.encode()
-    escaped = msgspec.json.encode(text)[1:-1]
-
-    def contains(line: bytes) -> bool:
-        if plain in line or escaped in line:
-            return True
-        # Only a needless escape (é as \u00e9, / as \/) can still hide it; encoded anew, it has none.
-        if b"\\" not in line:
-            return False
-        try:
-            return escaped in msgspec.json.encode(msgspec.json.decode(line))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return False
-
-    return contains

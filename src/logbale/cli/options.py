@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from msgspec import inspect
 
+from logbale.cli.output import start_log
 from logbale.cli.running import exit_code
-from logbale.config import CONFIG_VARIABLE, SETTINGS, Loaded, Setting, load, split_address
+from logbale.config import (
+    CONFIG_VARIABLE,
+    SETTINGS,
+    Loaded,
+    Setting,
+    connect_host,
+    load,
+    only_settings,
+    split_address,
+)
+from logbale.config.credentials import dashboard_password
 
-_LOG_LEVELS = ["debug", "info", "warning", "error"]
+if TYPE_CHECKING:
+    from logbale.dashboard_client import DashboardClient
 
 
 class Command(click.Command):
@@ -57,7 +68,7 @@ class SettingOption(click.Option):
             [*setting.flags, setting.name],
             default=None,
             metavar=_metavar(setting),
-            help=f"{setting.description} [{setting.variable}, default {setting.default_words}]",
+            help=f"{setting.description} [{setting.variable}, default {setting.default_words or 'empty'}]",
         )
 
 
@@ -108,27 +119,70 @@ def config_option() -> click.Option:
 
 
 def log_options() -> list[click.Option]:
-    """-v, -q and --log-level, which all set `log_level`."""
+    """-v and -q, which set `message_level` as --log-level does."""
     return [
-        click.Option(["--log-level"], type=click.Choice(_LOG_LEVELS), help="Messages from here on"),
         click.Option(["-v", "--verbose"], is_flag=True, help="The same as --log-level debug"),
         click.Option(["-q", "--quiet"], is_flag=True, help="The same as --log-level warning, and no table at the end"),
     ]
 
 
-def log_level(given: dict[str, Any]) -> int:
-    """Takes log_options' values out of `given`; the level, as logging numbers it."""
-    name = given.pop("log_level")
+def start(given: dict[str, Any], config: Path | None) -> Callable[[], Loaded]:
+    """Starts the log of a command with log_options; what it returns loads its settings, again at each SIGHUP."""
     verbose, quiet = given.pop("verbose"), given.pop("quiet")
-    if (name is not None) + verbose + quiet > 1:
+    if (given["message_level"] is not None) + verbose + quiet > 1:
         raise click.UsageError("--log-level, -v and -q say the same thing: give one of them.")
-    return logging.getLevelNamesMapping()[(name or ("debug" if verbose else "warning" if quiet else "info")).upper()]
+    if verbose or quiet:
+        given["message_level"] = "debug" if verbose else "warning"
+    start_log("info")
+    return loader(given, config)
 
 
-def load_settings(given: Mapping[str, Any], config: Path | None, *, defaults: Mapping[str, object] = {}) -> Loaded:
+def loader(
+    given: Mapping[str, Any] = {}, config: Path | None = None, *, defaults: Mapping[str, object] = {}
+) -> Callable[[], Loaded]:
+    """Loads settings again and again: the file is read anew, flags and environment stay. Raises ConfigError."""
+    environ: Mapping[str, str] = dict(os.environ)
+
+    def load_now() -> Loaded:
+        nonlocal environ
+        loaded = load_settings(given, config, environ=environ, defaults=defaults)
+        environ = only_settings(environ)  # what may be mistyped is pointed out once
+        return loaded
+
+    return load_now
+
+
+def load_settings(
+    given: Mapping[str, Any],
+    config: Path | None,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    defaults: Mapping[str, object] = {},
+) -> Loaded:
     """The settings with the flags that were given. Raises ConfigError."""
     flags = {name: given.get(name) for name in SETTINGS}
+    origins: dict[str, str] = {}
     if given.get("address"):
         host, port = split_address(given["address"])
         flags |= {"server_host": host or None, "server_port": port or None}
-    return load(flags, os.environ, config, defaults=defaults)
+        parameters = click.get_current_context().command.params
+        flag = next(option.opts[0] for option in parameters if isinstance(option, AddressOption))
+        origins = dict.fromkeys(("server_host", "server_port"), flag)
+    return load(flags, environ, config, defaults=defaults, origins=origins)
+
+
+def dashboard_at(address: str | None, config: Path | None, tls_ca_file: str | None) -> DashboardClient:
+    """The dashboard of a receiver; where no address is given, the settings'. Raises ConfigError."""
+    from logbale.dashboard_client import DashboardClient
+    from logbale.tls.material import page_is_encrypted, trusting
+
+    settings = load_settings({"tls_ca_file": tls_ca_file}, config).settings
+    is_encrypted = not address and page_is_encrypted(settings)
+    return DashboardClient(
+        address or "",
+        host=connect_host(settings.dashboard_host),
+        port=settings.dashboard_port,
+        scheme="https" if is_encrypted else "http",
+        password=dashboard_password(settings),
+        tls=lambda: trusting(settings.tls_ca_file),
+    )

@@ -13,6 +13,9 @@ from typing import TextIO
 from logbale.errors import StorageError
 from logbale.terminal import escape, format_entry
 
+INTERRUPTED = 130
+"""What a shell reports of a program that Ctrl-C ended."""
+
 
 def write(data: bytes) -> None:
     """Data, to standard output. Raises StorageError where that takes no more, BrokenPipeError where nobody reads it."""
@@ -44,17 +47,29 @@ def complain(message: str) -> None:
         print(f"logbale: {escape(line)}", file=sys.stderr)
 
 
+def start_messages() -> None:
+    """Lets warnings of our own parts be said as complain() says them, until a command starts a log of its own."""
+    handler = _Handler()
+    handler.setFormatter(_Message())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+
+
 def wants_color(stream: TextIO) -> bool:
     """Whether colours go there: to a terminal, unless NO_COLOR is set."""
     return stream.isatty() and not os.environ.get("NO_COLOR")
 
 
-def start_log(level: int) -> None:
-    """Lets our own messages from `level` on, and other libraries' warnings, onto standard error."""
+def start_log(level: str) -> None:
+    """Lets our own messages from `level` on, a MESSAGE_LEVEL, and other libraries' warnings, onto standard error."""
     handler = _Handler()
     handler.setFormatter(_Formatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger("logbale").setLevel(level)
+    set_log_level(level)
+
+
+def set_log_level(level: str) -> None:
+    """Another level for our own messages."""
+    logging.getLogger("logbale").setLevel(level.upper())
 
 
 class _Handler(logging.StreamHandler[TextIO]):
@@ -63,6 +78,13 @@ class _Handler(logging.StreamHandler[TextIO]):
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
         super().emit(record)
+
+
+class _Message(logging.Formatter):
+    """Its text, with our name."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"logbale: {escape(record.getMessage())}"
 
 
 class _Formatter(logging.Formatter):

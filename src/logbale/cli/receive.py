@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from logbale.cli.options import (
     AddressOption,
     Command,
     config_option,
-    load_settings,
-    log_level,
     log_options,
     setting_options,
+    start,
 )
-from logbale.cli.output import start_log
-from logbale.cli.running import METRICS_FLAG, explained_addresses, run_loop, stopped_by_signals, summaries
-from logbale.config import Settings
+from logbale.cli.output import set_log_level
+from logbale.cli.running import (
+    METRICS_FLAG,
+    background,
+    explained_addresses,
+    face,
+    reloaded_by_sighup,
+    run_loop,
+    stopped_by_signals,
+)
+from logbale.cli.service import ServiceManager
+from logbale.config import Loaded, Settings, format_address, sink_names
 from logbale.descriptors import allow_connections
 from logbale.errors import StorageError
+from logbale.terminal import count
 
 EXAMPLES = """
 logbale receive                                          on port 5000, into ./archive
 logbale receive --listen [::1]:5000 --archive /var/lib/logbale
 logbale receive --sink archive,console                   prints the entries too
 logbale receive --dashboard                              and http://127.0.0.1:8080/
+logbale receive --tls-cert-file certs/receiver.pem --tls-key-file certs/receiver.key
 """
 
 
@@ -48,40 +61,60 @@ def receive(config: Path | None, **given: Any) -> int:
 
     Entries for the console go to standard output, messages to standard error.
     """
-    start_log(log_level(given))
-    return serve(load_settings(given, config).settings)
+    return serve(start(given, config))
 
 
-def serve(settings: Settings) -> int:
-    """A receiver until a signal stops it. Raises LogbaleError."""
-    allow_connections(settings.max_connections)
-    return run_loop(_serve(settings))
+def serve(load: Callable[[], Loaded]) -> int:
+    """A receiver until a signal stops it; SIGHUP loads its settings again. Raises LogbaleError."""
+
+    def load_settings() -> Settings:
+        settings = load().settings
+        # What the system allows of it is what counts.
+        return msgspec.structs.replace(settings, max_connections=allow_connections(settings.max_connections))
+
+    settings = load_settings()
+    set_log_level(settings.message_level)
+    return run_loop(_serve(settings, load_settings))
 
 
-async def _serve(settings: Settings) -> int:
+async def _serve(settings: Settings, load: Callable[[], Settings]) -> int:
     from logbale.log_receiver import LogReceiver
     from logbale.status import print_table
 
     receiver = LogReceiver(settings, out=sys.stdout)
+    manager = ServiceManager()
+
+    def stop() -> None:
+        manager.stopping()
+        receiver.stop()
+
     flags = {
         settings.metrics_port: METRICS_FLAG,
         settings.dashboard_port: "--dashboard-port (DASHBOARD_PORT) and --dashboard-host (DASHBOARD_HOST)",
         settings.server_port: "--listen (SERVER_HOST, SERVER_PORT)",
     }
-    with stopped_by_signals(receiver.stop, lambda: _conclude(settings, receiver.snapshot().waiting_entries)):
-        with explained_addresses(flags):
-            await receiver.start()
-        async with summaries(receiver.snapshot):
-            left = await receiver.run()
+    terminal = contextlib.ExitStack()
+
+    def last_words() -> int:
+        terminal.close()
+        return _conclude(receiver.snapshot().waiting_entries)
+
+    # A terminal that gets the entries is no place for a line that stays.
+    is_free = "console" not in sink_names(settings.sink)
+    with stopped_by_signals(stop, last_words):
+        async with reloaded_by_sighup(receiver, load, manager, stop=stop):
+            with explained_addresses(flags):
+                await receiver.start()
+            manager.ready(f"listening on {format_address(*receiver.address)}")
+            async with background(manager.keep_alive()), face(receiver.snapshot, terminal, is_free=is_free):
+                left = await receiver.run()
     if logging.getLogger("logbale").isEnabledFor(logging.INFO):
         print_table(receiver.snapshot())
-    return _conclude(settings, left)
+    return _conclude(left, f"; DRAIN_TIMEOUT is {receiver.settings.drain_timeout:g} s")
 
 
-def _conclude(settings: Settings, left: int) -> int:
-    """0, or StorageError with the number of entries that are left unstored."""
+def _conclude(left: int, why: str = "") -> int:
+    """0, or StorageError with the number of entries that are left unstored, and why where that is not plain."""
     if left:
-        raise StorageError(
-            f"{left:,} entries were received and not stored; DRAIN_TIMEOUT is {settings.drain_timeout:g} s"
-        )
+        raise StorageError(f"{count(left, 'entry was', 'entries were')} received and not stored{why}")
     return 0

@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import re
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
-from logbale.cli.output import complain, flush
-from logbale.config import format_address
+from logbale.cli.output import INTERRUPTED, complain, flush, set_log_level, wants_color
+from logbale.cli.service import ServiceManager
+from logbale.config import Settings, format_address
 from logbale.errors import LogbaleError, UnavailableError
 from logbale.metrics import Snapshot
+from logbale.reloading import Reloading
 
 log = logging.getLogger("logbale")
 
 SUMMARY_INTERVAL = 10.0
 """Seconds between summary lines."""
 
-INTERRUPTED = 130
-"""What a shell reports of a program that Ctrl-C ended."""
+REDRAW_INTERVAL = 0.25
+"""Seconds between two looks of a display that is redrawn in place."""
 
 LAST_WORDS = 0.2
 """Seconds that an end which is told twice has for saying what is left."""
@@ -60,6 +65,7 @@ def run_loop(main: Coroutine[Any, Any, int]) -> int:
 
     The process ends soon after, whatever its threads still do: main() waits for those whose work counts.
     """
+    gc.freeze()  # what was imported stays: no collection need walk through it
     factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     with contextlib.suppress(ImportError):
         from uvloop import new_event_loop
@@ -131,6 +137,74 @@ def _leave(number: int, frame: FrameType | None) -> None:
     os._exit(128 + number)
 
 
+class End(Protocol):
+    """What a command runs."""
+
+    reloading: Reloading
+    started: asyncio.Event
+    """Set once all its parts are there."""
+
+
+@contextlib.asynccontextmanager
+async def reloaded_by_sighup(
+    end: End, load: Callable[[], Settings], manager: ServiceManager, *, stop: Callable[[], None]
+) -> AsyncIterator[None]:
+    """SIGHUP puts into force what `load` gives, as one transaction; what it came to is in the log.
+
+    Where it comes because the terminal has gone, it means `stop`: nobody would see that the process lives on.
+    """
+    loop = asyncio.get_running_loop()
+    came = asyncio.Event()
+    terminals = [descriptor for descriptor in range(3) if os.isatty(descriptor)]
+    end.reloading.add(lambda settings: partial(set_log_level, settings.message_level))
+
+    async def follow() -> None:
+        while await came.wait():
+            came.clear()
+            if terminals and not any(map(os.isatty, terminals)):
+                _let_go(terminals)
+                log.info("the terminal has gone: stopping")
+                stop()
+                continue
+            await end.started.wait()  # a part that is not there yet would not hear of it
+            manager.reloading()
+            manager.ready(_reload(end.reloading, load))
+
+    before = signal.signal(signal.SIGHUP, lambda number, frame: loop.call_soon_threadsafe(came.set))
+    try:
+        async with background(follow()):
+            yield
+    finally:
+        # This process is about to end by itself: the default would kill it in between.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if before is signal.SIG_DFL else before)
+
+
+def _let_go(terminals: list[int]) -> None:
+    """Where nobody reads any more, to write would be an error; and the shell may send a SIGHUP of its own."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    while terminals:
+        os.dup2(nowhere, terminals.pop())
+    os.close(nowhere)
+
+
+def _reload(reloading: Reloading, load: Callable[[], Settings]) -> str:
+    """What became of it, in a few words. Settings are named without their values: one may be a secret."""
+    try:
+        changes = reloading.reload(load())
+    except LogbaleError as error:
+        for line in str(error).splitlines():
+            log.error("SIGHUP: nothing is changed: %s", line)
+        return "the last reload was refused, the log says why"
+    except Exception:
+        log.exception("SIGHUP: an error that nobody foresaw; a restart makes sure of what is in force")
+        return "the last reload failed, the log says why"
+    if changes.waiting:
+        log.warning("SIGHUP: needs a restart: %s", ", ".join(changes.waiting))
+    outcome = f"changed: {', '.join(changes.changed)}" if changes.changed else "no setting is changed"
+    log.info("SIGHUP: %s", outcome)
+    return f"last reload: {outcome}"
+
+
 @contextlib.asynccontextmanager
 async def summaries(snapshot: Callable[[], Snapshot], *, interval: float = SUMMARY_INTERVAL) -> AsyncIterator[None]:
     """Logs a summary line every `interval` seconds while the body runs; none twice, so that an idle end is quiet."""
@@ -146,6 +220,38 @@ async def summaries(snapshot: Callable[[], Snapshot], *, interval: float = SUMMA
 
     async with background(repeat()):
         yield
+
+
+@contextlib.asynccontextmanager
+async def face(
+    snapshot: Callable[[], Snapshot], terminal: contextlib.ExitStack, *, is_free: bool = True
+) -> AsyncIterator[None]:
+    """While the body runs: a status line on a terminal, if that `is_free`, and summary lines otherwise.
+
+    Closing `terminal` gives the terminal back, before the end of the body too.
+    """
+    if not is_free or not has_terminal():
+        async with summaries(snapshot):
+            yield
+        return
+    from logbale.status_line import StatusLine
+
+    with terminal:
+        line = terminal.enter_context(StatusLine(color=wants_color(sys.stderr)))
+        async with background(redraw(lambda: line.update(snapshot()))):
+            yield
+
+
+def has_terminal() -> bool:
+    """Whether somebody looks at our messages as they come."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and log.isEnabledFor(logging.INFO)
+
+
+async def redraw(draw: Callable[[], None]) -> None:
+    """Again and again."""
+    while True:
+        draw()
+        await asyncio.sleep(REDRAW_INTERVAL)
 
 
 @contextlib.asynccontextmanager

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import socket
-import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,19 +15,33 @@ from logbale.cli.options import (
     AddressOption,
     Command,
     config_option,
-    load_settings,
-    log_level,
     log_options,
     setting_options,
+    start,
 )
-from logbale.cli.output import start_log
-from logbale.cli.running import METRICS_FLAG, background, explained_addresses, run_loop, stopped_by_signals, summaries
+from logbale.cli.output import set_log_level
+from logbale.cli.running import (
+    METRICS_FLAG,
+    background,
+    explained_addresses,
+    face,
+    has_terminal,
+    redraw,
+    reloaded_by_sighup,
+    run_loop,
+    stopped_by_signals,
+)
+from logbale.cli.service import ServiceManager
 from logbale.config import Loaded, Settings, connect_host, format_address
+from logbale.config.credentials import shipper_token
+from logbale.config.exposure import refuse_unsafe_shipper
 from logbale.config.load import wrong
 from logbale.errors import ConfigError, UnavailableError
 from logbale.metrics import ShipperSnapshot
 from logbale.sources import Source
 from logbale.terminal import count
+from logbale.tls.files import TLSFiles, for_shipper
+from logbale.tls.material import ShipperTLS, own_name
 
 if TYPE_CHECKING:
     from logbale.log_shipper import ShipReport
@@ -41,9 +53,6 @@ log = logging.getLogger("logbale")
 
 Progress = Callable[[ShipperSnapshot], tuple[float, float | None] | None]
 """How much is done and how much there is in all, None where the end is not known; None alone where there is no end."""
-
-REDRAW_INTERVAL = 0.25
-"""Seconds between two looks at a progress display."""
 
 _OWN_FIELDS = {"timestamp", "level", "message"}
 """What a line gives an entry; a static field cannot."""
@@ -118,55 +127,64 @@ def ship(
     when everything that was read is delivered, and with 69 and the number of what is left otherwise. With --once, also
     when it was stopped before the end.
     """
-    start_log(log_level(given))
+    load = start(given, config)
     _check_usage(paths, demo, once, from_start, fields, seed)
     if (exclude or multiline is not None or poll) and (demo or paths == ("-",)):
         raise click.UsageError("--exclude, --multiline and --poll are for files.")
     attributes = dict(_field(text) for text in fields)
-    loaded = check_receiver(load_settings(given, config))
     if demo:
-        return ship_generated(loaded, seed=seed)
-    source: StdinSource | TailSource
-    spool = open_spool(loaded.settings, name, paths)
-    if paths == ("-",):
-        from logbale.sources.stdin import StdinSource
+        return ship_generated(load, seed=seed)
+    from logbale.spool import removed_if_unused
 
-        source = StdinSource(fields=attributes, host=socket.gethostname())
-    else:
-        from logbale.sources.tail import TailSource
+    settings = _first(load)
+    tls = for_shipper(settings)
+    spool = open_spool(settings, name, paths, owner=own_name(tls.current) if tls is not None else "")
+    with contextlib.nullcontext() if spool is None else removed_if_unused(spool):
+        source: StdinSource | TailSource
+        if paths == ("-",):
+            from logbale.sources.stdin import StdinSource
 
-        source = TailSource(
-            paths,
-            follow=not once,
-            from_start=once if from_start is None else from_start,
-            fields=attributes,
-            host=socket.gethostname(),
-            exclude=exclude,
-            multiline=multiline,
-            polling=poll,
-            resume=spool.cursors if spool is not None else None,
+            source = StdinSource(fields=attributes, host=socket.gethostname())
+        else:
+            from logbale.sources.tail import TailSource
+
+            source = TailSource(
+                paths,
+                follow=not once,
+                from_start=once if from_start is None else from_start,
+                fields=attributes,
+                host=socket.gethostname(),
+                exclude=exclude,
+                multiline=multiline,
+                polling=poll,
+                resume=spool.cursors if spool is not None else None,
+            )
+        is_finite = once or paths == ("-",)
+        return run_loop(
+            _run(
+                settings,
+                load,
+                source,
+                lambda _: (source.read_bytes, source.total_bytes()) if is_finite else None,
+                spool,
+                removes_spool=is_finite and not name,
+                once=once,
+                tls=tls,
+            )
         )
-    is_finite = once or paths == ("-",)
-    return run_loop(
-        _run(
-            loaded,
-            source,
-            lambda _: (source.read_bytes, source.total_bytes()) if is_finite else None,
-            spool,
-            removes_spool=is_finite and not name,
-            once=once,
-        )
-    )
 
 
-def open_spool(settings: Settings, name: str | None, sources: tuple[str, ...]) -> DiskSpool | None:
-    """The spool on disk; None where SPOOL_DIR=off keeps batches in memory. Raises LogbaleError."""
+def open_spool(settings: Settings, name: str | None, sources: tuple[str, ...], *, owner: str = "") -> DiskSpool | None:
+    """The spool on disk, its streams called as `owner` is; None where SPOOL_DIR=off keeps batches in memory.
+
+    Raises LogbaleError.
+    """
     from logbale.spool import DiskSpool, spool_name, spool_root
 
     if settings.spool_dir == "off":
         return None
     directory = spool_root(settings.spool_dir) / spool_name(name, sources)
-    spool = DiskSpool(directory, max_bytes=settings.spool_max_bytes)
+    spool = DiskSpool(directory, max_bytes=settings.spool_max_bytes, owner=owner)
     spool.open()
     counts = spool.counts
     if counts["spooled"]:
@@ -198,11 +216,21 @@ def _check_usage(
         raise click.UsageError("--seed is for --demo.")
 
 
-def check_receiver(loaded: Loaded) -> Loaded:
-    """The settings, where they name a receiver to connect to. Raises ConfigError."""
+def _first(load: Callable[[], Loaded]) -> Settings:
+    """The settings to start with. Raises ConfigError."""
+    settings = _checked(load)
+    set_log_level(settings.message_level)
+    return settings
+
+
+def _checked(load: Callable[[], Loaded]) -> Settings:
+    """The settings, where they name a receiver to connect to and are safe. Raises ConfigError."""
+    loaded = load()
     if loaded.settings.server_port == 0:
         raise ConfigError(wrong("SERVER_PORT", 0, "the port of a receiver, 1 to 65535", loaded.origins["server_port"]))
-    return loaded
+    refuse_unsafe_shipper(loaded.settings)
+    shipper_token(loaded.settings)
+    return loaded.settings
 
 
 def _field(text: str) -> tuple[str, str]:
@@ -214,43 +242,62 @@ def _field(text: str) -> tuple[str, str]:
     return name, value
 
 
-def ship_generated(loaded: Loaded, *, seed: int | None = None) -> int:
+def ship_generated(load: Callable[[], Loaded], *, seed: int | None = None) -> int:
     """Ships generated entries, LOG_RATE a second for RUN_TIME seconds; the exit code. Raises LogbaleError."""
     from logbale.sources.generator import LogGenerator
 
-    rate, run_time = loaded.settings.log_rate, loaded.settings.run_time
+    settings = _first(load)
+    rate, run_time = settings.log_rate, settings.run_time
     total = round(rate * run_time)
     source = LogGenerator(rate, run_time, seed=seed)
     return run_loop(
-        _run(loaded, source, lambda snapshot: (snapshot.delivered_entries, total) if total else None, spool=None)
+        _run(
+            settings, load, source, lambda snapshot: (snapshot.delivered_entries, total) if total else None, spool=None
+        )
     )
 
 
 async def _run(
-    loaded: Loaded,
+    settings: Settings,
+    load: Callable[[], Loaded],
     source: Source,
     progress: Progress,
     spool: DiskSpool | None,
     *,
     removes_spool: bool = False,
     once: bool = False,
+    tls: TLSFiles[ShipperTLS] | None = None,
 ) -> int:
     from logbale.log_shipper import LogShipper
     from logbale.spool import removed_when_finished
     from logbale.status import print_table
 
-    shipper = LogShipper(loaded.settings, source, store=spool)
+    left_before = spool.counts["spooled"] if spool is not None else 0
+    shipper = LogShipper(settings, source, store=spool, tls=tls)
     terminal = contextlib.ExitStack()
+    manager = ServiceManager()
+
+    def stop() -> None:
+        manager.stopping()
+        shipper.stop()
+
+    async def announce() -> None:
+        await shipper.started.wait()
+        manager.ready("reading")
+        await manager.keep_alive()
 
     def last_words() -> int:
         terminal.close()
-        return conclude(shipper.report())
+        return conclude(shipper.report(), waited=False)
 
-    def conclude(report: ShipReport) -> int:
+    def conclude(report: ShipReport, *, waited: bool = True) -> int:
+        undelivered = "" if report.delivered else _undelivered(shipper.settings, report, waited=waited)
         if once and not report.source_ended:
             unread_bytes = getattr(source, "unread_bytes", None)  # standard input has no such thing
-            raise UnavailableError(_stopped_midway(loaded.settings, report, spool, unread_bytes))
-        return _conclude(loaded.settings, report, spool)
+            raise UnavailableError(_stopped_midway(undelivered, report, spool, unread_bytes))
+        if undelivered:
+            raise UnavailableError(undelivered + _waiting(report, spool))
+        return 0
 
     keeping = (
         removed_when_finished(spool, source_ended=lambda: shipper.report().source_ended)
@@ -259,71 +306,71 @@ async def _run(
     )
     with (
         keeping,
-        stopped_by_signals(shipper.stop, last_words),
-        explained_addresses({loaded.settings.metrics_port: METRICS_FLAG}),
+        stopped_by_signals(stop, last_words),
+        explained_addresses({settings.metrics_port: METRICS_FLAG}),
     ):
-        async with _display(shipper.snapshot, progress, terminal):
+        async with (
+            reloaded_by_sighup(shipper, lambda: _checked(load), manager, stop=stop),
+            background(announce()),
+            _display(shipper.snapshot, progress, terminal),
+        ):
             report = await shipper.run()
     if log.isEnabledFor(logging.INFO):
-        print_table(report.snapshot)
+        print_table(report.snapshot, left_before=left_before)
     return conclude(report)
 
 
-def _conclude(settings: Settings, report: ShipReport, spool: DiskSpool | None) -> int:
-    """0, or UnavailableError with what is left and where it waits."""
-    if report.delivered:
-        return 0
-    raise UnavailableError(_undelivered(settings, report, spool))
-
-
-def _stopped_midway(settings: Settings, report: ShipReport, spool: DiskSpool | None, unread_bytes: int | None) -> str:
-    """What is left of a run that promised to read to the end; no `unread_bytes` for a source that cannot go on."""
-    unread = f", with at least {count(unread_bytes, 'byte', 'bytes')} unread" if unread_bytes else ""
-    read = "what was read is delivered" if report.delivered else _undelivered(settings, report, spool)
-    if unread_bytes is None:
-        where = "What it had not read is lost, unless its writer gives it again"
-    elif spool is None:
-        where = "Without a spool (SPOOL_DIR=off), the same command begins at the start again"
-    else:
-        where = f"How far it read is in {spool.directory}, and the same command goes on from there"
-    return f"stopped before the end{unread}; {read}. {where}"
-
-
-def _undelivered(settings: Settings, report: ShipReport, spool: DiskSpool | None) -> str:
-    """What is left, and where it waits."""
+def _undelivered(settings: Settings, report: ShipReport, *, waited: bool) -> str:
+    """What is left of what was read; `waited` says that DRAIN_TIMEOUT is over."""
     receiver = format_address(connect_host(settings.server_host), settings.server_port)
     if not report.left_entries:
         return f"everything was sent, but {receiver} has not confirmed that it is stored"
     entries = count(report.left_entries, "entry", "entries")
     batches = count(report.left_batches, "batch", "batches")
     verb = "was" if report.left_entries == 1 else "were"
-    left = f"{entries} in {batches} {verb} not delivered to {receiver}; DRAIN_TIMEOUT is {settings.drain_timeout:g} s"
-    if spool is not None:
-        left += f". They wait in {spool.directory}, and the same command sends them"
-    return left
+    timeout = f"; DRAIN_TIMEOUT is {settings.drain_timeout:g} s" if waited else ""
+    why = f" ({report.why})" if report.why else ""
+    return f"{entries} in {batches} {verb} not delivered to {receiver}{why}{timeout}"
+
+
+def _waiting(report: ShipReport, spool: DiskSpool | None) -> str:
+    """Where that is now; nothing where it is lost."""
+    if spool is None or not report.left_entries:
+        return ""
+    they, them, wait = ("It", "it", "waits") if report.left_entries == 1 else ("They", "them", "wait")
+    return f". {they} {wait} in {spool.directory}, and the same command sends {them}"
+
+
+def _stopped_midway(undelivered: str, report: ShipReport, spool: DiskSpool | None, unread_bytes: int | None) -> str:
+    """What is left of a run that promised to read to the end; no `unread_bytes` for a source that cannot go on."""
+    unread = f", with at least {count(unread_bytes, 'byte', 'bytes')} unread" if unread_bytes else ""
+    read = undelivered or "what was read is delivered"
+    if unread_bytes is None:
+        where = f"{_waiting(report, spool)}. What it had not read is lost, unless its writer gives it again"
+    elif spool is None:
+        where = ". Without a spool (SPOOL_DIR=off), the same command begins at the start again"
+    else:
+        what = "What waits, and how far it read, are" if report.left_entries else "How far it read is"
+        where = f". {what} in {spool.directory}, and the same command goes on from there"
+    return f"stopped before the end{unread}; {read}{where}"
 
 
 @contextlib.asynccontextmanager
 async def _display(
     snapshot: Callable[[], ShipperSnapshot], progress: Progress, terminal: contextlib.ExitStack
 ) -> AsyncIterator[None]:
-    """While the body runs: a progress display for finite work on a terminal, summary lines otherwise.
-
-    Closing `terminal` gives the terminal back, before the end of the body too.
-    """
-    if progress(snapshot()) is None or not sys.stderr.isatty() or not log.isEnabledFor(logging.INFO):
-        async with summaries(snapshot):
+    """While the body runs: how far finite work is on a terminal, and otherwise as face() has it."""
+    if progress(snapshot()) is None or not has_terminal():
+        async with face(snapshot, terminal):
             yield
         return
     from logbale.status import ShipProgress
 
-    async def redraw() -> None:
-        while True:
-            now = snapshot()
-            shown.update(now, *(progress(now) or (0, None)))
-            await asyncio.sleep(REDRAW_INTERVAL)
+    def draw() -> None:
+        now = snapshot()
+        shown.update(now, *(progress(now) or (0, None)))
 
     with terminal:
         shown = terminal.enter_context(ShipProgress())
-        async with background(redraw()):
+        async with background(redraw(draw)):
             yield

@@ -10,7 +10,7 @@ import msgspec
 
 from logbale.cli.options import Command, config_option, load_settings, named_setting_options
 from logbale.cli.output import complain, write
-from logbale.errors import ConfigError
+from logbale.errors import ConfigError, StorageError
 from logbale.terminal import escape
 
 _ONE = click.Argument(["name"], required=False, metavar="[NAME]")
@@ -28,11 +28,14 @@ def _root(spool_dir: str | None, config: Path | None) -> Path:
 
 
 def _directory(root: Path, name: str | None) -> Path:
-    """The spool of that name or path; without one, the only spool there is. Raises ConfigError."""
-    from logbale.spool.inspect import spool_directories
+    """The spool of that name or path; without one, the only there is. Raises StorageError, and ConfigError."""
+    from logbale.spool.inspect import is_spool, spool_directories
 
     if name is not None:
-        return Path(name) if "/" in name else root / name
+        directory = Path(name) if "/" in name else root / name
+        if not is_spool(directory):
+            raise StorageError(f"{directory}: there is no spool here; `logbale spool ls` lists them")
+        return directory
     found = spool_directories(root)
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"

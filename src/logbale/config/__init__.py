@@ -1,11 +1,11 @@
-"""The settings: declared once, read once at start, frozen from then on.
+"""The settings: declared once, read at start and at each reload, frozen in between.
 
 A flag beats the environment, which beats the TOML file, which beats the default.
 """
 
-from logbale.config.addresses import connect_host, format_address, split_address
+from logbale.config.addresses import connect_host, format_address, host_name, is_loopback, split_address
 from logbale.config.fields import SETTINGS, Setting
-from logbale.config.load import CONFIG_VARIABLE, Loaded, load
+from logbale.config.load import CONFIG_VARIABLE, Loaded, check_together, load, only_settings
 from logbale.config.settings import KiB, MiB, Settings, sink_names
 
 __all__ = [
@@ -16,9 +16,13 @@ __all__ = [
     "MiB",
     "Setting",
     "Settings",
+    "check_together",
     "connect_host",
     "format_address",
+    "host_name",
+    "is_loopback",
     "load",
+    "only_settings",
     "sink_names",
     "split_address",
 ]

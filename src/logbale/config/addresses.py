@@ -14,9 +14,18 @@ def host_name(text: str) -> str:
     try:
         ip_address(host)
     except ValueError:
-        if not re.fullmatch(r"[\w.-]{1,253}", host):
+        if not re.fullmatch(r"[\w.-]{1,253}", host) or not _is_encodable(host):
             raise ValueError("a host name or an IP address, without a port") from None
     return host
+
+
+def _is_encodable(host: str) -> bool:
+    """Whether it has a form to be looked up by: no part between its dots is empty or too long."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def split_address(text: str) -> tuple[str, str]:
@@ -39,6 +48,14 @@ def split_address(text: str) -> tuple[str, str]:
 def format_address(host: str, port: int) -> str:
     """`127.0.0.1:5000`, `[::1]:5000`."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this host can reach who listens there."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def connect_host(host: str) -> str:

@@ -30,6 +30,11 @@ value, and a name in the file that is no setting, end the program with exit code
 expected and where the value came from. `logbale config show` prints the values in effect and their origins,
 `logbale config check` only whether they are sound.
 
+SIGHUP reads the file again; flags and environment stay as they were at the start. The new settings are loaded and
+checked as a whole: where anything is wrong, nothing changes and an ERROR says what. Otherwise those that the tables
+call *at once* hold from then on, those of *new connections* for what connects after it, and a WARNING names the others,
+which need a restart.
+
 `server_main.py` and `client_main.py` take environment variables alone; `server_main.py` has SINK=archive,console as its
 default.
 
@@ -55,10 +60,18 @@ def settings_page() -> str:
     lines = [_DOCS_HEAD]
     for group, settings in groupby(SETTINGS.values(), key=lambda setting: setting.group):
         lines.append(
-            f"\n## {group}\n\n| variable | flag | default | values | meaning |\n| --- | --- | --- | --- | --- |\n"
+            f"\n## {group}\n\n| variable | flag | default | values | SIGHUP | meaning |\n"
+            "| --- | --- | --- | --- | --- | --- |\n"
         )
         for setting in settings:
-            cells = (f"`{setting.variable}`", _flags(setting), _default(setting), setting.allowed, setting.description)
+            cells = (
+                f"`{setting.variable}`",
+                _flags(setting),
+                _default(setting),
+                setting.allowed,
+                setting.live or "restart",
+                setting.description,
+            )
             lines.append(f"| {' | '.join(cells)} |\n")
     return "".join(lines)
 
@@ -66,7 +79,7 @@ def settings_page() -> str:
 def _flags(setting: Setting) -> str:
     if setting.is_address:
         return "`receive --listen`, `ship --to`"
-    return ", ".join(f"`{flag}`" for flag in reversed(setting.flags))
+    return ", ".join(f"`{flag}`" for flag in reversed(setting.flags)) or "none"
 
 
 def _default(setting: Setting) -> str:

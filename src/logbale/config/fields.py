@@ -34,8 +34,17 @@ class Setting(msgspec.Struct, frozen=True):
     """What stands for its value in help; None where the allowed values say it."""
     check: Callable[[str], str] | None
     """What a text must pass beside its type; see settings.py."""
+    is_secret: bool
+    """From the environment alone, and never shown."""
     derived: Derived | None
     """The default that takes the place of `default` under a condition."""
+    live: str | None
+    """For what SIGHUP changes it: `at once`, `new connections`; None where it needs a restart."""
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it changes at run time."""
+        return self.live is not None
 
     @property
     def variable(self) -> str:
@@ -69,8 +78,10 @@ def _setting(field: inspect.Field, annotation: Any) -> Setting:
     assert isinstance(field.type, inspect.Metadata)
     extra: dict[str, Any] = field.type.extra or {}
     stem = field.name.removesuffix("_enabled").replace("_", "-")
-    if extra.get("address"):
-        flags: tuple[str, ...] = ("--listen", "--to")
+    if extra.get("secret"):
+        flags: tuple[str, ...] = ()
+    elif extra.get("address"):
+        flags = ("--listen", "--to")
     elif isinstance(field.type.type, inspect.BoolType):
         flags = (f"--{stem}/--no-{stem}",)
     else:
@@ -82,13 +93,15 @@ def _setting(field: inspect.Field, annotation: Any) -> Setting:
         default=field.default,
         description=(field.type.extra_json_schema or {})["description"],
         group=extra["group"],
-        commands=extra["commands"],
+        commands=() if extra.get("secret") else extra["commands"],
         flags=flags,
         allowed=extra.get("allowed") or _allowed(field.type.type),
         is_address=extra.get("address", False),
         metavar=extra.get("metavar"),
         check=extra.get("check"),
+        is_secret=extra.get("secret", False),
         derived=extra.get("derived"),
+        live=extra.get("live"),
     )
 
 

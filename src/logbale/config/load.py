@@ -17,6 +17,7 @@ import msgspec
 from msgspec import inspect
 
 from logbale.config.fields import SETTINGS, Setting
+from logbale.config.secret import HIDDEN
 from logbale.config.settings import Derived, Settings
 from logbale.errors import ConfigError
 
@@ -49,45 +50,65 @@ def load(
     file: Path | None = None,
     *,
     defaults: Mapping[str, object] = {},
+    origins: Mapping[str, str] = {},
 ) -> Loaded:
     """The settings that these amount to.
 
     `flags` and `defaults` go by field name; a flag of None was not given, and an empty variable counts as unset.
-    `file` is read where it is given or LOGBALE_CONFIG names one. `defaults` replace declared ones. Raises ConfigError
-    with a line for each thing that is wrong.
+    `file` is read where it is given or LOGBALE_CONFIG names one; what is wrong there is refused, though a variable or
+    a flag stands in for it today. `defaults` replace declared ones. `origins` are the flags given of those settings
+    that have several. Raises ConfigError with a line for each thing that is wrong.
     """
     problems: list[str] = []
     given: dict[str, tuple[object, str]] = {}
     if file is None and environ.get(CONFIG_VARIABLE):
         file = Path(environ[CONFIG_VARIABLE])
-    if file is not None:
-        given |= _from_file(file, problems)
+    in_file = _from_file(file, problems) if file is not None else {}
+    for name in [name for name in in_file if SETTINGS[name].is_secret]:
+        _, origin = in_file.pop(name)
+        expected = f"it in the environment, or {name.upper()}_FILE"
+        problems.append(wrong(name.upper(), HIDDEN, expected, origin))
+    given |= in_file
     for name, setting in SETTINGS.items():
         if environ.get(setting.variable):
             given[name] = environ[setting.variable], "the environment"
         if flags.get(name) is not None:
-            given[name] = flags[name], setting.origin
+            given[name] = flags[name], origins.get(name, setting.origin)
     values: dict[str, Any] = {}
     stated = {name: (value, "the default") for name, value in defaults.items()} | given
-    for name, (value, origin) in stated.items():
+    overridden = {name: stated_there for name, stated_there in in_file.items() if stated[name] != stated_there}
+    for name, (value, origin) in [*overridden.items(), *stated.items()]:
         try:
             values[name] = _convert(SETTINGS[name], value)
         except ValueError as error:
             problems.append(wrong(SETTINGS[name].variable, value, str(error), origin))
     settings = Settings(**values)
-    origins = {name: stated[name][1] if name in stated else "the default" for name in SETTINGS}
+    came_from = {name: stated[name][1] if name in stated else "the default" for name in SETTINGS}
     for name, derived in _derived(settings, stated).items():
         settings = msgspec.structs.replace(settings, **{name: derived.default})
-        origins[name] = f"the default with {derived.condition}: {derived.reason}"
-    if settings.adaptive_min_level > settings.adaptive_max_level:
-        expected = f"at most ADAPTIVE_MAX_LEVEL={settings.adaptive_max_level}"
-        both = f"{origins['adaptive_min_level']}; ADAPTIVE_MAX_LEVEL from {origins['adaptive_max_level']}"
-        problems.append(wrong("ADAPTIVE_MIN_LEVEL", settings.adaptive_min_level, expected, both))
+        came_from[name] = f"the default with {derived.condition}: {derived.reason}"
+    problems += _together(settings, came_from)
     if problems:
         raise ConfigError("\n".join(problems))
     for name, setting_name in mistyped(environ):
         log.warning("the environment has %s, which is no setting; is %s meant?", name, setting_name)
-    return Loaded(settings, origins, frozenset(given))
+    return Loaded(settings, came_from, frozenset(given))
+
+
+def check_together(settings: Settings) -> None:
+    """Raises ConfigError where each value is sound and all of them together are not."""
+    if problems := _together(settings, dict.fromkeys(SETTINGS, "what is in force until a restart")):
+        raise ConfigError("\n".join(problems))
+
+
+def _together(settings: Settings, origins: Mapping[str, str]) -> list[str]:
+    """A line for each combination that is refused."""
+    problems = []
+    if settings.adaptive_min_level > settings.adaptive_max_level:
+        expected = f"at most ADAPTIVE_MAX_LEVEL={settings.adaptive_max_level}"
+        both = f"{origins['adaptive_min_level']}; ADAPTIVE_MAX_LEVEL from {origins['adaptive_max_level']}"
+        problems.append(wrong("ADAPTIVE_MIN_LEVEL", settings.adaptive_min_level, expected, both))
+    return problems
 
 
 def _derived(settings: Settings, stated: Container[str]) -> dict[str, Derived]:
@@ -120,6 +141,11 @@ def mistyped(environ: Mapping[str, str]) -> list[tuple[str, str]]:
             near = difflib.get_close_matches(name, _NAMES, n=1, cutoff=_LIKENESS)
             found += [(name, one) for one in near if one not in environ]
     return found
+
+
+def only_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """Of the environment what load() looks at."""
+    return {name: value for name, value in environ.items() if name in _NAMES}
 
 
 def wrong(name: str, value: object, expected: str, origin: str) -> str:

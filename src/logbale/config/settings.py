@@ -5,12 +5,14 @@ The command line's flags, .env.example and docs/settings.md are made from them (
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
 from logbale.config.addresses import host_name
+from logbale.config.secret import Secret
 
 KiB = 1024
 MiB = 1024 * KiB
@@ -45,6 +47,18 @@ def _directory(text: str) -> str:
     return text
 
 
+def _networks(text: str) -> str:
+    expected = "addresses or networks such as 10.0.0.0/24, several with commas, none of them everybody"
+    for part in text.split(","):
+        try:
+            network = ip_network(part.strip(), strict=False)
+        except ValueError:
+            raise ValueError(expected) from None
+        if not network.prefixlen:
+            raise ValueError(expected)
+    return text
+
+
 Port = Annotated[int, Meta(ge=0, le=65535, extra={"metavar": "PORT"})]
 Level = Annotated[int, Meta(ge=1, le=9)]
 Seconds = Annotated[float, Meta(gt=0, extra={"metavar": "SECONDS"})]
@@ -55,6 +69,9 @@ Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Host = Annotated[str, Meta(extra={"check": host_name, "allowed": "a host name or an IP address", "metavar": "HOST"})]
 Sinks = Annotated[str, Meta(extra={"check": _sinks, "allowed": "archive, console, null", "metavar": "NAMES"})]
 Directory = Annotated[str, Meta(extra={"check": _directory, "allowed": "a path", "metavar": "DIR"})]
+File = Annotated[str, Meta(extra={"allowed": "a path, or empty", "metavar": "FILE"})]
+SecretText = Annotated[str, Meta(extra={"check": Secret, "secret": True})]  # nosec B105  # says of what kind it is
+"""From the environment alone: command lines are seen by everybody, and settings files are passed around."""
 
 
 class Derived(msgspec.Struct, frozen=True):
@@ -75,11 +92,18 @@ class Derived(msgspec.Struct, frozen=True):
 
 # The groups, in the order of the documents, and the commands whose flags theirs are.
 _BOTH = Meta(extra={"group": "Both ends", "commands": ("receive", "ship")})
+_TLS = Meta(extra={"group": "TLS", "commands": ("receive", "ship")})
 _BATCHES = Meta(extra={"group": "The shipper: batches", "commands": ("ship",)})
 _COMPRESSION = Meta(extra={"group": "The shipper: compression", "commands": ("ship",)})
 _GENERATOR = Meta(extra={"group": "The shipper: the generator", "commands": ("ship",)})
 _RECEIVER = Meta(extra={"group": "The receiver", "commands": ("receive",)})
 _DASHBOARD = Meta(extra={"group": "The dashboard", "commands": ("receive",)})
+_ACCESS = Meta(extra={"group": "Who may ship", "commands": ("receive",)})
+
+
+# What SIGHUP changes while the process runs; a setting with neither of them waits for a restart.
+_LIVE = Meta(extra={"live": "at once"})
+_NEW_CONNECTIONS = Meta(extra={"live": "new connections"})
 
 
 def _flags(*names: str) -> dict[str, tuple[str, ...]]:
@@ -106,29 +130,76 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     metrics_port: Annotated[
         Port, _BOTH, Meta(description="Port for /metrics, /healthz and /readyz, at either end; 0 is off")
     ] = 0
+    # Not LOG_LEVEL: many programs read that, with words that are not ours.
+    message_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        _BOTH,
+        _LIVE,
+        Meta(description="Messages from here on; -v is debug, -q warning", extra=_flags("--log-level")),
+    ] = "info"
     drain_timeout: Annotated[
         Annotated[float, Meta(ge=0, extra={"metavar": "SECONDS"})],
         _BOTH,
+        _LIVE,
         Meta(description="Seconds that a stop may take to deliver what was read"),
     ] = 10.0
 
+    tls_cert_file: Annotated[
+        File,
+        _TLS,
+        Meta(description="Certificate and chain in PEM: turns TLS on at a receiver; a shipper shows its own if asked"),
+    ] = ""
+    tls_key_file: Annotated[
+        File, _TLS, Meta(description="Its key, without a passphrase; empty: in TLS_CERT_FILE too")
+    ] = ""
+    tls_ca_file: Annotated[
+        File,
+        _TLS,
+        Meta(
+            description="CAs that may have signed the receiver's certificate, or system; turns TLS on at a shipper",
+            extra={"allowed": "a path, empty or system", "commands": ("ship", "tail", "top")},
+        ),
+    ] = ""
+    tls_client_ca_file: Annotated[
+        File,
+        _TLS,
+        Meta(description="CAs whose clients the receiver takes: it takes no others", extra={"commands": ("receive",)}),
+    ] = ""
+    tls_bind_streams: Annotated[
+        bool,
+        _TLS,
+        _NEW_CONNECTIONS,
+        Meta(
+            description="A client writes only streams that are called as its certificate is: NAME, or NAME:…",
+            extra={"commands": ("receive",)},
+        ),
+    ] = False
+
     batch_size: Annotated[
-        Count, _BATCHES, Meta(description="Entries a batch; in a session more under backlog, up to BATCH_MAX_BYTES")
+        Count,
+        _BATCHES,
+        _LIVE,
+        Meta(description="Entries a batch; in a session more under backlog, up to BATCH_MAX_BYTES"),
     ] = 50
     batch_interval: Annotated[
-        Seconds, _BATCHES, Meta(description="Seconds after its first entry at which a batch leaves, however small")
+        Seconds,
+        _BATCHES,
+        _LIVE,
+        Meta(description="Seconds after its first entry at which a batch leaves, however small"),
     ] = 5.0
     batch_max_bytes: Annotated[
-        _BatchBytes, _BATCHES, Meta(description="Raw bytes at which a batch leaves, however few its entries")
+        _BatchBytes, _BATCHES, _LIVE, Meta(description="Raw bytes at which a batch leaves, however few its entries")
     ] = MiB
     buffer_max_bytes: Annotated[
         Bytes,
         _BATCHES,
+        _LIVE,
         Meta(description="Raw bytes that may wait in memory for the connection; over it, reading pauses"),
     ] = 32 * MiB
     send_timeout: Annotated[
         Seconds,
         _BATCHES,
+        _LIVE,
         Meta(description="Seconds that one frame may take to leave before the connection counts as dead"),
     ] = 30.0
 
@@ -140,10 +211,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     batch_linger: Annotated[
         Annotated[float, Meta(ge=0, extra={"metavar": "SECONDS"})],
         _BATCHES,
+        _LIVE,
         Meta(description="In a session with nothing unacknowledged: seconds after its first entry a batch leaves"),
     ] = 0.2
     window_bytes: Annotated[
-        Bytes, _BATCHES, Meta(description="Wire bytes that may be unacknowledged in a session; one batch always may")
+        Bytes,
+        _BATCHES,
+        _NEW_CONNECTIONS,
+        Meta(description="Wire bytes that may be unacknowledged in a session; one batch always may"),
     ] = 2 * MiB
 
     spool_dir: Annotated[
@@ -157,17 +232,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     spool_max_bytes: Annotated[
         Annotated[int, Meta(ge=MiB, le=TiB, extra={"metavar": "BYTES"})],
         _BATCHES,
+        _LIVE,
         Meta(description="Bytes that a spool may take on disk"),
     ] = 1024 * MiB
     spool_policy: Annotated[
         Literal["block", "drop_oldest", "drop_newest"],
         _BATCHES,
+        _LIVE,
         Meta(description="What a full spool does: pause reading, or drop the oldest or newest entries and count them"),
     ] = "block"
 
     compression_context: Annotated[
         Literal["stream", "batch"],
         _COMPRESSION,
+        _NEW_CONNECTIONS,
         Meta(description="In a session: stream goes on from batch to batch, batch compresses each on its own"),
     ] = "stream"
     compression_algorithm: Annotated[
@@ -184,28 +262,35 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = "gzip"
     compression_level: Annotated[
-        Level, _COMPRESSION, Meta(description="1 (fast) to 9 (small), whatever the algorithm", extra=_flags("--level"))
+        Level,
+        _COMPRESSION,
+        _LIVE,
+        Meta(description="1 (fast) to 9 (small), whatever the algorithm", extra=_flags("--level")),
     ] = 6
     compression_enabled: Annotated[bool, _COMPRESSION, Meta(description="false sends every batch raw")] = True
     bypass_threshold: Annotated[
         Annotated[int, Meta(ge=0, le=TiB, extra={"metavar": "BYTES"})],
         _COMPRESSION,
+        _LIVE,
         Meta(description="Batches below this many raw bytes are sent raw"),
     ] = 256
     adaptive_enabled: Annotated[
-        bool, _COMPRESSION, Meta(description="Let what is observed choose the compression level")
+        bool, _COMPRESSION, _LIVE, Meta(description="Let what is observed choose the compression level")
     ] = False
     adaptive_policy: Annotated[
         Literal["balanced", "cpu"],
         _COMPRESSION,
+        _LIVE,
         Meta(description="By what: balanced weighs backlog, link and CPU; cpu looks at the CPU load alone"),
     ] = "balanced"
-    adaptive_min_level: Annotated[Level, _COMPRESSION, Meta(description="Lowest level; cpu's when the CPU is busy")] = 1
+    adaptive_min_level: Annotated[
+        Level, _COMPRESSION, _LIVE, Meta(description="Lowest level; cpu's when the CPU is busy")
+    ] = 1
     adaptive_max_level: Annotated[
-        Level, _COMPRESSION, Meta(description="Highest level; cpu's when the CPU is idle")
+        Level, _COMPRESSION, _LIVE, Meta(description="Highest level; cpu's when the CPU is idle")
     ] = 9
     adaptive_check_interval: Annotated[
-        Seconds, _COMPRESSION, Meta(description="Seconds between decisions; balanced looks sooner while behind")
+        Seconds, _COMPRESSION, _LIVE, Meta(description="Seconds between decisions; balanced looks sooner while behind")
     ] = 5.0
 
     log_rate: Annotated[
@@ -225,46 +310,90 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     archive_dir: Annotated[
         Directory, _RECEIVER, Meta(description="Directory of the archive", extra=_flags("--archive"))
     ] = "archive"
-    archive_segment_bytes: Annotated[Bytes, _RECEIVER, Meta(description="File size at which a segment is sealed")] = (
-        64 * MiB
-    )
-    archive_segment_seconds: Annotated[Seconds, _RECEIVER, Meta(description="Age at which a segment is sealed")] = 3600
+    archive_segment_bytes: Annotated[
+        Bytes, _RECEIVER, _LIVE, Meta(description="File size at which a segment is sealed")
+    ] = 64 * MiB
+    archive_segment_seconds: Annotated[
+        Seconds, _RECEIVER, _LIVE, Meta(description="Age at which a segment is sealed")
+    ] = 3600
     archive_retention_seconds: Annotated[
         Annotated[float, Meta(ge=0, extra={"metavar": "SECONDS"})],
         _RECEIVER,
+        _LIVE,
         Meta(description="Age at which sealed segments are deleted; 0 is never"),
     ] = 0
     archive_retention_bytes: Annotated[
         Annotated[int, Meta(ge=0, extra={"metavar": "BYTES"})],
         _RECEIVER,
+        _LIVE,
         Meta(description="Size of the archive on disk over which the oldest sealed segments are deleted; 0 is never"),
     ] = 0
     marks_days: Annotated[
         Annotated[float, Meta(gt=0, extra={"metavar": "DAYS"})],
         _RECEIVER,
+        _LIVE,
         Meta(description="Days of silence after which a stream is forgotten; what its shipper repeats then is doubled"),
     ] = 30
     max_streams: Annotated[
         Annotated[int, Meta(ge=1, le=1_000_000)],
         _RECEIVER,
+        _LIVE,
         Meta(description="Most streams of sessions that are known at a time; new ones beyond it are refused"),
     ] = 100_000
     max_frame_bytes: Annotated[
-        _FrameBytes, _RECEIVER, Meta(description="Longest frame accepted, in bytes on the wire")
+        _FrameBytes, _RECEIVER, _NEW_CONNECTIONS, Meta(description="Longest frame accepted, in bytes on the wire")
     ] = 8 * MiB
     max_raw_bytes: Annotated[
-        Bytes, _RECEIVER, Meta(description="Longest batch accepted, in bytes after decompression")
+        Bytes, _RECEIVER, _NEW_CONNECTIONS, Meta(description="Longest batch accepted, in bytes after decompression")
     ] = 32 * MiB
-    max_batch_entries: Annotated[Count, _RECEIVER, Meta(description="Most entries accepted in one batch")] = 100_000
+    max_ratio: Annotated[
+        Count,
+        _RECEIVER,
+        _NEW_CONNECTIONS,
+        Meta(description="Most raw bytes for each byte of a base frame that gives more than 4 MiB"),
+    ] = 256
+    max_members: Annotated[
+        Count,
+        _RECEIVER,
+        _NEW_CONNECTIONS,
+        Meta(description="Most compressed streams (gzip members, zstd frames) in one frame"),
+    ] = 16
+    max_batch_entries: Annotated[
+        Count, _RECEIVER, _NEW_CONNECTIONS, Meta(description="Most entries accepted in one batch")
+    ] = 100_000
     max_in_flight_bytes: Annotated[
-        Bytes, _RECEIVER, Meta(description="Bytes received and not yet stored at which the receiver stops reading")
+        Bytes,
+        _RECEIVER,
+        _LIVE,
+        Meta(description="Bytes received and not yet stored at which the receiver stops reading"),
     ] = 256 * MiB
     context_memory: Annotated[
         Annotated[int, Meta(ge=0, le=TiB, extra={"metavar": "BYTES"})],
         _RECEIVER,
         Meta(description="Bytes that the sessions' contexts may take: many sessions get smaller windows; 0 is none"),
     ] = 1600 * MiB
-    max_connections: Annotated[Count, _RECEIVER, Meta(description="Most connections at a time")] = 16_384
+    max_connections: Annotated[Count, _RECEIVER, _LIVE, Meta(description="Most connections at a time")] = 16_384
+    max_connections_per_address: Annotated[
+        Count,
+        _RECEIVER,
+        _LIVE,
+        Meta(description="Most connections of one address that sent no hello or sound batch yet; loopback is exempt"),
+    ] = 64
+    hello_timeout: Annotated[
+        Seconds, _RECEIVER, _NEW_CONNECTIONS, Meta(description="Seconds from the first byte of a hello to its last")
+    ] = 5.0
+    frame_timeout: Annotated[
+        Seconds,
+        _RECEIVER,
+        _NEW_CONNECTIONS,
+        Meta(description="Seconds that any frame may take to arrive, whatever its length"),
+    ] = 30.0
+    frame_min_rate: Annotated[
+        Bytes,
+        _RECEIVER,
+        _NEW_CONNECTIONS,
+        Meta(description="Bytes a second: a frame has its length divided by this in addition"),
+    ] = 2 * KiB
 
     dashboard_enabled: Annotated[bool, _DASHBOARD, Meta(description="Serve the page with live numbers")] = False
     dashboard_host: Annotated[
@@ -272,6 +401,93 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _DASHBOARD,
         Meta(description="Address of the dashboard and of METRICS_PORT", extra={"commands": ("receive", "ship")}),
     ] = "127.0.0.1"
+    dashboard_tls: Annotated[
+        Literal["auto", "on", "off"],
+        _DASHBOARD,
+        Meta(
+            description="TLS, with TLS_CERT_FILE; auto: for the page where it is off loopback; on: METRICS_PORT too",
+            extra={"commands": ("receive", "ship")},
+        ),
+    ] = "auto"
+    latency_target: Annotated[
+        Annotated[float, Meta(ge=0, extra={"metavar": "SECONDS"})],
+        _DASHBOARD,
+        _LIVE,
+        Meta(
+            description="Seconds to durable (the 99th percentile of a minute) over which an alarm is raised; 0: never"
+        ),
+    ] = 1.0
     dashboard_port: Annotated[Port, _DASHBOARD, Meta(description="Port of the dashboard; 0 lets the system choose")] = (
         8080
     )
+
+    dashboard_password_file: Annotated[
+        File,
+        _DASHBOARD,
+        Meta(description="File with the password of the dashboard, one line; `tail` and `top` take it from there too"),
+    ] = ""
+    dashboard_open: Annotated[
+        bool,
+        _DASHBOARD,
+        Meta(
+            description="Without a password off loopback too: something else decides who reaches it",
+            extra={"flags": ("--dashboard-open/--no-dashboard-open",)},
+        ),
+    ] = False
+
+    tokens_file: Annotated[
+        File, _ACCESS, Meta(description="File with the tokens that may ship, a line each: TOKEN [STREAM-PATTERN…]")
+    ] = ""
+    tokens: Annotated[
+        SecretText,
+        _ACCESS,
+        Meta(
+            description="The same in a variable, lines separated by semicolons",
+            extra={"allowed": "such lines, or empty"},
+        ),
+    ] = Secret()
+    token_file: Annotated[
+        File,
+        _ACCESS,
+        Meta(description="File with the token that a shipper shows, one line", extra={"commands": ("ship",)}),
+    ] = ""
+    token: Annotated[
+        SecretText,
+        _ACCESS,
+        Meta(description="The same in a variable", extra={"allowed": "a token, or empty"}),
+    ] = Secret()
+    base_clients: Annotated[
+        Literal["auto", "allow", "refuse"],
+        _ACCESS,
+        Meta(description="Clients without a session, which have no token; auto: refuse them where there are tokens"),
+    ] = "auto"
+    lockout_failures: Annotated[
+        Annotated[int, Meta(ge=0, le=1_000_000)],
+        _ACCESS,
+        Meta(description="Wrong tokens or passwords within a minute that lock an address out; 0 is never"),
+    ] = 10
+    lockout_seconds: Annotated[Seconds, _ACCESS, Meta(description="For how long")] = 60
+
+    proxy_from: Annotated[
+        str,
+        _ACCESS,
+        Meta(
+            description="Balancers, by address or network, whose PROXY protocol v2 header names the client",
+            extra={"check": _networks, "allowed": "addresses or networks, several with commas", "metavar": "NETWORKS"},
+        ),
+    ] = ""
+
+    @property
+    def has_tokens(self) -> bool:
+        """A receiver takes only who has a token."""
+        return bool(self.tokens_file or self.tokens)
+
+    @property
+    def has_token(self) -> bool:
+        """A shipper shows one."""
+        return bool(self.token_file or self.token)
+
+    @property
+    def is_observed(self) -> bool:
+        """Somebody may look at the numbers: what costs something is counted then."""
+        return self.dashboard_enabled or self.metrics_port > 0

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
 
 from logbale.archive.writer import ArchiveWriter
 from logbale.sinks import Item, Mark, Outcome
@@ -35,6 +37,11 @@ class ArchiveSink:
     def forget_rejects(self, stream: str, *, before: int) -> None:
         """Those below `before` are known to the shipper. Only while nothing of the stream is on its way to the disk."""
         self.writer.marks.forget_rejects(stream, before)
+
+    def limit(self, **limits: Any) -> None:
+        """Other limits for the writer, after the commits before it; they are its limit()'s."""
+        with suppress(RuntimeError):  # closed: there is nothing to limit any more
+            self._thread.submit(self.writer.limit, **limits)
 
     async def tick(self) -> None:
         """Seals by age and goes on with what failed before. Call it every second or so."""

@@ -16,6 +16,10 @@ class NullSink:
         self._marks = Marks()
         self._max_streams = max_streams
 
+    def limit(self, *, max_streams: int) -> None:
+        """Another limit from now on."""
+        self._max_streams = max_streams
+
     async def commit(self, items: list[Item]) -> list[Outcome]:
         """Stored, each."""
         for item in items:

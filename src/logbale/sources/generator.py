@@ -138,7 +138,7 @@ class LogGenerator:
         """`rate` entries a second for `run_time` seconds; 0 is for ever."""
         self.rate = rate
         self.run_time = run_time
-        self._random = random.Random(seed)
+        self._random = random.Random(seed)  # nosec B311  # for entries that repeat, not for secrets
         self._now = now
         self._clock = clock
         self._sleep = sleep

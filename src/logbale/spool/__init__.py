@@ -3,12 +3,12 @@
 format: the bytes. segment: one file. catalogue: which batch is where. state: what a snapshot holds. journal: writing.
 recovery: what a start makes of what a crash left. batches: what becomes of each. disk: the spool itself. dead_letters:
 rejected batches. identity: names, places and stream ids. inspect: looking at a spool without touching it. finite: its
-end with a run's.
+end with a run's. store: what the queue asks of either. fresh: what is sent without being read back.
 """
 
 from logbale.spool.batches import DamagedError, Record
 from logbale.spool.disk import DiskSpool
-from logbale.spool.finite import removed_when_finished
+from logbale.spool.finite import removed_if_unused, removed_when_finished
 from logbale.spool.format import Skip
 from logbale.spool.identity import spool_name, spool_root
 from logbale.spool.inspect import Damaged, SpoolInfo, export, list_spools, verify
@@ -24,6 +24,7 @@ __all__ = [
     "SpoolInfo",
     "export",
     "list_spools",
+    "removed_if_unused",
     "removed_when_finished",
     "spool_name",
     "spool_root",

@@ -38,21 +38,35 @@ class DiskSpool:
         *,
         max_bytes: int,
         segment_bytes: int = SEGMENT_BYTES,
+        owner: str = "",
         now: Callable[[], float] = time.time,
     ) -> None:
-        """`max_bytes` bounds the segments on disk; a sixteenth of it, at most 1 MiB, is the reserve for notes."""
+        """`max_bytes` bounds the segments on disk; a sixteenth of it, at most 1 MiB, is the reserve for notes.
+
+        `owner` is whose name new streams get, in place of this host's.
+        """
         self.directory = directory
-        self.max_bytes = max_bytes
+        self.owner = owner
         self.torn_bytes = 0
         """Bytes of unfinished writes that open() cut."""
         self._damaged = 0
-        self._reserve = min(MiB, max_bytes // 16)
-        # Room comes back a segment at a time.
-        self._segment_bytes = min(segment_bytes, max(4 * format.KiB, max_bytes // 8))
+        self._longest_segment_bytes = segment_bytes
+        self._bound(max_bytes)
         self._now = now
         self._adopt(State.new(""), [], 1)
         self.lock: DirectoryLock | None = None
         """Held while it is open."""
+
+    def limit(self, max_bytes: int) -> None:
+        """Another bound from now on; what is over it stays until it is consumed."""
+        self._bound(max_bytes)
+        self._journal.limit(segment_bytes=self._segment_bytes, note_bytes=self._reserve // 3)
+
+    def _bound(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._reserve = min(MiB, max_bytes // 16)
+        # Room comes back a segment at a time.
+        self._segment_bytes = min(self._longest_segment_bytes, max(4 * format.KiB, max_bytes // 8))
 
     # What there is.
 
@@ -150,15 +164,15 @@ class DiskSpool:
 
     def _recover(self) -> None:
         named = identity.read_stream(self.directory)
-        found = recover(self.directory, identity.new_stream)
+        found = recover(self.directory, self._stream_name)
         if found is None:
-            self._adopt(State.new(named or identity.new_stream()), [], 1)
+            self._adopt(State.new(named or self._stream_name()), [], 1)
         else:
             self._adopt(found.state, found.segments, found.next_serial)
             self.torn_bytes += found.torn_bytes
             self._damaged += found.damaged
         if found is not None and found.history_lost:
-            self._state.renumber(identity.new_stream())
+            self._state.renumber(self._stream_name())
             logger.error(
                 "%s: no snapshot is left: new stream %s; sources may be read again and entries be doubled",
                 self.directory,
@@ -268,6 +282,15 @@ class DiskSpool:
         if self._state.are_cursors_unsettled:
             self._journal.note()
 
+    def settle(self) -> None:
+        """What was acknowledged is on disk, too. Costs nothing where the disk knows it.
+
+        Raises StorageError where that is not durable yet: the next write tells it.
+        """
+        self._check_lock()
+        if not self._state.is_settled:
+            self._journal.note()
+
     # Room.
 
     @property
@@ -320,7 +343,7 @@ class DiskSpool:
         """
         state = self._state
         self._check_lock()
-        undo = state.renumber(identity.new_stream())
+        undo = state.renumber(self._stream_name())
         try:
             self._journal.rotate()
         except StorageError:
@@ -329,6 +352,9 @@ class DiskSpool:
         with suppress(OSError):  # the snapshot decides; open() mends the file
             identity.write_stream(self.directory, state.stream)
         self._journal.delete_finished()
+
+    def _stream_name(self) -> str:
+        return identity.new_stream(self.owner)
 
     def _check_lock(self) -> None:
         if self.lock is None:

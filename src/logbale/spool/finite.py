@@ -1,10 +1,10 @@
-"""A spool that goes with its run: who ships a file to its end twice means to ship it twice."""
+"""Spools that go with their run: who ships a file to its end twice means to ship it twice; a failure leaves none."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from logbale.durable import delete_locked
 from logbale.spool.dead_letters import letter_paths
@@ -28,3 +28,17 @@ def removed_when_finished(spool: DiskSpool, *, source_ended: Callable[[], bool])
                 delete_locked(spool.directory)
         except OSError as error:
             logger.warning("%s: cannot be removed, so the next run goes on after this one: %s", spool.directory, error)
+
+
+@contextmanager
+def removed_if_unused(spool: DiskSpool) -> Iterator[None]:
+    """Closes an open spool at the end of this, if it still is, and deletes it where nothing was ever in it."""
+    assert spool.lock is not None, "it is open"
+    with spool.lock.held() as is_lost:
+        try:
+            yield
+        finally:
+            spool.close()
+            if not (spool.counts["read"] or spool.cursors or is_lost()):
+                with suppress(OSError):
+                    delete_locked(spool.directory)

@@ -48,7 +48,10 @@ _HEADER = struct.Struct("<4sIIQQQIIIIIIQ")
 HEADER_BYTES = _HEADER.size
 _CHECKED_FROM = 8
 
-Natural = Annotated[int, Meta(ge=0)]
+MAX_NUMBER = 2**62
+"""Of batches and of entries: with room above it, so that what is counted on from a forged header still fits."""
+
+Natural = Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
 
 
 class NotARecord(ValueError):
@@ -189,6 +192,10 @@ def parse_header(data: bytes | memoryview, offset: int = 0) -> Header:
     header = Header(*fields)
     if header.meta_bytes > MAX_META or header.raw_bytes > MAX_RAW or header.body_bytes > header.raw_bytes + KiB * KiB:
         raise NotARecord(f"lengths over the limits: meta {header.meta_bytes}, raw {header.raw_bytes}")
+    if max(header.position, header.before) > MAX_NUMBER or not 1 <= header.first <= header.position + 1:
+        raise NotARecord(
+            f"position {header.position} after {header.before} entries, {header.first} the first not consumed"
+        )
     return header
 
 
@@ -270,14 +277,17 @@ def decode_snapshot(meta: bytes) -> Snapshot:
     try:
         if (version := _decode_version(meta).v) != VERSION:
             raise StorageError(f"spool format {version}: this logbale reads {VERSION}; use the one that wrote it")
-        return _decode_snapshot(meta)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        snapshot = _decode_snapshot(meta)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise NotARecord(f"the snapshot is not what it should be: {error}") from error
+    if not snapshot.base < snapshot.first <= snapshot.next:
+        raise NotARecord(f"base {snapshot.base}, first {snapshot.first} and next {snapshot.next} contradict each other")
+    return snapshot
 
 
 def decode_delta(meta: bytes) -> Delta:
     """A batch's or note's meta. Raises NotARecord."""
     try:
         return _decode_delta(meta)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise NotARecord(f"the record's meta is not what it should be: {error}") from error

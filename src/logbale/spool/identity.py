@@ -44,10 +44,10 @@ def spool_name(name: str | None, sources: Sequence[str]) -> str:
     return f"{slug or 'spool'}-{sha256(chr(0).join(sources).encode()).hexdigest()[:8]}"
 
 
-def new_stream() -> str:
-    """A stream id: this host's name, for people, and 128 random bits."""
-    host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:64]
-    return f"{host}:{uuid4().hex}"
+def new_stream(owner: str = "") -> str:
+    """A stream id: the owner's name, else this host's for people, and 128 random bits."""
+    name = owner or re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:64]
+    return f"{name}:{uuid4().hex}"
 
 
 def read_stream(directory: Path) -> str | None:

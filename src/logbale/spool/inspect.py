@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from logbale.durable import storage_error
+from logbale.durable import LOCK_NAME, storage_error
 from logbale.errors import StorageError
 from logbale.models import entry_lines
 from logbale.spool import dead_letters, format
@@ -47,10 +47,18 @@ class Damaged(msgspec.Struct, frozen=True):
         return f"{self.path}: damaged at byte {self.offset} ({self.size} bytes): {self.reason}"
 
 
+def is_spool(directory: Path) -> bool:
+    """Whether a shipper has used this directory. Raises StorageError."""
+    try:
+        return (directory / LOCK_NAME).exists()
+    except OSError as error:
+        raise storage_error(directory, "look for a spool", error, setting=SETTING) from error
+
+
 def spool_directories(root: Path) -> list[Path]:
     """The spools below a directory, by name; none where there is no such directory. Raises StorageError."""
     try:
-        return sorted(path for path in root.iterdir() if path.is_dir() and (path / "lock").exists())
+        return sorted(path for path in root.iterdir() if path.is_dir() and is_spool(path))
     except FileNotFoundError:
         return []
     except OSError as error:

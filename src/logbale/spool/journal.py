@@ -52,6 +52,11 @@ class Journal:
         self._note_bytes = 0
         self._writer: SegmentWriter | None = None
 
+    def limit(self, *, segment_bytes: int, note_bytes: int) -> None:
+        """Other limits from the next record on."""
+        self._segment_bytes = segment_bytes
+        self._max_note_bytes = note_bytes
+
     def append(
         self, batches: Sequence[tuple[bytes, int, Mapping[str, Any]]], bodies: Sequence[bytes | None] = ()
     ) -> list[Header]:

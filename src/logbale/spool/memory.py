@@ -10,6 +10,7 @@ from typing import Any
 from logbale.session import batch_crc
 from logbale.spool.batches import Record
 from logbale.spool.format import Skip
+from logbale.spool.identity import new_stream
 
 log = logging.getLogger("logbale.spool")
 
@@ -17,8 +18,10 @@ log = logging.getLogger("logbale.spool")
 class MemoryStore:
     """The same calls as DiskSpool. It has no bound of its own: who appends asks how much it holds."""
 
-    def __init__(self, stream: str) -> None:
+    def __init__(self, stream: str, *, owner: str = "") -> None:
+        """`owner` is as for DiskSpool."""
         self.stream = stream
+        self.owner = owner
         self.first = 1
         self.next_sequence = 1
         self.raw_bytes = 0
@@ -29,6 +32,14 @@ class MemoryStore:
         self.counts = {"read": 0, "spooled": 0, "acknowledged": 0, "rejected": 0}
         self._batches: dict[int, tuple[Record, bytes]] = {}
         self._last_crc: dict[int, int] = {}
+
+    @property
+    def disk_bytes(self) -> int:
+        """What it holds, though not on a disk."""
+        return self.raw_bytes
+
+    def limit(self, max_bytes: int) -> None:
+        """It has none."""
 
     def append(
         self, batches: Sequence[tuple[bytes, int, Mapping[str, Any]]], bodies: Sequence[bytes | None] = ()
@@ -88,6 +99,9 @@ class MemoryStore:
     def note_cursors(self, cursors: Mapping[str, Any]) -> None:
         """Nobody will go on from here."""
 
+    def settle(self) -> None:
+        """What is acknowledged is gone."""
+
     def known_crcs(self) -> dict[int, int]:
         """Of what it holds, and of the last batch consumed."""
         return self._last_crc | {sequence: record.crc for sequence, (record, _) in self._batches.items()}
@@ -100,7 +114,7 @@ class MemoryStore:
         counts = dict(self.counts)
         self._batches.clear()
         self._last_crc, self.raw_bytes = {}, 0
-        self.stream, self.first, self.next_sequence = f"{self.stream[:120]}.new", 1, 1
+        self.stream, self.first, self.next_sequence = new_stream(self.owner), 1, 1
         self.append(waiting)
         self.counts = counts
 

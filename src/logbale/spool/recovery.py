@@ -84,7 +84,7 @@ def recover(directory: Path, new_stream: Callable[[], str], *, repair: bool = Tr
     segments += [_replay(part, state) for part in parts[base:]]
     _settle_ends(segments, state)
     if snapshot is None:
-        state.first = max(state.first, segments[0].start)
+        state.first = min(max(state.first, segments[0].start), state.next)
         state.counts = {ACKNOWLEDGED: Catalogue(segments).before(state.first)}
     damaged = len(strays) + sum(map(_is_bad, (one for part in parts[base:] for one in part.read())))
     damaged += _skip_what_is_missing(state, segments, replayed=len(parts) - base)

@@ -64,8 +64,7 @@ class TailSource:
         self._follow = follow
         self._poll_interval = poll_interval
         self._watcher = Watcher(polling=polling or not follow)
-        self.unread_bytes = 0
-        """What was left when chunks() ended, at least; of compressed files as they are."""
+        self._left_bytes = 0
         self._looked = 0.0
         self._next_look = 0.0
         self._no_look_before = 0.0
@@ -108,7 +107,7 @@ class TailSource:
                     await self._wait(busy=progress)
         finally:
             self._watcher.close()
-            self.unread_bytes = sum(file.unread_bytes for file in self._files)
+            self._left_bytes = self.unread_bytes
             for file in self._files:
                 self._files.forget(file)
 
@@ -131,6 +130,11 @@ class TailSource:
     def read_bytes(self) -> int:
         """What has been read."""
         return self._files.read_bytes
+
+    @property
+    def unread_bytes(self) -> int:
+        """What is left unread, or was when chunks() ended, at least; of compressed files as they are."""
+        return self._left_bytes + sum(file.unread_bytes for file in self._files)
 
     # reading
 

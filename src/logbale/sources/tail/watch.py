@@ -8,11 +8,12 @@ import os
 import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-
-from watchfiles import Change
-from watchfiles._rust_notify import RustNotify
+from typing import TYPE_CHECKING
 
 from logbale.sources.tail.identity import Identity
+
+if TYPE_CHECKING:
+    from watchfiles._rust_notify import RustNotify
 
 log = logging.getLogger("logbale.tail")
 
@@ -53,6 +54,8 @@ class Watcher:
         self._notify = None
         if not wanted:
             return True
+        from watchfiles._rust_notify import RustNotify  # imports a third of asyncio's size; --once watches nothing
+
         try:
             self._notify = RustNotify(sorted(wanted), False, False, 0, False, True)
         except (OSError, RuntimeError) as error:
@@ -79,6 +82,8 @@ class Watcher:
 
 def is_about_names(changes: Changes) -> bool:
     """Whether a file appeared, went, or has another name."""
+    from watchfiles import Change
+
     return any(kind != Change.modified for kind, _ in changes)
 
 

@@ -1,0 +1,1 @@
+"""The shippers that peers.py compares with logbale, a file each, and how a round of one is run and judged."""

@@ -1,0 +1,1 @@
+"""`logbale top`: a receiver's numbers in a terminal."""
