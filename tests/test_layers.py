@@ -41,6 +41,8 @@ CORE = {
     "alarms",
     "waiting_times",
     "newcomers",
+    "origins",
+    "floods",
     "tokens",
     "lockout",
     "proxy_protocol",

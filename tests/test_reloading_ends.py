@@ -73,6 +73,18 @@ def assert_alike(before, twin, reloaded, fresh):
     assert {at: reloaded.get(at) for at in by_settings} == {at: fresh.get(at) for at in by_settings}
 
 
+async def compare(ends):
+    """Two alike, one that reloads now, and one that began with what that reloads; all end here."""
+    before = values_in(ends[0])
+    ends[2].reloading.reload(msgspec.structs.replace(ends[2].settings, **LIVE))
+    await asyncio.sleep(0.1)  # a receiver's archive is told on its own thread
+    assert_alike(before, *(values_in(end) for end in ends[1:]))
+    for end in ends:
+        end.stop()
+        end.stop()  # now
+        await end.run()
+
+
 @pytest.mark.parametrize("mode", ["on", "off"])
 @pytest.mark.parametrize("spool", ["disk", "memory"])
 def test_a_shipper_that_reloads_is_one_that_started_so(run, tmp_path, mode, spool):
@@ -87,13 +99,7 @@ def test_a_shipper_that_reloads_is_one_that_started_so(run, tmp_path, mode, spoo
 
     async def scenario():
         ends = [shipper("a"), shipper("b"), shipper("c"), shipper("d", **LIVE)]
-        before = values_in(ends[0])
-        ends[2].reloading.reload(msgspec.structs.replace(ends[2].settings, **LIVE))
-        assert_alike(before, *(values_in(end) for end in ends[1:]))
-        for end in ends:
-            end.stop()
-            end.stop()  # now
-            await end.run()
+        await compare(ends)
 
     run(scenario)
 
@@ -111,13 +117,6 @@ def test_a_receiver_that_reloads_is_one_that_started_so(run, tmp_path, sink):
     async def scenario():
         ends = [await receiver(name) for name in "abc"]
         ends.append(await receiver("d", **LIVE))
-        before = values_in(ends[0])
-        ends[2].reloading.reload(msgspec.structs.replace(ends[2].settings, **LIVE))
-        await asyncio.sleep(0.1)  # the archive is told on its own thread
-        assert_alike(before, *(values_in(end) for end in ends[1:]))
-        for end in ends:
-            end.stop()
-            end.stop()  # now
-            await end.run()
+        await compare(ends)
 
     run(scenario)

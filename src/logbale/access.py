@@ -15,13 +15,11 @@ from logbale.config import Settings
 from logbale.config.credentials import receiver_tokens
 from logbale.errors import ConfigError
 from logbale.lockout import FAILURES_WITHIN, Lockout
+from logbale.messages import UNAUTHORIZED
 from logbale.terminal import count
 from logbale.tokens import Tokens
 
 log = logging.getLogger("logbale.receiver")
-
-UNAUTHORIZED = "unauthorized"
-"""The code of the error that a refused client gets, and how the reasons begin under which that is counted."""
 
 REASONS = {
     "no_token": "it has no token",  # nosec B105  # why a client is refused, in words

@@ -15,15 +15,17 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
-from logbale.access import REASONS, UNAUTHORIZED
+from logbale.access import REASONS
 from logbale.clients import Client
 from logbale.committer import weight
 from logbale.compression import RATIO_FREE_BYTES
 from logbale.config import format_address
 from logbale.decoding import INLINE_BYTES, Decoded, decode_base
 from logbale.errors import DecompressionError, EntryError, ProtocolError
+from logbale.floods import is_worth_saying
 from logbale.liveness import PING_AFTER, Due, Liveness, Pace
-from logbale.messages import MAX_HELLO_BYTES, Busy, Error, Goaway, Message, Ping, encode_message
+from logbale.messages import MAX_HELLO_BYTES, UNAUTHORIZED, Busy, Error, Goaway, Message, Ping, encode_message
+from logbale.origins import NO_ADDRESS
 from logbale.protocol import Algorithm, Flag, Frame, FrameDecoder
 from logbale.receiving_session import ReceivingSession
 from logbale.room import raw_bytes_at_most
@@ -49,8 +51,8 @@ class Connection(asyncio.Protocol):
     """One client, from its first byte to its last."""
 
     def __init__(self, receiver: TCPLogReceiver) -> None:
-        self.peer = "?"
-        self.host = "?"
+        self.peer = NO_ADDRESS
+        self.host = NO_ADDRESS
         """The peer's address without the port."""
         self.receiver = receiver
         self.settings = receiver.settings
@@ -380,7 +382,7 @@ class Connection(asyncio.Protocol):
         if size <= self._turn_bytes:
             self._turn_bytes -= size
             return True
-        if not size or receiver.has_room(size):
+        if not size or receiver.room.has(size):
             return True
         self._is_in_line = True
         receiver.room.wait(self, size)
@@ -432,7 +434,7 @@ class Connection(asyncio.Protocol):
         if not isinstance(decoded, Decoded):
             self._bad_frames += 1
             receiver.metrics.frame_refused(decoded.reason)
-            if self._bad_frames & (self._bad_frames - 1) == 0:  # the 1st, 2nd, 4th, 8th: a flood of them stays readable
+            if is_worth_saying(self._bad_frames):
                 log.warning("%s: frame skipped, the %d. bad one: %s", self.peer, self._bad_frames, decoded)
             receiver.release(frame.wire_bytes)
             return

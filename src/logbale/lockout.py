@@ -1,13 +1,13 @@
 """Lockout: an address that was wrong too often is not listened to for a while. No clock: the caller passes `now`.
 
-Loopback is exempt, since whoever is there shares it with everybody else. Of IPv6 the first 64 bits are one address: a
-single host has all the others to choose from.
+What counts as one address, origins.py says; loopback is exempt.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from ipaddress import IPv6Address, ip_address
+
+from logbale.origins import address_key
 
 FAILURES_WITHIN = 60.0
 """Seconds in which failures add up."""
@@ -62,16 +62,3 @@ class _Record:
         self.count = 0
         self.until = 0.0
         """0 while it is not closed out."""
-
-
-def address_key(host: str) -> str | None:
-    """What limits by address go by; None for loopback, to which none apply."""
-    try:
-        address = ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if isinstance(address, IPv6Address):
-        if address.ipv4_mapped is None:
-            return None if address.is_loopback else f"{IPv6Address(int(address) >> 64 << 64)}/64"
-        address = address.ipv4_mapped
-    return None if address.is_loopback else str(address)

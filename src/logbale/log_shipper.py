@@ -59,7 +59,6 @@ USUAL_RATIO = 8.0
 FIRST_TRY = 1.0
 """Seconds that reading waits for the first word of the receiver, which says how far batches may grow."""
 
-
 RELOAD_INTERVAL = 1.0
 """Seconds after which those that wait look at their settings again."""
 

@@ -39,6 +39,9 @@ Text = Annotated[str, Meta(max_length=1024)]
 WindowLog = Annotated[int, Meta(ge=0, le=27)]
 """What every zstd takes, 10 to 27 (1 KiB to 128 MiB), or NO_CONTEXT."""
 
+UNAUTHORIZED = "unauthorized"
+"""The code of the error for a client that may not ship here; it learns no more."""
+
 WRONG_STREAM = "wrong_stream"
 """The code of an error: this client may not write the stream that it named."""
 

@@ -21,6 +21,7 @@ from logbale.messages import (
     LINES_SINCE,
     MAX_CONTROL_BYTES,
     NO_CONTEXT,
+    UNAUTHORIZED,
     WRONG_STREAM,
     Ack,
     Busy,
@@ -44,7 +45,6 @@ from logbale.tls.names import owns
 
 log = logging.getLogger("logbale.client")
 
-UNAUTHORIZED = "unauthorized"
 STATUS_INTERVAL = 5.0
 READ_BYTES = 64 * 1024
 

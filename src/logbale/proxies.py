@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from logbale.config import format_address
 from logbale.errors import ProtocolError
+from logbale.origins import NO_ADDRESS
 from logbale.proxy_protocol import read_proxy_header
 
 log = logging.getLogger("logbale.receiver")
@@ -57,7 +58,7 @@ class _HeaderFirst(asyncio.Protocol):
         self._protocol = protocol
         self._proxies = proxies
         self._received = b""
-        self._peer = ("?", 0)
+        self._peer = (NO_ADDRESS, 0)
         self._transport: asyncio.Transport
         self._timer: asyncio.TimerHandle | None = None
 

@@ -20,9 +20,9 @@ from logbale.config import Settings, connect_host, format_address
 from logbale.config.credentials import shipper_token
 from logbale.errors import ConfigError
 from logbale.link_time import link_seconds
-from logbale.messages import Welcome
+from logbale.messages import UNAUTHORIZED, Welcome
 from logbale.metrics import ShipperMetrics
-from logbale.open_session import UNAUTHORIZED, OpenSession, SessionEnded
+from logbale.open_session import OpenSession, SessionEnded
 from logbale.reports import Report
 from logbale.spool_queue import SpoolQueue
 from logbale.tls.client import open_connection

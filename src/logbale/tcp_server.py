@@ -25,6 +25,7 @@ from logbale.committer import Committer
 from logbale.config import Settings
 from logbale.connection import Connection
 from logbale.context_budget import ContextBudget
+from logbale.floods import is_worth_saying
 from logbale.messages import TLS_REQUIRED, Error, encode_message
 from logbale.metrics import ReceiverMetrics
 from logbale.newcomers import Newcomers
@@ -220,7 +221,7 @@ class TCPLogReceiver:
         if not self._newcomers.came(connection.host):
             self.metrics.errors["too_many_of_address"] += 1
             refused = self.metrics.errors["too_many_of_address"]
-            if refused & (refused - 1) == 0:  # the 1st, 2nd, 4th, 8th: a flood of them stays readable
+            if is_worth_saying(refused):
                 log.warning(
                     "%s refused, the %d. such: too many connections of its address sent nothing sound yet "
                     "(MAX_CONNECTIONS_PER_ADDRESS)",
@@ -312,10 +313,6 @@ class TCPLogReceiver:
     @property
     def _all_bytes(self) -> int:
         return self.metrics.in_flight_bytes + self._arriving_bytes
-
-    def has_room(self, size: int) -> bool:
-        """Whether a frame that gives so much may be decoded now."""
-        return self.room.has(size)
 
     def take_room(self, size: int) -> None:
         """Like reserve(), for what is decoded or is about to be."""

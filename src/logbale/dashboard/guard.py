@@ -16,6 +16,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from logbale.dashboard.password import Password
+from logbale.origins import NO_ADDRESS
 
 _HEADERS = {
     "Content-Security-Policy": (
@@ -80,6 +81,6 @@ class Guard:
                 421,
             )
         elif self._password is not None:
-            host = scope["client"][0] if scope.get("client") else "?"
+            host = scope["client"][0] if scope.get("client") else NO_ADDRESS
             app = self._password.refusal(headers.get("authorization"), host) or app
         await app(scope, receive, send_with_headers)

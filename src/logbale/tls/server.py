@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Callable
 from time import monotonic
 
+from logbale.floods import is_worth_saying
+from logbale.origins import NO_ADDRESS
 from logbale.tls.failures import TLSError, at_receiver, plaintext
 from logbale.tls.transport import TLSTransport
 
@@ -43,7 +45,7 @@ class Failures:
             address = "other addresses"
         self._by_address[address] += 1
         count = self._by_address[address]
-        if count & (count - 1) == 0:
+        if is_worth_saying(count):
             log.warning("%s: no connection by TLS (%d within an hour): %s", address, count, error)
 
 
@@ -101,5 +103,5 @@ class _ServerTransport(TLSTransport):
     def failed(self, error: TLSError) -> bytes:
         if not self._first and error.reason == "tls_closed":  # a health check, or a look whether the port is open
             return b""
-        self._listening.failures.add(self._peer[0] if self._peer else "?", error)
+        self._listening.failures.add(self._peer[0] if self._peer else NO_ADDRESS, error)
         return self._listening.plain_answer(self._first) if error.reason == "tls_plaintext" else b""
