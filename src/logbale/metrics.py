@@ -212,6 +212,37 @@ class ShipperMetrics:
         )
 
 
+class RelaySnapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """What a receiver that is a relay has done with what it stored.
+
+    Stored there and left at the start = forwarded + rejected + all of dropped + waiting entries.
+    """
+
+    upstream: str
+    """Host and port of the receiver that it forwards to."""
+    sessions: int
+    """Open now, one a stream."""
+    last_error: str
+    """Why there is none, where that is known."""
+    streams: int
+    """Known, whatever waits of them."""
+    waiting_streams: int
+    waiting_entries: int
+    waiting_batches: int
+    oldest_waiting: float
+    """Seconds that the oldest batch waits; of what waited at the start, since then."""
+    spool_bytes: int
+    max_spool_bytes: int
+    forwarded_entries: int
+    """Of which upstream has said that they are durable there."""
+    rejected_entries: int
+    """That upstream will never store: dead letters."""
+    dropped: dict[str, int]
+    """By reason: damaged here, or never sent by their origin."""
+    sent: Totals
+    errors: dict[str, int]
+
+
 class ReceiverSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """The receiver at one moment. received.entries = stored + duplicate + rejected + waiting entries."""
 
@@ -249,6 +280,8 @@ class ReceiverSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """The same, since the start."""
     levels: dict[str, int] = {}
     """Entries received, by canonical level; "" has none. Counted while somebody may look (`Settings.is_observed`)."""
+    relay: RelaySnapshot | None = None
+    """Where what is stored goes on to another receiver."""
 
 
 class ReceiverMetrics:
@@ -272,6 +305,7 @@ class ReceiverMetrics:
         self.certificate_expires: float | None = None
         self.ack_durations = Durations()
         self.levels: dict[str, int] = {}
+        self.relay: RelaySnapshot | None = None
         self.pending_entries = 0
         """On their way to the sink, counted one by one: what waiting_entries must come to."""
         self.last_stored: float | None = None
@@ -331,6 +365,7 @@ class ReceiverMetrics:
             latency=self._latency.sample(acks, now),
             ack_durations=acks,
             levels=dict(self.levels),
+            relay=self.relay,
         )
 
 

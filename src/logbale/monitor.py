@@ -11,11 +11,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
+from typing import Protocol
 
 import msgspec
 
 from logbale.alarms import Alarm, Board, Disk, Facts, alarms
-from logbale.archive.writer import ArchiveWriter
+from logbale.archive.statistics import Statistics
 from logbale.clients import Reported, Row
 from logbale.committer import COMMIT_BYTES
 from logbale.history import History, LevelChange, Sample
@@ -31,6 +32,20 @@ LAST_ROOM = 0.01
 
 PATIENCE = 30.0
 """Seconds without an answer from the disk after which it counts as one that cannot be written to."""
+
+
+class Store(Protocol):
+    """Where the receiver stores on a disk: an archive, or a relay's spools."""
+
+    @property
+    def directory(self) -> Path:
+        """Whose disk it is."""
+        ...
+
+    @property
+    def statistics(self) -> Statistics:
+        """Of which the damage is looked at."""
+        ...
 
 
 class Overview(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +67,7 @@ class Monitor:
     def __init__(
         self,
         server: TCPLogReceiver,
-        archive: ArchiveWriter | None,
+        archive: Store | None,
         *,
         certificate_expires: float | None = None,
         clock: Callable[[], float] = monotonic,

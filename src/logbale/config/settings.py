@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from logbale.config.addresses import host_name
+from logbale.config.addresses import host_name, split_address
 from logbale.config.secret import Secret
 
 KiB = 1024
@@ -19,7 +19,10 @@ MiB = 1024 * KiB
 TiB = 1024 * 1024 * MiB
 
 SINKS = ("archive", "console", "null")
+SINKS_ALLOWED = "archive, console, null, logbale://HOST:PORT"
 DURABLE_SINKS = {"archive", "null"}
+RELAY = "logbale://"
+"""Begins the sink that is another receiver."""
 
 
 # What values may be. A check takes the text, returns it as it is kept, and raises ValueError with what was expected.
@@ -28,13 +31,24 @@ DURABLE_SINKS = {"archive", "null"}
 def sink_names(text: str) -> list[str]:
     """The sinks that a value of SINK names, in its order. Raises ValueError, saying what was expected."""
     names = [name.strip() for name in text.split(",")]
-    if not set(names) <= set(SINKS):
-        raise ValueError("archive, console or null, several with commas")
+    if not {name for name in names if not name.startswith(RELAY)} <= set(SINKS):
+        raise ValueError("archive, console, null or logbale://HOST:PORT, several with commas")
     if len(names) > len(set(names)):
         raise ValueError("each sink once")
-    if len(DURABLE_SINKS.intersection(names)) > 1:
-        raise ValueError("either archive or null: one sink decides what counts as stored")
+    if sum(name in DURABLE_SINKS or name.startswith(RELAY) for name in names) > 1:
+        raise ValueError("one of archive, null and logbale://HOST:PORT: it decides what counts as stored")
+    for name in names:
+        if name.startswith(RELAY):
+            relay_address(name)
     return names
+
+
+def relay_address(name: str) -> tuple[str, int]:
+    """Host and port of `logbale://HOST:PORT`; 5000 where no port is given. Raises ValueError likewise."""
+    host, port = split_address(name.removeprefix(RELAY).rstrip("/"))
+    if not host or not (port or "5000").isascii() or not (port or "5000").isdigit() or int(port or 5000) > 65535:
+        raise ValueError("logbale://HOST:PORT, an IPv6 address in brackets")
+    return host_name(host), int(port or 5000)
 
 
 def _sinks(text: str) -> str:
@@ -67,7 +81,7 @@ _BatchBytes = Annotated[int, Meta(ge=1, le=32 * MiB, extra={"metavar": "BYTES"})
 _FrameBytes = Annotated[int, Meta(ge=1, le=0xFFFFFFFF, extra={"metavar": "BYTES"})]
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Host = Annotated[str, Meta(extra={"check": host_name, "allowed": "a host name or an IP address", "metavar": "HOST"})]
-Sinks = Annotated[str, Meta(extra={"check": _sinks, "allowed": "archive, console, null", "metavar": "NAMES"})]
+Sinks = Annotated[str, Meta(extra={"check": _sinks, "allowed": SINKS_ALLOWED, "metavar": "NAMES"})]
 Directory = Annotated[str, Meta(extra={"check": _directory, "allowed": "a path", "metavar": "DIR"})]
 File = Annotated[str, Meta(extra={"allowed": "a path, or empty", "metavar": "FILE"})]
 SecretText = Annotated[str, Meta(extra={"check": Secret, "secret": True})]  # nosec B105  # says of what kind it is
@@ -157,7 +171,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _TLS,
         Meta(
             description="CAs that may have signed the receiver's certificate, or system; turns TLS on at a shipper",
-            extra={"allowed": "a path, empty or system", "commands": ("ship", "tail", "top")},
+            extra={"allowed": "a path, empty or system", "commands": ("ship", "receive", "tail", "top")},
         ),
     ] = ""
     tls_client_ca_file: Annotated[
@@ -233,7 +247,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Annotated[int, Meta(ge=MiB, le=TiB, extra={"metavar": "BYTES"})],
         _BATCHES,
         _LIVE,
-        Meta(description="Bytes that a spool may take on disk"),
+        Meta(
+            description="Bytes that a spool may take on disk; at a relay, all of them together",
+            extra={"commands": ("ship", "receive")},
+        ),
     ] = 1024 * MiB
     spool_policy: Annotated[
         Literal["block", "drop_oldest", "drop_newest"],
@@ -328,6 +345,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _LIVE,
         Meta(description="Size of the archive on disk over which the oldest sealed segments are deleted; 0 is never"),
     ] = 0
+    relay_dir: Annotated[
+        Directory, _RECEIVER, Meta(description="Directory of a relay's spools: of a sink logbale://HOST:PORT")
+    ] = "relay"
+    relay_connections: Annotated[
+        Annotated[int, Meta(ge=1, le=10_000)],
+        _RECEIVER,
+        _LIVE,
+        Meta(description="Most sessions of a relay with its receiver at a time; more streams take turns"),
+    ] = 64
+    relay_cert_file: Annotated[
+        File, _RECEIVER, Meta(description="Certificate and chain in PEM that a relay shows its receiver if asked")
+    ] = ""
+    relay_key_file: Annotated[
+        File, _RECEIVER, Meta(description="Its key, without a passphrase; empty: in RELAY_CERT_FILE too")
+    ] = ""
     marks_days: Annotated[
         Annotated[float, Meta(gt=0, extra={"metavar": "DAYS"})],
         _RECEIVER,
@@ -449,7 +481,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     token_file: Annotated[
         File,
         _ACCESS,
-        Meta(description="File with the token that a shipper shows, one line", extra={"commands": ("ship",)}),
+        Meta(
+            description="File with the token that a shipper shows, one line; a relay, to its receiver",
+            extra={"commands": ("ship", "receive")},
+        ),
     ] = ""
     token: Annotated[
         SecretText,
