@@ -215,7 +215,7 @@ class ShipperMetrics:
 class RelaySnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """What a receiver that is a relay has done with what it stored.
 
-    Stored there and left at the start = forwarded + rejected + all of dropped + waiting entries.
+    taken_entries = forwarded + rejected + all of dropped + waiting entries.
     """
 
     upstream: str
@@ -226,6 +226,8 @@ class RelaySnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Why there is none, where that is known."""
     streams: int
     """Known, whatever waits of them."""
+    taken_entries: int
+    """Stored, and left at the start; with those of which an origin said that they will never come."""
     waiting_streams: int
     waiting_entries: int
     waiting_batches: int

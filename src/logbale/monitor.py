@@ -15,13 +15,13 @@ from typing import Protocol
 
 import msgspec
 
-from logbale.alarms import Alarm, Board, Disk, Facts, alarms
+from logbale.alarms import Alarm, Board, Disk, Facts, Upstream, alarms
 from logbale.archive.statistics import Statistics
 from logbale.clients import Reported, Row
 from logbale.committer import COMMIT_BYTES
 from logbale.history import History, LevelChange, Sample
 from logbale.levels import ERRORS, WARNINGS
-from logbale.metrics import ReceiverSnapshot
+from logbale.metrics import ReceiverSnapshot, RelaySnapshot
 from logbale.tcp_server import TCPLogReceiver
 
 DISK_INTERVAL = 5.0
@@ -151,6 +151,7 @@ class Monitor:
             rejects=rejects,
             rejected_ago=now - self._rejected if self._rejected is not None else None,
             missed=[client.name for client in clients if client.is_missed(now)],
+            upstream=_upstream(snapshot.relay),
             p99=snapshot.latency.p99,
             latency_target=self._server.settings.latency_target,
             certificate_left=self.certificate_expires - unix if self.certificate_expires is not None else None,
@@ -216,3 +217,9 @@ class Monitor:
     def now(self) -> float:
         """The time of day, in Unix seconds."""
         return self._day_clock()
+
+
+def _upstream(relay: RelaySnapshot | None) -> Upstream | None:
+    if relay is None or relay.sessions or not relay.waiting_entries:
+        return None
+    return Upstream(relay.upstream, relay.last_error, relay.waiting_entries, relay.oldest_waiting)

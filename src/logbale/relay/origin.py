@@ -34,6 +34,8 @@ class Shared:
         self.durations = Durations()
         self.settled: Counter[str] = Counter()
         """Entries that are done with, by what became of them, at the origins that are parked."""
+        self.taken_entries = 0
+        """What waited at the start, and what came to those that are parked."""
         self.damaged = 0
         """Places on disk that were not what they should be."""
         self.open: dict[str, Origin] = {}
@@ -119,6 +121,7 @@ class Origin:
             for name, number in queue.counts.items():
                 if name not in ("read", "spooled"):
                     self._shared.settled[name] += number
+            self._shared.taken_entries += queue.taken_entries
             now = monotonic()
             self.oldest = now - queue.oldest_waiting(now) if queue.has_waiting else None
             self.note(spool)

@@ -47,6 +47,11 @@ class RelayQueue(SpoolQueue):
         self._step()
 
     @property
+    def taken_entries(self) -> int:
+        """Since it was made, without what waited then."""
+        return self._counts["read"] - self._opening["read"]
+
+    @property
     def fresh_bytes(self) -> int:
         """What is kept in memory."""
         return self._fresh.size

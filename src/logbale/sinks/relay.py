@@ -111,6 +111,7 @@ class RelaySink:
         for origin, mark in filter(None, found):
             self._origins[origin.stream] = origin
             origin.parked()
+            self._shared.taken_entries += origin.waiting_entries
             if origin.stream:
                 known[origin.stream] = mark
         self._marks = Marks(known)
@@ -332,6 +333,7 @@ class RelaySink:
             sessions=forwarding.sessions,
             last_error=forwarding.last_error if not forwarding.sessions else "",
             streams=len(self._marks.known),
+            taken_entries=self._shared.taken_entries + sum(queue.taken_entries for queue in self._queues),
             waiting_streams=len(waiting),
             waiting_entries=sum(map(_waiting_entries, waiting)),
             waiting_batches=sum(map(_waiting_batches, waiting)),
