@@ -90,7 +90,8 @@ class OriginSpool(DiskSpool):
         `mark` is how far the origin is, `seen` (Unix seconds) when this came. The batches among the items, and the mark
         after them. Raises StorageError: then the first of them may be kept, and a later call goes on behind those.
         """
-        marks = Marks({self.origin: mark})
+        # Ahead of it, where a part was kept before the rest failed.
+        marks = Marks({self.origin: max(mark, self.mark, key=lambda one: one.sequence)})
         marks.begin(seen)
         kept: list[Kept] = []
         group: list[tuple[ReceivedBatch, dict[str, Any]]] = []

@@ -27,7 +27,7 @@ from logbale.spool.state import ACKNOWLEDGED, DROPPED, REJECTED, UNNUMBERED, Sta
 SEGMENT_BYTES = 8 * MiB
 COMPACT_BYTES = 4 * format.KiB
 """Bytes of consumed batches that compact() leaves: to give them back would cost more writing."""
-MAX_REASONS = 32
+MAX_REASONS = 24
 """Counts after which a reason of somebody else's skip has no count of its own."""
 OTHER = "other"
 
