@@ -13,6 +13,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from certificates import Certificates
 from cli_process import LOGBALE, Process, entries, logbale_run
 
 sys.path.append(str(Path(__file__).parent.parent))
@@ -194,3 +195,70 @@ def test_a_full_relay_holds_its_clients_up_and_goes_on_by_itself(tmp_path, ends)
     ends.again("upstream")
     ends.running["relay"].says("storing again")
     finish(ends, tmp_path, loads, "relay")
+
+
+@pytest.mark.slow
+def test_the_spool_commands_read_a_relays_directory(tmp_path, ends):
+    """ls, verify and export as of any spool, also beside the relay; a dead letter says how it can be sent again."""
+    port = chain(ends, tmp_path, "relay", MAX_BATCH_ENTRIES="100000")
+    ends.end("upstream")
+    upstream = ends.commands["upstream"]
+    ends.commands["upstream"] = (upstream[0], upstream[1], upstream[2] | {"MAX_BATCH_ENTRIES": "10"})
+    lines = tmp_path / "some.log"
+    load.write(lines, "some", 100)
+    shipped = logbale_run("ship", "--once", "--to", f"127.0.0.1:{port}", "--batch-size", "100", lines)
+    assert shipped.returncode == 0, shipped.stderr
+    where = ("--spool-dir", tmp_path / "relay")
+    assert waiting(tmp_path / "relay") == 100
+    assert len(entries(logbale_run("spool", "export", *where).stdout)) == 100
+    ends.again("upstream")
+    ends.running["relay"].says("upstream rejects what was acknowledged here")
+    listed = logbale_run("dead-letters", "ls", *where)
+    assert " 100 entries " in listed.stdout, listed.stderr
+    file = listed.stdout.split()[-1]
+    assert len(json.loads(Path(file).read_text())["batch"]) == 100
+    retried = logbale_run("dead-letters", "retry", *where)
+    assert retried.returncode == 78
+    assert "jq -c '.batch[]'" in retried.stderr
+    assert logbale_run("spool", "verify", *where).returncode == 0
+
+
+@pytest.mark.slow
+def test_tls_and_tokens_on_both_sides(tmp_path, ends):
+    """The relay is a receiver with a certificate and tokens of its own, and shows others upstream."""
+    files = Certificates(tmp_path / "tls")
+    (tmp_path / "near").write_text("near-token-0123456789\n")
+    (tmp_path / "far").write_text("far-token-0123456789\n")
+    for file in ("near", "far"):
+        (tmp_path / file).chmod(0o600)
+    own, shown = files.receiver(file="receiver"), files.pair("relay", "relay1")
+    ends.start(
+        "upstream",
+        *("receive", "--listen", "127.0.0.1:0", "--archive", tmp_path / "archive"),
+        *("--tls-cert-file", own["tls_cert_file"], "--tls-key-file", own["tls_key_file"]),
+        *("--tls-client-ca-file", files.trust()["tls_ca_file"], "--tokens-file", tmp_path / "far"),
+        ready="listening on",
+    )
+    address = ends.running["upstream"].says(r"listening on (\S+)")[1]
+    ends.start(
+        "relay",
+        *("receive", "--listen", "127.0.0.1:0", "--sink", f"logbale://{address}", "--relay-dir", tmp_path / "relay"),
+        *("--tls-cert-file", own["tls_cert_file"], "--tls-key-file", own["tls_key_file"]),
+        *("--tokens-file", tmp_path / "near", "--token-file", tmp_path / "far"),
+        *("--tls-ca-file", files.trust()["tls_ca_file"]),
+        *("--relay-cert-file", shown["tls_cert_file"], "--relay-key-file", shown["tls_key_file"]),
+        ready="listening on",
+    )
+    near = ends.running["relay"].says(r"listening on (\S+)")[1]
+    load.write(tmp_path / "some.log", "some", 1000)
+    shipped = logbale_run(
+        *("ship", "--once", "--to", near, "--token-file", tmp_path / "near"),
+        *("--tls-ca-file", files.trust()["tls_ca_file"], tmp_path / "some.log"),
+    )
+    assert shipped.returncode == 0, shipped.stderr
+    arrived(tmp_path, {"some": 1000})
+    assert ends.end("relay") == ends.end("upstream") == 0
+    verdict = oracle.verdict(tmp_path / "archive", {"some": 1000})
+    assert verdict.clean, verdict
+    said = "".join(process.messages.read_text() for process in ends.running.values())
+    assert "token-0123456789" not in said

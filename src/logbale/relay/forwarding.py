@@ -150,9 +150,11 @@ class Forwarding:
         self.looked.set()
         if self._prober is not None and (self._prober.metrics.connected or self._prober.origin not in self._links):
             self._pass_on()
+        free = self._connections - len(self._links) + sum(link.ending is not None for link in self._links.values())
         for link in list(self._links.values()):
-            if self._is_over(link, now):
+            if self._is_over(link, now, is_wanted=len(self._line) > free):
                 link.end(now)
+                free += 1
             elif link.ending is not None and now - link.ending > GRACE and link.task is not None:
                 link.task.cancel()
         while self._line and len(self._links) < self._connections and (self._prober is None or not self._links):
@@ -161,16 +163,16 @@ class Forwarding:
             link = self._links[origin] = Link(origin, now)
             link.task = asyncio.create_task(self._forward(link))
 
-    def _is_over(self, link: Link, now: float) -> bool:
-        """Whether its place is to be given up now."""
+    def _is_over(self, link: Link, now: float, *, is_wanted: bool) -> bool:
+        """Whether its place, which another may be waiting for, is to be given up now."""
         if link.ending is not None or link.queue is None:
             return False
         if link.queue.has_waiting:
             link.idle_since = None
-            return bool(self._line) and self._prober is None and now - link.since > TURN
+            return is_wanted and self._prober is None and now - link.since > TURN
         if link.idle_since is None:
             link.idle_since = now
-        return bool(self._line) or now - link.idle_since > LINK_IDLE
+        return is_wanted or now - link.idle_since > LINK_IDLE
 
     async def _forward(self, link: Link) -> None:
         """One stream's session, connection after connection, until its place is given up."""
@@ -179,7 +181,7 @@ class Forwarding:
         try:
             async with origin.used() as queue:
                 link.queue = queue
-                queue.begin_link()
+                queue.begin_link(self._place_may_be_free)
                 link.session = SessionLink(
                     queue,
                     self._settings,
@@ -202,6 +204,10 @@ class Forwarding:
             log.exception("stream %s: an error that nobody foresaw", origin.stream or "(base clients)")
         finally:
             self._ended(link, wait)
+
+    def _place_may_be_free(self) -> None:
+        if self._line:
+            self._wake.set()
 
     def _ended(self, link: Link, wait: float) -> None:
         self.errors.update(link.metrics.errors)

@@ -63,6 +63,7 @@ class Origin:
         """By time.monotonic: when the oldest that waits came, as far as that is known. These four are for while it is
         parked."""
         self.last_used = monotonic()
+        self.is_parking = False
         self._shared = shared
         self._lock = asyncio.Lock()
 
@@ -108,7 +109,16 @@ class Origin:
 
     async def park(self) -> None:
         """Closes the spool, unless somebody uses it; what is consumed is given back where nothing waits."""
-        await asyncio.shield(self._park())
+        self.is_parking = True
+        try:
+            await asyncio.shield(self._park())
+        finally:
+            self.is_parking = False
+
+    @property
+    def is_unused(self) -> bool:
+        """The spool is open, for nobody, and not about to be closed."""
+        return self.queue is not None and not self.users and not self.is_parking
 
     async def _park(self) -> None:
         async with self._lock:

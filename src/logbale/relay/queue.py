@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Callable
 from concurrent.futures import Executor
 
 from logbale.compressing import Pressed
@@ -28,6 +29,7 @@ class RelayQueue(SpoolQueue):
         """`durations` gets how long each batch took from being durable here to its acknowledgement upstream."""
         super().__init__(spool, max_memory=0, durations=durations, thread=Strand(pool))
         self.spool = spool
+        self._when_drained: Callable[[], None] = lambda: None
         self.is_unsettled = False
         """Something was settled upstream that the disk need not know yet."""
         if self.has_waiting:  # since when, nobody knows any more
@@ -63,14 +65,16 @@ class RelayQueue(SpoolQueue):
 
     @property
     def has_waiting(self) -> bool:
-        """Whether anything is not settled upstream, whatever becomes of the session."""
-        return self.store.first < self.store.next_sequence
+        """Whether anything is not settled upstream, whatever becomes of the session: as the counts have it."""
+        first, following = self._span
+        return first < following
 
     # the session's side
 
-    def begin_link(self) -> None:
-        """A session takes the queue's output from now on."""
+    def begin_link(self, when_drained: Callable[[], None]) -> None:
+        """A session takes the queue's output from now on; `when_drained` hears when it has settled all there is."""
         self._closed = False
+        self._when_drained = when_drained
 
     def end_link(self) -> None:
         """The session takes nothing more, and ends once what it has taken is settled."""
@@ -87,6 +91,12 @@ class RelayQueue(SpoolQueue):
         while not self._closed and sequence >= self.store.next_sequence:
             await self.wait_for_change()
         return None if self._closed else await super().next_item(sequence)
+
+    async def acknowledge(self, last: int) -> None:
+        """As SpoolQueue."""
+        await super().acknowledge(last)
+        if not self.has_waiting:
+            self._when_drained()
 
     async def reject(self, sequence: int, reason: str) -> None:
         """As SpoolQueue: the origin has its acknowledgement, so the dead letter stays here."""

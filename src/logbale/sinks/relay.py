@@ -189,7 +189,7 @@ class RelaySink:
     async def _close_one_too_many(self) -> None:
         """Now, and not once all of a commit are open: there may be more of them than descriptors."""
         if len(self._shared.open) > MAX_OPEN:
-            unused = next((one for one in self._shared.open.values() if not one.users), None)
+            unused = next((one for one in self._shared.open.values() if one.is_unused), None)
             if unused is not None:
                 await unused.park()
 
@@ -243,7 +243,7 @@ class RelaySink:
         """Closes spools that nobody uses, notes what is settled, and forgets silent streams. Every second or so."""
         now = monotonic()
         self.statistics.damaged_blocks = self._shared.damaged
-        for origin in [one for one in self._shared.open.values() if not one.users]:
+        for origin in [one for one in self._shared.open.values() if one.is_unused]:
             if now - origin.last_used > PARK_AFTER:
                 await origin.park()
         if now - self._settled >= SETTLE_INTERVAL:
