@@ -322,7 +322,7 @@ def test_a_stream_that_upstream_refuses_holds_no_other_up(tmp_path, run, monkeyp
 
 def test_few_spools_stay_open_however_many_streams_there_are(tmp_path, run, monkeypatch):
     """Descriptors are bounded while upstream is away for long, and what is parked is forwarded all the same."""
-    monkeypatch.setattr(relay_sink, "MAX_OPEN", 4)
+    monkeypatch.setattr(relay_sink, "RELAY_SPOOLS", 4)
 
     async def scenario():
         async with upstream(Upstream()) as server:

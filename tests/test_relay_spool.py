@@ -1,15 +1,17 @@
 """What a relay keeps of one origin: batches under the origin's numbers, and what the origin was told."""
 
 import errno
+from contextlib import suppress
 
 import pytest
+from archive_batches import PowerOff, power_off_at
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from relay_items import STREAM, batch, reject, skip, spool_of
 from spool_batches import balanced, crashed
 
 from logbale.errors import StorageError
-from logbale.relay.spool import NEVER_CAME, REJECTED_HERE, directory_name, stream_name
+from logbale.relay.spool import NEVER_CAME, REJECTED_HERE, OriginSpool, directory_name, stream_name
 from logbale.session import batch_crc
 from logbale.sinks import Mark, ReceivedBatch
 from logbale.spool import Skip
@@ -142,6 +144,45 @@ def test_the_mark_outlives_what_it_is_of(tmp_path):
     assert spool.mark == mark
     assert (spool.first, spool.next_sequence) == (4, 4)
     spool.close()
+
+
+@pytest.mark.parametrize("first", [1, 40])
+def test_a_crash_at_any_call_loses_nothing_that_was_told(tmp_path, monkeypatch, first):
+    """Killed at each call that changes the disk: what keep() returned is there, and the rest is whole or not there."""
+    groups = [
+        [batch(first), batch(first + 1, padding=5000)],
+        [reject(first + 2)],
+        [skip(first + 3, first + 5, 9), batch(first + 6)],
+        [batch(first + 9)],
+    ]
+    for call in range(1000):
+        directory, mark, told_of = tmp_path / str(call), Mark(), []
+        spool = OriginSpool(directory, stream=STREAM, first=first, max_bytes=64 << 10)
+        with power_off_at(monkeypatch, call) as struck, suppress(PowerOff):
+            spool.open()
+            for group in groups:
+                _, mark = spool.keep(group, mark, SEEN)
+                told_of += group
+                if group is groups[2]:
+                    spool.acknowledge(first + 1)
+            spool.compact()
+            spool.close()
+        left = crashed(directory, tmp_path / f"{call}-left") if directory.exists() else directory
+        spool = spool_of(left, first=first)
+        found = spread(taken(spool))
+        assert spool.mark.sequence == spool.next_sequence - 1
+        assert spool.mark.sequence >= mark.sequence
+        if spool.mark.sequence == mark.sequence:
+            assert spool.mark.rejects == mark.rejects
+        for item in told_of:
+            for sequence, one in spread(told(item)).items():
+                assert sequence < spool.first <= first + 2 or found[sequence] == one
+        assert balanced(spool)
+        assert spool.damaged == 0
+        spool.close()
+        if not struck:
+            break
+    assert 10 < call < 900
 
 
 @pytest.mark.parametrize("call", ["pwrite", "fdatasync"])

@@ -32,8 +32,9 @@ from logbale.cli.running import (
 )
 from logbale.cli.service import ServiceManager
 from logbale.config import Loaded, Settings, format_address, sink_names
-from logbale.descriptors import allow_connections
+from logbale.descriptors import allow_connections, relay_descriptors
 from logbale.errors import StorageError
+from logbale.relay.upstream import relay_sink
 from logbale.terminal import count
 
 EXAMPLES = """
@@ -41,6 +42,7 @@ logbale receive                                          on port 5000, into ./ar
 logbale receive --listen [::1]:5000 --archive /var/lib/logbale
 logbale receive --sink archive,console                   prints the entries too
 logbale receive --dashboard                              and http://127.0.0.1:8080/
+logbale receive --sink logbale://logs.example.org:5000   a relay: stores, acknowledges, forwards
 logbale receive --tls-cert-file certs/receiver.pem --tls-key-file certs/receiver.key
 """
 
@@ -70,7 +72,9 @@ def serve(load: Callable[[], Loaded]) -> int:
     def load_settings() -> Settings:
         settings = load().settings
         # What the system allows of it is what counts.
-        return msgspec.structs.replace(settings, max_connections=allow_connections(settings.max_connections))
+        more = relay_descriptors(settings.relay_connections) if relay_sink(settings) is not None else 0
+        allowed = allow_connections(settings.max_connections, more=more)
+        return msgspec.structs.replace(settings, max_connections=allowed)
 
     settings = load_settings()
     set_log_level(settings.message_level)

@@ -20,6 +20,7 @@ import msgspec
 
 from logbale.archive.statistics import Statistics
 from logbale.config import Settings
+from logbale.descriptors import RELAY_SPOOLS
 from logbale.durable import DirectoryLock, make_directory, storage_error
 from logbale.errors import StorageError
 from logbale.metrics import RelaySnapshot, Totals
@@ -38,9 +39,6 @@ log = logging.getLogger("logbale.relay")
 
 THREADS = 16
 """Spools that are written at the same time: the file system joins their syncs."""
-
-MAX_OPEN = 1024
-"""Spools that stay open, with two descriptors each."""
 
 PARK_AFTER = 30.0
 """Seconds that a spool stays open without anybody using it."""
@@ -188,7 +186,7 @@ class RelaySink:
 
     async def _close_one_too_many(self) -> None:
         """Now, and not once all of a commit are open: there may be more of them than descriptors."""
-        if len(self._shared.open) > MAX_OPEN:
+        if len(self._shared.open) > RELAY_SPOOLS:
             unused = next((one for one in self._shared.open.values() if one.is_unused), None)
             if unused is not None:
                 await unused.park()
