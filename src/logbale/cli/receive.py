@@ -37,6 +37,8 @@ from logbale.errors import StorageError
 from logbale.relay.upstream import relay_sink
 from logbale.terminal import count
 
+log = logging.getLogger("logbale")
+
 EXAMPLES = """
 logbale receive                                          on port 5000, into ./archive
 logbale receive --listen [::1]:5000 --archive /var/lib/logbale
@@ -101,7 +103,10 @@ async def _serve(settings: Settings, load: Callable[[], Settings]) -> int:
 
     def last_words() -> int:
         terminal.close()
-        return _conclude(receiver.snapshot().waiting_entries)
+        snapshot = receiver.snapshot()
+        if (relay := snapshot.relay) is not None and relay.waiting_entries:
+            log.warning("%s wait for %s", count(relay.waiting_entries, "entry", "entries"), relay.upstream)
+        return _conclude(snapshot.waiting_entries)
 
     # A terminal that gets the entries is no place for a line that stays.
     is_free = "console" not in sink_names(settings.sink)

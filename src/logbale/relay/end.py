@@ -56,10 +56,10 @@ class RelayEnd:
 
     async def drain(self, ends: float, at_once: asyncio.Event) -> None:
         """Forwards what waits, until `ends` (by time.monotonic) or until it is asked to end at once."""
-        draining = asyncio.create_task(self.sink.drain(max(0.0, ends - monotonic())))
+        draining = asyncio.create_task(self.sink.drain())
         asked = asyncio.create_task(at_once.wait())
-        await asyncio.wait({draining, asked, *self.tasks}, return_when=asyncio.FIRST_COMPLETED)
         tasks = {draining, asked, *self.tasks}
+        await asyncio.wait(tasks, timeout=max(0.0, ends - monotonic()), return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)

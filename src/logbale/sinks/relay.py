@@ -87,6 +87,8 @@ class RelaySink:
         """Other limits from now on."""
         self._shared.max_bytes, self._max_memory = max_bytes, max_memory
         self._max_streams, self._marks_days = max_streams, marks_days
+        for queue in self._queues:
+            queue.store.limit(max_bytes)
 
     async def open(self) -> None:
         """Takes the directory, making it where it is missing, and recovers what a crash left of each spool.
@@ -117,14 +119,7 @@ class RelaySink:
         waiting = self._waiting_origins()
         log.info("forwarding to %s, through %s", self.forwarding.address, self.directory)
         if waiting:
-            entries = sum(origin.waiting_entries for origin in waiting)
-            log.info(
-                "%s of %s wait in %s for %s",
-                count(entries, "entry", "entries"),
-                count(len(waiting), "stream", "streams"),
-                self.directory,
-                self.forwarding.address,
-            )
+            log.info("%s", self._left(waiting))
         for origin in waiting:
             self.forwarding.notice(origin)
 
@@ -268,28 +263,17 @@ class RelaySink:
         if gone:
             log.info("%d streams are forgotten: silent for %g days (MARKS_DAYS)", gone, self._marks_days)
 
-    async def drain(self, timeout: float) -> int:
-        """Forwards what waits, for so many seconds at most, not while upstream is away; the entries that are left."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                while self._waiting_origins() and not self.forwarding.is_unreachable:
-                    self.forwarding.looked.clear()
-                    await self.forwarding.looked.wait()
-        await self.forwarding.end()
-        left = sum(_waiting_entries(origin) for origin in self._waiting_origins())
-        if left:
-            log.warning(
-                "%s of %s wait in %s for %s; the next start forwards them",
-                count(left, "entry", "entries"),
-                count(len(self._waiting_origins()), "stream", "streams"),
-                self.directory,
-                self.forwarding.address,
-            )
-        return left
+    async def drain(self) -> None:
+        """Returns when nothing waits any more, or upstream is away."""
+        while self._waiting_origins() and not self.forwarding.is_unreachable:
+            self.forwarding.looked.clear()
+            await self.forwarding.looked.wait()
 
     async def close(self) -> None:
-        """Closes all spools and gives the directory up. No commit follows."""
+        """Ends the sessions, says what is left, closes all spools and gives the directory up. No commit follows."""
         await self.forwarding.end()
+        if waiting := self._waiting_origins():
+            log.warning("%s; the next start forwards them", self._left(waiting))
         await asyncio.gather(*(origin.park() for origin in list(self._shared.open.values())))
         self._pool.shutdown(wait=False)
         if self._lock is not None:
@@ -297,6 +281,11 @@ class RelaySink:
             self._lock = None
 
     # what is known
+
+    def _left(self, waiting: list[Origin]) -> str:
+        entries = count(sum(map(_waiting_entries, waiting)), "entry", "entries")
+        streams = count(len(waiting), "stream", "streams")
+        return f"{entries} of {streams} wait in {self.directory} for {self.forwarding.address}"
 
     def _waiting_origins(self) -> list[Origin]:
         is_open = [origin for origin in self._shared.open.values() if origin.has_waiting]
