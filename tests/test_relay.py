@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 
+import msgspec
 import pytest
 from relay_items import STREAM, base_batch, batch, reject, relay, skip, upstream
 from test_delivery import KeepingSink, Numbers, eventually, shipper
@@ -394,6 +395,73 @@ def test_where_upstream_knows_another_history_the_rest_goes_on_under_a_new_name(
     assert "another history of stream edge:1" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("here", "elsewhere", "later", "renamed"),
+    [
+        ([1, 2], [3], [], [1, 2]),
+        ([1, 2], [3], [4], [1, 2, 4]),
+        ([1, 2, 3, 4, 5], [3], [], [1, 2, 3, 4, 5]),
+        ([], [1, 2], [3, 4], []),
+    ],
+    ids=["changed over", "and came back", "sent to both", "nothing waits here"],
+)
+def test_a_shipper_that_went_another_way_meanwhile_loses_nothing(tmp_path, run, here, elsewhere, later, renamed):
+    """What upstream would take for duplicates though it never had it goes on under another name."""
+
+    async def scenario():
+        async with upstream(Upstream()) as server:
+            port = server.address[1]
+        async with relay(tmp_path / "first", 1) as sink:
+            await sink.commit([batch(number) for number in here])
+        async with upstream(Upstream(), port) as server, relay(tmp_path / "second", port) as sink:
+            await sink.commit([batch(number) for number in elsewhere])
+            await forwarded(sink)
+        async with relay(tmp_path / "first", 1) as sink:
+            await sink.commit([batch(number) for number in later])
+        async with upstream(server.sink, port), relay(tmp_path / "first", port) as sink:
+            await forwarded(sink)
+        batches = [item for item in server.sink.items if isinstance(item, ReceivedBatch)]
+        other = [item for item in batches if item.stream != STREAM]
+        assert sorted({line for item in batches for line in item.lines().splitlines()}) == sorted(
+            {line for number in [*here, *elsewhere, *later] for line in batch(number).lines().splitlines()}
+        )
+        assert [item.lines() for item in other] == [batch(number).lines() for number in renamed]
+
+    run(scenario)
+
+
+def test_a_disk_with_little_room_takes_what_fits_and_gives_back_what_is_forwarded(tmp_path, run, fail):
+    """A group that is too large for it goes in parts; a file of which all is forwarded makes room for the next."""
+    room = 100_000
+
+    def used():
+        """By pages, as file systems do."""
+        sizes = [path.stat().st_size for path in (tmp_path / "relay").rglob("*") if path.is_file()]
+        return sum(-(-size // 4096) * 4096 for size in sizes)
+
+    async def scenario():
+        async with upstream(Upstream()) as server, relay(tmp_path / "relay", server.address[1]) as sink:
+            fail("pwrite", errno.ENOSPC, when=lambda fd, data, offset: used() + len(data) > room)
+            items = [
+                msgspec.structs.replace(batch(number), ndjson=b'{"n":"%s"}\n' % os.urandom(2500).hex().encode())
+                for number in range(1, 41)
+            ]
+            refused = 0
+            async with asyncio.timeout(20):
+                while True:
+                    try:
+                        await sink.commit(items)
+                        break
+                    except StorageError:
+                        refused += 1
+                        await asyncio.sleep(0.01)
+            await forwarded(sink)
+            assert refused
+            assert server.sink.came() == list(range(1, 41))
+
+    run(scenario)
+
+
 def test_shippers_and_a_relay_and_a_receiver(tmp_path, run):
     """Sessions at both sides: everything is upstream once and in order, though the relay's clients have gone."""
 
@@ -435,7 +503,7 @@ def test_a_stream_called_like_something_else_stays_in_the_directory(tmp_path, ru
         async with upstream(Upstream()) as server, relay(tmp_path / "relay", server.address[1]) as sink:
             await sink.commit([batch(1, stream) for stream in ("..", "lock", ".")])
             await forwarded(sink)
-            assert {path.name for path in (tmp_path / "relay").iterdir()} == {"lock", "%..", "%lock", "%."}
+            assert {path.name for path in (tmp_path / "relay").iterdir()} == {"lock", "+reserve", "%..", "%lock", "%."}
             assert directory_name("..") == "%.."
             assert server.sink.came("..") == [1]
 

@@ -195,6 +195,7 @@ class Forwarding:
                     await link.session.run()
                 finally:
                     queue.end_link()
+                    await queue.end_sending()
         except StorageError as error:
             wait = RETRY
             log.error("stream %s cannot be forwarded now: %s", origin.stream or "(base clients)", error)

@@ -7,18 +7,20 @@ its stream is durable in the same write as the batch, and stays when everything 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
+from logbale.errors import StorageError
 from logbale.messages import RejectedBatch
 from logbale.sinks import Item, Mark, ReceivedBatch, RejectedSequence, SkippedRange
 from logbale.sinks.marks import Marks, short_reason
 from logbale.spool.batches import Record
 from logbale.spool.disk import DiskSpool
 from logbale.spool.format import MAX_NUMBER, MiB
+from logbale.spool.store import NewBatch
 
 log = logging.getLogger("logbale.relay")
 
@@ -29,6 +31,8 @@ NEVER_CAME = "never came to the relay"
 """The reason upstream for sequences that the origin passed over: other hands had them, or this spool lost them."""
 
 REJECTED_HERE = "rejected at the relay"
+
+NO_CRC = -1
 
 BASE = "+base"
 """The directory of what came without a stream. No stream's directory is called so."""
@@ -84,6 +88,29 @@ class OriginSpool(DiskSpool):
         """What is on disk where anything waits."""
         return self.disk_bytes if self.first < self.next_sequence else 0
 
+    def known_crcs(self) -> Mapping[int, int]:
+        """As DiskSpool, but for where upstream cannot have stored what waits here below the last that it knows."""
+        return _Crcs(super().known_crcs(), self._could_be_lost)
+
+    def _could_be_lost(self, last: int) -> bool:
+        """Whether batches up to `last` wait that upstream would take for duplicates though it does not have them.
+
+        A shipper that changed over to another way told it, by that, that the earlier ones are done. So it is where some
+        were certainly never sent from here, and where some wait below a gap in which the others went that way.
+        """
+        gaps = [skip.first for skip in self.skips if skip.reason == NEVER_CAME and skip.first <= last]
+        return self._any_waits(self.sent_up_to + 1, last) or bool(gaps and self._any_waits(self.first, gaps[-1] - 1))
+
+    def _any_waits(self, first: int, last: int) -> bool:
+        """Whether there is a batch among these sequences."""
+        position, base = max(first, self.first) + self._state.base, self._state.base
+        while position <= min(last, self.next_sequence - 1) + base:
+            skip = self._state.skip_at(position)
+            if skip is None and position not in self._state.rejects:
+                return True
+            position = skip.last + 1 if skip is not None else position + 1
+        return False
+
     def keep(self, items: Sequence[Item], mark: Mark, seen: int) -> tuple[list[Kept], Mark]:
         """Makes items durable, in order, each at its own sequence; what is here already is passed over.
 
@@ -117,13 +144,21 @@ class OriginSpool(DiskSpool):
 
     def _append(self, group: list[tuple[ReceivedBatch, dict[str, Any]]]) -> list[Kept]:
         """All of the group, which is empty then."""
-        records = self.append(
-            [(item.lines(), item.count, cursors) for item, cursors in group],
-            [item.frame or None for item, _ in group],
-        )
+        batches = [(item.lines(), item.count, cursors) for item, cursors in group]
+        records = self._append_what_fits(batches, [item.frame or None for item, _ in group])
         kept = [Kept(record, item) for record, (item, _) in zip(records, group, strict=True)]
         group.clear()
         return kept
+
+    def _append_what_fits(self, batches: Sequence[NewBatch], bodies: Sequence[bytes | None]) -> list[Record]:
+        """In one write; where that cannot be, in smaller ones: on a disk with little room the first get a place."""
+        try:
+            return self.append(batches, bodies)
+        except StorageError:
+            if (half := len(batches) // 2) == 0:
+                raise
+        records = self._append_what_fits(batches[:half], bodies[:half])
+        return records + self._append_what_fits(batches[half:], bodies[half:])
 
     def _skip(self, item: RejectedSequence | SkippedRange, cursors: dict[str, Any]) -> None:
         """Upstream both are sequences that will never come: only a receiver can reject."""
@@ -139,6 +174,25 @@ class OriginSpool(DiskSpool):
     def skip(self, last: int, entries: int, reason: str, cursors: Any) -> None:
         """As DiskSpool, but by the origin's sequences, which are positions."""
         super().skip(last - self._state.base, entries, reason, cursors)
+
+
+class _Crcs(Mapping[int, int]):
+    """The CRCs that a spool knows, with one that no batch has where upstream's word on the last one is not to be taken:
+    its history is another than ours.
+    """
+
+    def __init__(self, known: Mapping[int, int], is_doubtful: Callable[[int], bool]) -> None:
+        self._known = known
+        self._is_doubtful = is_doubtful
+
+    def __getitem__(self, sequence: int) -> int:
+        return NO_CRC if self._is_doubtful(sequence) else self._known[sequence]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
 
 
 def is_out_of_bounds(item: Item) -> bool:

@@ -27,7 +27,8 @@ from logbale.metrics import RelaySnapshot, Totals
 from logbale.relay.forwarding import Forwarding
 from logbale.relay.origin import SETTING, Origin, Shared, read_origin
 from logbale.relay.queue import RelayQueue
-from logbale.relay.spool import directory_name, is_out_of_bounds, stream_name
+from logbale.relay.reserve import Reserve
+from logbale.relay.spool import Kept, OriginSpool, directory_name, is_out_of_bounds, stream_name
 from logbale.reports import REJECTED
 from logbale.sinks import Item, Mark, Outcome, ReceivedBatch, Rejected, SkippedRange, Stored
 from logbale.sinks.marks import Marks
@@ -81,6 +82,7 @@ class RelaySink:
         self._origins: dict[str, Origin] = {}
         self._turns = asyncio.Semaphore(2 * THREADS)
         self._lock: DirectoryLock | None = None
+        self._reserve = Reserve(directory)
         self._expired = self._settled = monotonic()
 
     def limit(self, *, max_bytes: int, max_memory: int, max_streams: int, marks_days: float) -> None:
@@ -126,6 +128,7 @@ class RelaySink:
     def _take_directory(self) -> None:
         make_directory(self.directory)
         self._lock = DirectoryLock(self.directory, setting=SETTING)
+        self._reserve.take()
 
     def _directories(self) -> list[Path]:
         return sorted(path for path in self.directory.iterdir() if path.is_dir())
@@ -155,6 +158,7 @@ class RelaySink:
             *(self._keep(stream, group) for stream, group in groups.items()), return_exceptions=True
         )
         for error in filter(None, ends):
+            await self._compact()  # it may be the disk that is full
             raise error
         if base:  # last: these cannot be told from others when they come again
             await self._keep("", base)
@@ -169,14 +173,18 @@ class RelaySink:
             if not items:
                 return
         first = items[0].first if isinstance(items[0], SkippedRange) else items[0].sequence
+        kept: list[Kept] = []
         async with self._turns, origin.used(first) as queue:
-            if stream:
-                kept, mark = await queue.call(queue.spool.keep, items, mark, int(self._now()))
-                self._marks.known[stream] = mark
-            else:
-                kept = await queue.call(queue.spool.keep_base, items)
-            queue.kept(kept, monotonic(), self._max_memory - self._fresh_bytes)
-        self.forwarding.notice(origin)
+            try:
+                if stream:
+                    kept, mark = await queue.call(queue.spool.keep, items, mark, int(self._now()))
+                    self._marks.known[stream] = mark
+                else:
+                    kept = await queue.call(queue.spool.keep_base, items)
+            finally:  # where it failed half-way, what was kept goes on, and makes room for the rest
+                queue.kept(kept, monotonic(), self._max_memory - self._fresh_bytes)
+                if queue.has_waiting:
+                    self.forwarding.notice(origin)
         await self._close_one_too_many()
 
     async def _close_one_too_many(self) -> None:
@@ -190,17 +198,29 @@ class RelaySink:
         """Raises StorageError where there is none: the clients wait then, and are told to."""
         if self._has_room(size):
             return
-        for origin in list(self._shared.open.values()):
-            if not origin.has_waiting:
-                async with origin.used() as queue:
-                    with contextlib.suppress(StorageError):
-                        await queue.call(queue.spool.compact)
+        await self._compact()
         waiting = self._waiting_origins()
         if waiting and not self._has_room(size):
             raise StorageError(
                 f"{self.directory}: full, {self._disk_bytes:,} bytes wait for {self.forwarding.address} and "
                 f"SPOOL_MAX_BYTES is {self._shared.max_bytes}; it goes on by itself when upstream takes them"
             )
+
+    async def _compact(self) -> None:
+        """Gives back what is consumed and still takes room."""
+        for origin in list(self._shared.open.values()):
+            if not origin.has_waiting:
+                async with origin.used() as queue:
+                    await queue.call(self._compact_in_any_case, queue.spool)
+
+    def _compact_in_any_case(self, spool: OriginSpool) -> None:
+        try:
+            spool.compact()
+        except StorageError:
+            self._reserve.give()
+            with contextlib.suppress(StorageError):
+                spool.compact()
+            self._reserve.take()
 
     def _has_room(self, size: int) -> bool:
         return self._disk_bytes + size <= self._shared.max_bytes
