@@ -128,10 +128,12 @@ class OpenSession:
         except StorageError as error:  # no room for a dead letter, say: tried again in the next session
             raise SessionEnded("storage", str(error)) from error
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-            self._writer.transport.abort()
+            try:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
+            finally:  # who is cancelled just here leaves no connection behind
+                self._writer.transport.abort()
             with contextlib.suppress(OSError):
                 await self._writer.wait_closed()
 

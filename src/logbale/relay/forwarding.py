@@ -58,13 +58,20 @@ class Link:
         self.idle_since: float | None = None
         self.ending: float | None = None
         self.own_ends = 0
+        self._is_cancelled = False
 
     def end(self, now: float) -> None:
         """It takes nothing more."""
         self.ending = self.ending or now
         if self.queue is not None and self.metrics.connected:
             self.queue.end_link()
-        elif self.task is not None:
+        else:
+            self.cancel()
+
+    def cancel(self) -> None:
+        """Ends it at once. Only the first time: a second one would hit it while it tidies up."""
+        if self.task is not None and not self._is_cancelled:
+            self._is_cancelled = True
             self.task.cancel()
 
 
@@ -155,8 +162,8 @@ class Forwarding:
             if self._is_over(link, now, is_wanted=len(self._line) > free):
                 link.end(now)
                 free += 1
-            elif link.ending is not None and now - link.ending > GRACE and link.task is not None:
-                link.task.cancel()
+            elif link.ending is not None and now - link.ending > GRACE:
+                link.cancel()
         while self._line and len(self._links) < self._connections and (self._prober is None or not self._links):
             origin = next(iter(self._line))
             del self._line[origin]
@@ -268,16 +275,14 @@ class Forwarding:
         """Ends all sessions: what they have sent is waited for as long as is left, here a moment."""
         self._is_ending = True
         self._line.clear()
-        now = monotonic()
-        tasks = []
-        for link in list(self._links.values()):
-            link.end(now)
-            if link.task is not None:
-                tasks.append(link.task)
+        links = self.links
+        for link in links:
+            link.end(monotonic())
+        tasks = [link.task for link in links if link.task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=LAST_ACKS)
-            for task in tasks:
-                task.cancel()
+            for link in links:
+                link.cancel()
             await asyncio.wait(tasks)
         self._compressing.close()
 
