@@ -6,6 +6,7 @@ import logging
 from time import monotonic
 
 import pytest
+from cli_process import logbale_run
 from relay_items import batch, upstream
 from test_relay import Upstream
 
@@ -71,6 +72,15 @@ def test_what_is_not_safe_or_makes_no_sense_is_refused_at_the_start(run, tmp_pat
 
     run(scenario)
     assert not (tmp_path / "relay").exists()
+
+
+def test_config_check_knows_a_relay():
+    """What it would refuse to start with is said there, too; what is sound passes."""
+    sound = logbale_run("config", "check", SINK="logbale://far.example.org:5000")
+    assert sound.returncode == 0, sound.stderr
+    refused = logbale_run("config", "check", SINK="logbale://far.example.org:5000", SPOOL_POLICY="drop_oldest")
+    assert refused.returncode == 78
+    assert "a relay drops nothing" in refused.stderr
 
 
 def end(tmp_path, port, **settings):

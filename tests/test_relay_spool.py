@@ -1,6 +1,9 @@
 """What a relay keeps of one origin: batches under the origin's numbers, and what the origin was told."""
 
 import errno
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
@@ -12,6 +15,7 @@ from spool_batches import balanced, crashed
 
 from logbale.errors import StorageError
 from logbale.relay.spool import NEVER_CAME, REJECTED_HERE, OriginSpool, directory_name, stream_name
+from logbale.relay.strand import Strand
 from logbale.session import batch_crc
 from logbale.sinks import Mark, ReceivedBatch
 from logbale.spool import Skip
@@ -253,3 +257,30 @@ def test_a_streams_directory_tells_the_stream(stream):
     assert stream_name(name) == stream
     assert name not in ("", ".", "..", "lock")
     assert "/" not in name
+
+
+def test_a_strand_does_its_jobs_one_by_one_and_in_order():
+    """On whatever thread of the pool; an error is that job's, and one that was cancelled is left out."""
+    done, running = [], []
+
+    def job(number):
+        running.append(number)
+        assert running == [number]
+        time.sleep(0.001)
+        running.clear()
+        done.append(number)
+        if number == 3:
+            raise ValueError(number)
+        return number
+
+    with ThreadPoolExecutor(4) as pool:
+        strand, gate = Strand(pool), threading.Event()
+        first = strand.submit(gate.wait)
+        futures = [strand.submit(job, number) for number in range(20)]
+        assert futures[5].cancel()
+        gate.set()
+        assert first.result(10)
+        assert futures[19].result(10) == 19
+        assert isinstance(futures[3].exception(10), ValueError)
+        assert done == [number for number in range(20) if number != 5]
+        assert strand.submit(job, 20).result(10) == 20

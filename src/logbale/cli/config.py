@@ -12,6 +12,7 @@ from logbale.cli.output import complain, write
 from logbale.config import SETTINGS
 from logbale.config.exposure import refuse_unsafe_receiver, refuse_unsafe_shipper
 from logbale.config.fields import as_text
+from logbale.relay.upstream import relay_sink, upstream_settings
 
 
 @click.group(short_help="Show or check the settings")
@@ -53,6 +54,9 @@ def check(config: Path | None) -> int:
     """Ends with 0 where all settings are sound, with 78 and a line for each that is not otherwise."""
     loaded = load_settings({}, config)
     refuse_unsafe_receiver(loaded.settings)
-    refuse_unsafe_shipper(loaded.settings)
+    if relay_sink(loaded.settings) is not None:
+        upstream_settings(loaded.settings)
+    else:
+        refuse_unsafe_shipper(loaded.settings)
     complain(f"the settings are sound; {len(loaded.given)} of {len(SETTINGS)} are set, the others have their defaults")
     return 0

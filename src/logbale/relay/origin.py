@@ -45,6 +45,26 @@ class Shared:
         self.parked_bytes = 0
         """On disk, of all without."""
 
+    @property
+    def queues(self) -> list[RelayQueue]:
+        """Of those with an open spool."""
+        return [origin.queue for origin in self.open.values() if origin.queue is not None]
+
+    @property
+    def waiting_origins(self) -> list[Origin]:
+        """Those of which something waits."""
+        return [*(origin for origin in self.open.values() if origin.has_waiting), *self.waiting.values()]
+
+    @property
+    def disk_bytes(self) -> int:
+        """What all spools take, consumed or not."""
+        return self.parked_bytes + sum(queue.disk_bytes for queue in self.queues)
+
+    @property
+    def fresh_bytes(self) -> int:
+        """What of them is also in memory."""
+        return sum(queue.fresh_bytes for queue in self.queues)
+
 
 class Origin:
     """One stream; "" is what came without one."""
@@ -141,6 +161,22 @@ class Origin:
     def has_waiting(self) -> bool:
         """Whether anything is not settled upstream."""
         return self.queue.has_waiting if self.queue is not None else self.waiting_batches > 0
+
+    @property
+    def entries_to_go(self) -> int:
+        """That are not settled upstream."""
+        return self.queue.counts["spooled"] if self.queue is not None else self.waiting_entries
+
+    @property
+    def batches_to_go(self) -> int:
+        """Likewise."""
+        return self.queue.waiting_batches if self.queue is not None else self.waiting_batches
+
+    def oldest_waiting(self, now: float) -> float:
+        """Seconds that the oldest of them waits, as far as that is known."""
+        if self.queue is not None:
+            return self.queue.oldest_waiting(now)
+        return now - self.oldest if self.oldest is not None else 0.0
 
     async def delete(self) -> bool:
         """Deletes what is left of a stream of which nothing waits and that nobody uses; whether it could be."""

@@ -10,29 +10,24 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic
-
-import msgspec
 
 from logbale.archive.statistics import Statistics
 from logbale.config import Settings
 from logbale.descriptors import RELAY_SPOOLS
 from logbale.durable import DirectoryLock, make_directory, storage_error
 from logbale.errors import StorageError
-from logbale.metrics import RelaySnapshot, Totals
+from logbale.metrics import RelaySnapshot
 from logbale.relay.forwarding import Forwarding
 from logbale.relay.origin import SETTING, Origin, Shared, read_origin
-from logbale.relay.queue import RelayQueue
 from logbale.relay.reserve import Reserve
 from logbale.relay.spool import Kept, OriginSpool, directory_name, is_out_of_bounds, stream_name
-from logbale.reports import REJECTED
+from logbale.relay.totals import snapshot_of
 from logbale.sinks import Item, Mark, Outcome, ReceivedBatch, Rejected, SkippedRange, Stored
 from logbale.sinks.marks import Marks
-from logbale.spool.state import ACKNOWLEDGED
 from logbale.terminal import count
 from logbale.tls.material import ShipperTLS
 
@@ -89,7 +84,7 @@ class RelaySink:
         """Other limits from now on."""
         self._shared.max_bytes, self._max_memory = max_bytes, max_memory
         self._max_streams, self._marks_days = max_streams, marks_days
-        for queue in self._queues:
+        for queue in self._shared.queues:
             queue.store.limit(max_bytes)
 
     async def open(self) -> None:
@@ -118,7 +113,7 @@ class RelaySink:
                 known[origin.stream] = mark
         self._marks = Marks(known)
         self._marks.begin(self._now())
-        waiting = self._waiting_origins()
+        waiting = self._shared.waiting_origins
         log.info("forwarding to %s, through %s", self.forwarding.address, self.directory)
         if waiting:
             log.info("%s", self._left(waiting))
@@ -182,7 +177,7 @@ class RelaySink:
                 else:
                     kept = await queue.call(queue.spool.keep_base, items)
             finally:  # where it failed half-way, what was kept goes on, and makes room for the rest
-                queue.kept(kept, monotonic(), self._max_memory - self._fresh_bytes)
+                queue.kept(kept, monotonic(), self._max_memory - self._shared.fresh_bytes)
                 if queue.has_waiting:
                     self.forwarding.notice(origin)
         await self._close_one_too_many()
@@ -199,10 +194,10 @@ class RelaySink:
         if self._has_room(size):
             return
         await self._compact()
-        waiting = self._waiting_origins()
+        waiting = self._shared.waiting_origins
         if waiting and not self._has_room(size):
             raise StorageError(
-                f"{self.directory}: full, {self._disk_bytes:,} bytes wait for {self.forwarding.address} and "
+                f"{self.directory}: full, {self._shared.disk_bytes:,} bytes wait for {self.forwarding.address} and "
                 f"SPOOL_MAX_BYTES is {self._shared.max_bytes}; it goes on by itself when upstream takes them"
             )
 
@@ -223,7 +218,7 @@ class RelaySink:
             self._reserve.take()
 
     def _has_room(self, size: int) -> bool:
-        return self._disk_bytes + size <= self._shared.max_bytes
+        return self._shared.disk_bytes + size <= self._shared.max_bytes
 
     def mark(self, stream: str) -> Mark:
         """How far the stream is durable here, whatever of it is forwarded."""
@@ -261,7 +256,7 @@ class RelaySink:
                 await origin.park()
         if now - self._settled >= SETTLE_INTERVAL:
             self._settled = now
-            for queue in self._queues:
+            for queue in self._shared.queues:
                 await queue.settle_quietly()
         if now - self._expired >= EXPIRY_INTERVAL:
             self._expired = now
@@ -285,14 +280,14 @@ class RelaySink:
 
     async def drain(self) -> None:
         """Returns when nothing waits any more, or upstream is away."""
-        while self._waiting_origins() and not self.forwarding.is_unreachable:
+        while self._shared.waiting_origins and not self.forwarding.is_unreachable:
             self.forwarding.looked.clear()
             await self.forwarding.looked.wait()
 
     async def close(self) -> None:
         """Ends the sessions, says what is left, closes all spools and gives the directory up. No commit follows."""
         await self.forwarding.end()
-        if waiting := self._waiting_origins():
+        if waiting := self._shared.waiting_origins:
             log.warning("%s; the next start forwards them", self._left(waiting))
         await asyncio.gather(*(origin.park() for origin in list(self._shared.open.values())))
         self._pool.shutdown(wait=False)
@@ -303,76 +298,15 @@ class RelaySink:
     # what is known
 
     def _left(self, waiting: list[Origin]) -> str:
-        entries = count(sum(map(_waiting_entries, waiting)), "entry", "entries")
+        entries = count(sum(origin.entries_to_go for origin in waiting), "entry", "entries")
         streams = count(len(waiting), "stream", "streams")
         return f"{entries} of {streams} wait in {self.directory} for {self.forwarding.address}"
 
-    def _waiting_origins(self) -> list[Origin]:
-        is_open = [origin for origin in self._shared.open.values() if origin.has_waiting]
-        return [*is_open, *self._shared.waiting.values()]
-
-    @property
-    def _queues(self) -> list[RelayQueue]:
-        return [origin.queue for origin in self._shared.open.values() if origin.queue is not None]
-
-    @property
-    def _disk_bytes(self) -> int:
-        return self._shared.parked_bytes + sum(queue.disk_bytes for queue in self._queues)
-
-    @property
-    def _fresh_bytes(self) -> int:
-        return sum(queue.fresh_bytes for queue in self._queues)
-
     def snapshot(self) -> RelaySnapshot:
         """Everything counted, at this moment."""
-        forwarding, now = self.forwarding, monotonic()
-        settled = Counter(self._shared.settled)
-        for queue in self._queues:
-            settled.update({name: number for name, number in queue.counts.items() if name not in ("read", "spooled")})
-        sent, errors = msgspec.structs.replace(forwarding.sent), Counter(forwarding.errors)
-        for link in forwarding.links:
-            errors.update(link.metrics.errors)
-            sent = Totals(*(a + b for a, b in zip(_fields(sent), _fields(link.metrics.sent), strict=True)))
-        waiting = self._waiting_origins()
-        since = [one for origin in waiting if (one := _oldest(origin, now)) is not None]
-        return RelaySnapshot(
-            upstream=forwarding.address,
-            sessions=forwarding.sessions,
-            last_error=forwarding.last_error if not forwarding.sessions else "",
-            streams=len(self._marks.known),
-            taken_entries=self._shared.taken_entries + sum(queue.taken_entries for queue in self._queues),
-            waiting_streams=len(waiting),
-            waiting_entries=sum(map(_waiting_entries, waiting)),
-            waiting_batches=sum(map(_waiting_batches, waiting)),
-            oldest_waiting=max(since, default=0.0),
-            spool_bytes=self._disk_bytes,
-            max_spool_bytes=self._shared.max_bytes,
-            forwarded_entries=settled.pop(ACKNOWLEDGED, 0),
-            rejected_entries=settled.pop(REJECTED, 0),
-            dropped={name: number for name, number in settled.items() if number},
-            sent=sent,
-            errors={reason: number for reason, number in errors.items() if number},
-        )
+        return snapshot_of(self._shared, self.forwarding, streams=len(self._marks.known), now=monotonic())
 
 
 def _size(item: Item) -> int:
     """Bytes that it takes at most, as hardly any batch grows when it is compressed."""
     return len(item.frame) or len(item.ndjson) if isinstance(item, ReceivedBatch) else 0
-
-
-def _fields(totals: Totals) -> tuple[int, ...]:
-    return msgspec.structs.astuple(totals)
-
-
-def _waiting_entries(origin: Origin) -> int:
-    return origin.queue.counts["spooled"] if origin.queue is not None else origin.waiting_entries
-
-
-def _waiting_batches(origin: Origin) -> int:
-    return origin.queue.waiting_batches if origin.queue is not None else origin.waiting_batches
-
-
-def _oldest(origin: Origin, now: float) -> float | None:
-    if origin.queue is not None:
-        return origin.queue.oldest_waiting(now)
-    return now - origin.oldest if origin.oldest is not None else None
