@@ -26,7 +26,7 @@ from logbale.messages import (
 )
 from logbale.protocol import Algorithm, Frame
 from logbale.session import ReceiverSession, SequencedBatch
-from logbale.sinks import Item, Outcome, ReceivedBatch, Rejected, RejectedSequence, SkippedRange
+from logbale.sinks import Item, Mark, Outcome, ReceivedBatch, Rejected, RejectedSequence, SkippedRange
 from logbale.tls.names import MARK, owns
 
 if TYPE_CHECKING:
@@ -145,14 +145,16 @@ class ReceivingSession:
             return
         sink = self._receiver.sink
         sink.forget_rejects(stream.name, before=hello.next)
-        mark = sink.mark(stream.name)
+        known = sink.mark(stream.name)
+        # Where nobody knows, the client does: it has the acknowledgement of everything before its next one.
+        mark = Mark(hello.next - 1) if known is None else known
         stream.accepted = stream.durable = mark.sequence
         self.stream = stream
         self._base = hello.next
         self._window_log = self._receiver.session_came(self)
         self._connection.write(
             self._session.welcome(
-                last=mark.sequence,
+                last=mark.sequence if known is not None else None,
                 last_crc=mark.crc,
                 rejects=mark.rejects,
                 max_frame=self._connection.settings.max_frame_bytes,

@@ -129,8 +129,8 @@ class Sink(Protocol):
         """Stores or rejects each, in order, durably on return. Raises StorageError where it can do neither now."""
         ...
 
-    def mark(self, stream: str) -> Mark:
-        """How far the stream is durable here; sequence 0 where it is unknown."""
+    def mark(self, stream: str) -> Mark | None:
+        """How far the stream is durable here; sequence 0 where it is unknown, None where this sink cannot know."""
         ...
 
     def can_admit(self, stream: str) -> bool:
