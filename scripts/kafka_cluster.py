@@ -151,9 +151,12 @@ class Cluster:
         try:
             pid = int((self._home(node) / "pid").read_text())
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
         except (OSError, ValueError):
             return None
-        return pid if str(self._home(node)).encode() in command else None
+        # Without a command line it is a zombie, or so young that it has none yet.
+        is_ours = str(self._home(node)).encode() in command or not command
+        return pid if is_ours and state not in "ZX" else None
 
     def kill(self, node: int, number: int = signal.SIGKILL) -> None:
         """Sends it a signal; after SIGKILL it is gone on return."""
