@@ -80,7 +80,7 @@ class Unavailable(Exception):
     """No cluster can be had here; the text says what is missing."""
 
 
-def classpath() -> str:
+def classpath(timeout: float = 200.0) -> str:
     """The server's jars, fetched where they are not there yet. Raises Unavailable."""
     known = JARS / f"classpath-{KAFKA}"
     with contextlib.suppress(OSError):
@@ -98,12 +98,12 @@ def classpath() -> str:
     said = ""
     for how in (["-o"], []):  # what is there already needs no network
         with contextlib.suppress(subprocess.TimeoutExpired):
-            ended = subprocess.run([*command, *how], capture_output=True, text=True, check=False, timeout=600)
+            ended = subprocess.run([*command, *how], capture_output=True, text=True, check=False, timeout=timeout)
             if ended.returncode == 0:
                 output.rename(known)
                 return known.read_text()
             said = (ended.stdout + ended.stderr).strip()
-    raise Unavailable(f"Maven did not get Kafka {KAFKA}: {said[:300] or 'no answer within 10 minutes'}")
+    raise Unavailable(f"Maven did not get Kafka {KAFKA}: {said[:300] or f'not within {timeout:g} s'}")
 
 
 class Cluster:
@@ -278,7 +278,7 @@ def _free_ports() -> list[list[int]]:
 def main(arguments: list[str]) -> None:
     match arguments:
         case ["fetch"]:
-            print(len(classpath().split(":")), "jars")
+            print(len(classpath(timeout=1800.0).split(":")), "jars for Kafka")
         case ["start", directory]:
             print(Cluster.start(Path(directory)).bootstrap)
         case ["status", directory]:
