@@ -82,14 +82,13 @@ class Unavailable(Exception):
 
 def classpath(timeout: float = 200.0) -> str:
     """The server's jars, fetched where they are not there yet. Raises Unavailable."""
+    _require("java")
     known = JARS / f"classpath-{KAFKA}"
     with contextlib.suppress(OSError):
         jars = known.read_text()
         if jars and all(map(os.path.exists, jars.split(":"))):
             return jars
-    for program in ("java", "mvn"):
-        if shutil.which(program) is None:
-            raise Unavailable(f"no {program}: sudo apt-get install default-jre-headless maven")
+    _require("mvn")
     JARS.mkdir(exist_ok=True)
     (JARS / "pom.xml").write_text(_POM)
     output = JARS / f"classpath-{os.getpid()}"
@@ -104,6 +103,11 @@ def classpath(timeout: float = 200.0) -> str:
                 return known.read_text()
             said = (ended.stdout + ended.stderr).strip()
     raise Unavailable(f"Maven did not get Kafka {KAFKA}: {said[:300] or f'not within {timeout:g} s'}")
+
+
+def _require(program: str) -> None:
+    if shutil.which(program) is None:
+        raise Unavailable(f"no {program}: sudo apt-get install default-jre-headless maven")
 
 
 class Cluster:
