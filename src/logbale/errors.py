@@ -5,6 +5,7 @@ LogbaleError
 ├── EntryError         bytes that are not one log entry, or not an array of them
 ├── ProtocolError      a peer broke the framing; its connection ends
 ├── DecompressionError a payload does not decompress, or only beyond a limit
+├── MessageError       a message in Kafka is not what a receiver of ours writes
 ├── StorageError       the archive cannot be read or written; exit code 74
 │   └── LockedError    another process holds the directory; exit code 78
 └── UnavailableError   no receiver took what had to be delivered; exit code 69
@@ -45,6 +46,14 @@ class ProtocolError(LogbaleError):
 
 class DecompressionError(LogbaleError):
     """A payload does not decompress, or only beyond a limit. `reason` is `corrupt` or `limit`."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+class MessageError(LogbaleError):
+    """A message in Kafka is not what a receiver of ours writes. `reason` is `foreign`, `newer` or `malformed`."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
