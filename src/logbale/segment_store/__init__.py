@@ -5,7 +5,7 @@ directory: a file system. bucket: S3, Google Cloud Storage, Azure. opening: whic
 
 from __future__ import annotations
 
-from typing import BinaryIO, Protocol
+from typing import IO, Protocol
 
 import msgspec
 
@@ -29,6 +29,6 @@ class SegmentStore(Protocol):
         """These bytes of a segment, fewer where it ends before."""
         ...
 
-    def put(self, name: str, body: BinaryIO) -> bool:
+    def put(self, name: str, body: IO[bytes]) -> bool:
         """Stores all of `body` under the name, durably on return; False where the name is taken, and then nothing."""
         ...

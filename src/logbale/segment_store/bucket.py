@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
@@ -66,7 +66,7 @@ class BucketStore:
         except (BaseError, OSError) as error:
             raise self._error(f"read {name}", error) from error
 
-    def put(self, name: str, body: BinaryIO) -> bool:
+    def put(self, name: str, body: IO[bytes]) -> bool:
         """One conditional request (If-None-Match: *), which the store itself refuses where the name is taken."""
         try:
             obstore.put(self._store, name, body.read(), mode="create", use_multipart=False)

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from shutil import copyfileobj
 from tempfile import mkstemp
-from typing import BinaryIO
+from typing import IO
 
 from logbale.durable import make_directory, storage_error, sync_directory
 from logbale.errors import StorageError
@@ -61,7 +61,7 @@ class DirectoryStore:
         except OSError as error:
             raise storage_error(path, "read", error, setting=_SETTING) from error
 
-    def put(self, name: str, body: BinaryIO) -> bool:
+    def put(self, name: str, body: IO[bytes]) -> bool:
         """Writes a file of another name, syncs it, and links it to its own."""
         path = self._directory / name
         try:
@@ -71,7 +71,7 @@ class DirectoryStore:
             raise storage_error(path, "store the segment", error, setting=_SETTING) from error
 
 
-def _link_anew(path: Path, body: BinaryIO) -> bool:
+def _link_anew(path: Path, body: IO[bytes]) -> bool:
     descriptor, temporary = mkstemp(TEMPORARY, f".{path.name}.", path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
