@@ -3,7 +3,9 @@
 import asyncio
 import errno
 import os
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -69,3 +71,18 @@ def fail(monkeypatch):
             monkeypatch.setattr(os, name, failing)
 
     return set_failure
+
+
+@pytest.fixture(scope="session")
+def kafka_cluster(tmp_path_factory):
+    """Three brokers (scripts/kafka_cluster.py). A test that ends one starts it again; each makes topics of its own."""
+    pytest.importorskip("confluent_kafka", reason="logbale[kafka] is not installed")
+    sys.path.append(str(Path(__file__).parent.parent / "scripts"))
+    from kafka_cluster import Cluster, Unavailable
+
+    try:
+        cluster = Cluster.start(tmp_path_factory.mktemp("kafka"))
+    except Unavailable as unavailable:
+        pytest.skip(f"no Kafka cluster: {unavailable}")
+    yield cluster
+    cluster.stop()
