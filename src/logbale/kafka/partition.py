@@ -26,11 +26,11 @@ class Limits(msgspec.Struct, frozen=True):
     marks_days: float = 30
 
 
-def look_up(store: SegmentStore, topic: str, partition: int) -> Place:
-    """Where the chain has come to, by its last segment. Raises StorageError."""
+def look_up(store: SegmentStore, topic: str, partition: int) -> Place | None:
+    """Where the chain has come to, by its last segment; None where it has none. Raises StorageError."""
     footer = last_footer(store, topic, partition)
     if footer is None:
-        return Place()
+        return None
     assert isinstance(footer.chain, Chain), "last_footer() gives no other"
     return Place(footer.chain.next, footer.chain.taken, footer.marks)
 
