@@ -100,6 +100,14 @@ def _receiver(snapshot: ReceiverSnapshot) -> Iterator[Metric]:
     for level, count in snapshot.levels.items():
         levels.add_metric([level or "none"], count)
     yield levels
+    if snapshot.publish_durations is not None:
+        yield _counter("logbale_receiver_published_messages", "Kafka delivered", snapshot.published_messages or 0)
+        yield _counter("logbale_receiver_published_bytes", "Bytes of their values", snapshot.published_bytes or 0)
+        yield _histogram(
+            "logbale_receiver_publish_seconds",
+            "A group of batches given to Kafka to delivered",
+            snapshot.publish_durations,
+        )
 
 
 def _beside(overview: Overview) -> Iterator[Metric]:

@@ -213,6 +213,23 @@ class ShipperMetrics:
         )
 
 
+class Published(msgspec.Struct):
+    """What a receiver whose sink is Kafka has published."""
+
+    messages: int = 0
+    """Delivered: all in-sync replicas have them."""
+    bytes: int = 0
+    """Of their values."""
+    durations: Durations = msgspec.field(default_factory=Durations)
+    """Of each group of batches, from its first message to its last delivery report."""
+
+    def add(self, messages: int, size: int, seconds: float) -> None:
+        """Counts one group more."""
+        self.messages += messages
+        self.bytes += size
+        self.durations.add(seconds)
+
+
 class ReceiverSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """The receiver at one moment. received.entries = stored + duplicate + rejected + waiting entries."""
 
@@ -250,6 +267,11 @@ class ReceiverSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """The same, since the start."""
     levels: dict[str, int] = {}
     """Entries received, by canonical level; "" has none. Counted while somebody may look (`Settings.is_observed`)."""
+    published_messages: int | None = None
+    """Delivered to Kafka; None, and the others too, where that is not the sink."""
+    published_bytes: int | None = None
+    publish_durations: Distribution | None = None
+    """Of each group of batches."""
 
 
 class ReceiverMetrics:
@@ -273,6 +295,8 @@ class ReceiverMetrics:
         self.certificate_expires: float | None = None
         self.ack_durations = Durations()
         self.levels: dict[str, int] = {}
+        self.published: Published | None = None
+        """Where the sink is Kafka."""
         self.pending_entries = 0
         """On their way to the sink, counted one by one: what waiting_entries must come to."""
         self.last_stored: float | None = None
@@ -306,6 +330,7 @@ class ReceiverMetrics:
         """Everything at once."""
         uptime = now - self._started
         acks = self.ack_durations.distribution()
+        published = self.published
         return ReceiverSnapshot(
             uptime=uptime,
             clients=self.clients,
@@ -332,6 +357,9 @@ class ReceiverMetrics:
             latency=self._latency.sample(acks, now),
             ack_durations=acks,
             levels=dict(self.levels),
+            published_messages=published.messages if published is not None else None,
+            published_bytes=published.bytes if published is not None else None,
+            publish_durations=published.durations.distribution() if published is not None else None,
         )
 
 

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from logbale.config.addresses import host_name
 from logbale.config.secret import Secret
-from logbale.kafka.address import EXPECTED, kafka_topic
+from logbale.kafka.address import EXPECTED, SCHEME, kafka_topic
 from logbale.segment_store.opening import EXPECTED as STORES
 from logbale.segment_store.opening import store_address
 
@@ -30,13 +30,21 @@ DURABLE_SINKS = {"archive", "null"}
 
 def sink_names(text: str) -> list[str]:
     """The sinks that a value of SINK names, in its order. Raises ValueError, saying what was expected."""
-    names = [name.strip() for name in text.split(",")]
-    if not set(names) <= set(SINKS):
-        raise ValueError("archive, console or null, several with commas")
+    names: list[str] = []
+    for part in map(str.strip, text.split(",")):
+        if names and names[-1].startswith(SCHEME) and "/" not in names[-1].removeprefix(SCHEME):
+            names[-1] += f",{part}"  # a comma between brokers
+        else:
+            names.append(part)
+    topics = [name for name in names if name.startswith(SCHEME)]
+    for topic in topics:
+        kafka_topic(topic)
+    if not set(names) <= {*SINKS, *topics}:
+        raise ValueError(f"archive, console, null or {EXPECTED}, several with commas")
     if len(names) > len(set(names)):
         raise ValueError("each sink once")
-    if len(DURABLE_SINKS.intersection(names)) > 1:
-        raise ValueError("either archive or null: one sink decides what counts as stored")
+    if len({*DURABLE_SINKS, *topics}.intersection(names)) > 1:
+        raise ValueError("one of archive, null and kafka://…: one sink decides what counts as stored")
     return names
 
 
@@ -86,7 +94,9 @@ _BatchBytes = Annotated[int, Meta(ge=1, le=32 * MiB, extra={"metavar": "BYTES"})
 _FrameBytes = Annotated[int, Meta(ge=1, le=0xFFFFFFFF, extra={"metavar": "BYTES"})]
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Host = Annotated[str, Meta(extra={"check": host_name, "allowed": "a host name or an IP address", "metavar": "HOST"})]
-Sinks = Annotated[str, Meta(extra={"check": _sinks, "allowed": "archive, console, null", "metavar": "NAMES"})]
+Sinks = Annotated[
+    str, Meta(extra={"check": _sinks, "allowed": f"archive, console, null, {EXPECTED}", "metavar": "NAMES"})
+]
 Directory = Annotated[str, Meta(extra={"check": _directory, "allowed": "a path", "metavar": "DIR"})]
 File = Annotated[str, Meta(extra={"allowed": "a path, or empty", "metavar": "FILE"})]
 SecretText = Annotated[str, Meta(extra={"check": Secret, "secret": True})]  # nosec B105  # says of what kind it is
@@ -329,14 +339,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 30
 
     sink: Annotated[
-        Sinks, _RECEIVER, Meta(description="Where entries go: archive, console, null; several with commas")
+        Sinks, _RECEIVER, Meta(description="Where entries go; several with commas, one of them the one that stores")
     ] = "archive"
+    kafka_format: Annotated[
+        Literal["batch", "ndjson"],
+        _RECEIVER,
+        Meta(
+            description="What a message in Kafka is: a batch, fit to be archived once, or an entry, for others",
+            extra=_flags("--format"),
+        ),
+    ] = "batch"
     kafka_config_file: Annotated[
         File,
         _RECEIVER,
         Meta(
             description="File with librdkafka's settings, name=value lines: TLS and passwords for the brokers",
-            extra={"flags": ("--kafka-config",), "commands": ("receive", "archive")},
+            extra=_flags("--kafka-config") | _BOTH_ARCHIVES,
         ),
     ] = ""
     archive_dir: Annotated[
