@@ -70,6 +70,7 @@ class Traffic:
 def archiver(directory, cluster, topic, *more):
     config = directory / "kafka.conf"
     config.write_text(FAST)
+    config.chmod(0o600)
     return Process(
         directory,
         *LOGBALE,

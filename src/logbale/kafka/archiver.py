@@ -15,18 +15,17 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from typing import Any
 
-from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import KafkaError, Message
 
 from logbale.archive.format import BlockEncoder
-from logbale.errors import MessageError, StorageError, UnavailableError
+from logbale.errors import MessageError, StorageError
 from logbale.kafka.address import KafkaTopic
 from logbale.kafka.chain import Place
-from logbale.kafka.library import LibraryLog
+from logbale.kafka.looking import Looking
 from logbale.kafka.metrics import ArchiverMetrics, ArchiverSnapshot
-from logbale.kafka.ownership import LookUp, Ownership
-from logbale.kafka.partition import Limits, PartitionArchive, look_up, put
-from logbale.kafka.saying import Saying
-from logbale.kafka.topic import refused_settings
+from logbale.kafka.ownership import Ownership
+from logbale.kafka.partition import Limits, PartitionArchive, put
+from logbale.kafka.reader import TopicReader
 from logbale.segment_store import SegmentStore
 
 log = logging.getLogger("logbale.archiver")
@@ -34,8 +33,6 @@ log = logging.getLogger("logbale.archiver")
 POLL_SECONDS = 0.1
 TICK_SECONDS = 0.1
 """How often what is due is looked for."""
-WATERMARK_TIMEOUT = 10.0
-"""Seconds in which a broker has to say where a partition begins and ends."""
 REVOKE_PATIENCE = 20.0
 """Seconds that a hand-over waits for the store: well below max.poll.interval.ms, which nobody can wait beyond."""
 REFUSED_RETRY = 60.0
@@ -74,38 +71,17 @@ class Archiver:
         self._encoder = BlockEncoder(LEVEL)
         self._owned: dict[int, Ownership] = {}
         self._stopping = threading.Event()
-        self._saying = Saying(log)
         self._pool = ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="logbale-store")
-        self._kafka_error = ""
-        own = {
-            "bootstrap.servers": topic.brokers,
-            "group.id": group,
-            "enable.auto.commit": False,
-            "enable.auto.offset.store": False,
-            "auto.offset.reset": "error",
-            # Partitions change hands one by one: eager assignment would cut every segment at each change.
-            "partition.assignment.strategy": "cooperative-sticky",
-            "check.crcs": True,
-            "allow.auto.create.topics": False,
-            "error_cb": self._errored,
-        }
-        try:
-            self._consumer = Consumer(
-                {"client.id": "logbale", "queued.max.messages.kbytes": 32 * 1024} | dict(settings) | own,
-                logger=LibraryLog(),
-            )
-        except KafkaException as error:
-            raise refused_settings(error) from None
+        self._looking = Looking(topic, store, settings)
+        self._reader = TopicReader(topic, settings, group=group)
 
     def run(self) -> None:
         """Archives until stop(). Raises UnavailableError where Kafka will never let this member go on."""
         try:
-            self._consumer.subscribe(
-                [self._topic.name], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
-            )
+            self._reader.join(assigned=self._assigned, revoked=self._revoked, lost=self._lost)
             next_tick = 0.0
             while not self._stopping.is_set():
-                message = self._consumer.poll(POLL_SECONDS)
+                message = self._reader.poll(POLL_SECONDS)
                 if message is not None:
                     self._receive(message)
                 if (now := time.monotonic()) >= next_tick:
@@ -116,7 +92,7 @@ class Archiver:
             for owned in self._owned.values():
                 owned.close()
             self._owned.clear()
-            self._consumer.close()
+            self._reader.close()
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     def stop(self) -> None:
@@ -134,53 +110,43 @@ class Archiver:
 
     # the group's word
 
-    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        for each in partitions:
-            self._owned[each.partition] = Ownership()
-            each.offset = OFFSET_END  # nothing is read before the store has said from where
-        consumer.incremental_assign(partitions)
-        consumer.pause(partitions)
-        if partitions:
-            log.info("partitions %s are ours", _numbers(partitions))
+    def _assigned(self, partitions: list[int]) -> None:
+        self._owned |= {number: Ownership() for number in partitions}
 
-    def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        if partitions:
-            log.info("partitions %s go to another archiver", _numbers(partitions))
-        self._let_go([each.partition for each in partitions], REVOKE_PATIENCE)
+    def _revoked(self, partitions: list[int]) -> None:
+        self._let_go(partitions, REVOKE_PATIENCE)
 
-    def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        log.warning("partitions %s were given to others: this archiver was not heard of for long", _numbers(partitions))
-        for each in partitions:
-            if (owned := self._owned.pop(each.partition, None)) is not None:
+    def _lost(self, partitions: list[int]) -> None:
+        for number in partitions:
+            if (owned := self._owned.pop(number, None)) is not None:
                 owned.close()
 
     def _let_go(self, partitions: Iterable[int], patience: float) -> None:
         """Puts what there is of these, and forgets what could not be put in time: who owns them next reads it again."""
         deadline = time.monotonic() + patience
         leaving = {number: owned for number in partitions if (owned := self._owned.pop(number, None)) is not None}
-        for owned in leaving.values():
-            self._cut(owned)
+        for number, owned in leaving.items():
+            self._cut(number, owned)
             self._begin_put(owned)
         wait([owned.putting for owned in leaving.values() if owned.putting is not None], patience)
-        committed, left = [], 0
+        committed: dict[int, int] = {}
+        left = 0
         for number, owned in leaving.items():
             if owned.putting is not None and owned.putting.done():
                 next_offset = self._collect_put(number, owned)
-                if next_offset is not None and self._cut(owned):
+                if next_offset is not None and self._cut(number, owned):
                     self._begin_put(owned)
                     with suppress(StorageError, TimeoutError):
                         assert owned.putting is not None, "it was just begun"
                         owned.putting.result(max(0.0, deadline - time.monotonic()))
                         next_offset = self._collect_put(number, owned) or next_offset
                 if next_offset is not None:
-                    committed.append(TopicPartition(self._topic.name, number, next_offset))
+                    committed[number] = next_offset
             left += owned.finished is not None
             owned.close()
         if left:
             log.warning("%d segments were not put in time; nothing is lost: who owns them next reads them again", left)
-        if committed:
-            with suppress(KafkaException):
-                self._consumer.commit(offsets=committed, asynchronous=False)
+        self._reader.commit(committed, wait=True)
 
     # what comes
 
@@ -190,9 +156,11 @@ class Archiver:
         if error is not None:
             self._receive_error(number, error)
             return
-        owned = self._owned.get(number) if number is not None else None
         offset = message.offset()
-        if owned is None or owned.archive is None or not owned.is_reading or number is None or offset is None:
+        assert number is not None, "every message has a partition"
+        assert offset is not None, "and a place in it"
+        owned = self._owned.get(number)
+        if owned is None or owned.archive is None or not owned.is_reading:
             return
         if offset != owned.archive.position and not self._is_next(number, owned, owned.archive, offset):
             return
@@ -202,7 +170,7 @@ class Archiver:
             owned.archive.add(offset, headers, value, now=self._now())
         except MessageError as refusal:
             self._refuse(number, owned, f"offset {offset}: {refusal}; use a logbale that knows it")
-            self._cut(owned)
+            self._cut(number, owned)
         except StorageError as failure:
             self._lose(number, owned, "temporary_file", str(failure))
 
@@ -220,21 +188,14 @@ class Archiver:
 
     def _receive_error(self, number: int | None, error: KafkaError) -> None:
         owned = self._owned.get(number) if number is not None else None
-        if error.code() in _RESET and owned is not None:
+        if error.code() in _RESET and owned is not None and number is not None:
             owned.is_reading = False
-            if self._cut(owned) or owned.finished is not None:
+            if self._cut(number, owned) or owned.finished is not None:
                 owned.ends_with_put = True  # it is in nobody else's hands any more
             else:
                 owned.close()
             return
-        self._errored(error)
-
-    def _errored(self, error: KafkaError) -> None:
-        self.metrics.errors["kafka"] += 1
-        self._kafka_error = error.str()
-        if error.fatal():
-            raise UnavailableError(f"Kafka: {error.str()}")
-        self._saying.warning(f"Kafka: {error.str()}")
+        self._reader.errored(error)
 
     # what is to be done
 
@@ -245,18 +206,18 @@ class Archiver:
             if owned.putting is not None and owned.putting.done():
                 next_offset = self._collect_put(number, owned)
                 if next_offset is not None:
-                    self._commit(number, next_offset)
+                    self._reader.commit({number: next_offset})
             if now < owned.retry_at:
                 continue
             if owned.finished is not None:
                 self._begin_put(owned)
-                if owned.archive is not None and owned.archive.is_due(self.limits, self._now()):
+                if owned.is_reading and owned.archive is not None and owned.archive.is_due(self.limits, self._now()):
                     self._pause(number, owned)  # two segments wait for the store: that is enough
             elif owned.archive is None:
                 if owned.looking is None:
-                    owned.looking = self._pool.submit(self._look, number)
+                    owned.looking = self._pool.submit(self._looking.look, number)
             elif owned.archive.is_due(self.limits, self._now()):
-                self._cut(owned)
+                self._cut(number, owned)
                 self._begin_put(owned)
             if owned.archive is not None and owned.finished is None and not owned.is_reading and not owned.problem:
                 self._seek(number, owned)
@@ -267,36 +228,11 @@ class Archiver:
         problems = [f"partition {number}: {owned.problem}" for number, owned in self._owned.items() if owned.problem]
         metrics.problem = problems[0] if problems else ""
         metrics.partitions = len(self._owned)
-        metrics.waiting_entries = sum(
-            (owned.archive.waiting_entries if owned.archive else 0)
-            + (owned.finished.footer.count if owned.finished else 0)
-            for owned in self._owned.values()
-        )
-        lag = {}
-        for number, owned in self._owned.items():
-            if owned.archive is not None and owned.is_reading:
-                start = owned.finished.chain.start if owned.finished else owned.archive.start
-                high = self._high(number)
-                if high >= 0:
-                    lag[number] = max(0, high - start)
-        metrics.lag = lag
-
-    def _high(self, number: int) -> int:
-        try:
-            return self._consumer.get_watermark_offsets(TopicPartition(self._topic.name, number), cached=True)[1]
-        except KafkaException:
-            return -1
-
-    def _look(self, number: int) -> LookUp:
-        """On a thread of the pool."""
-        place = look_up(self._store, self._topic.name, number)
-        try:
-            low, high = self._consumer.get_watermark_offsets(
-                TopicPartition(self._topic.name, number), timeout=WATERMARK_TIMEOUT
-            )
-        except KafkaException as error:
-            raise StorageError(f"Kafka does not say where it begins and ends: {error.args[0].str()}") from error
-        return LookUp(place, low, high)
+        metrics.errors["kafka"] = self._reader.errors
+        metrics.waiting_entries = sum(owned.waiting_entries for owned in self._owned.values())
+        stored = {number: start for number, owned in self._owned.items() if (start := owned.stored_to) is not None}
+        highs = {number: self._reader.high(number) for number in stored}
+        metrics.lag = {number: max(0, high - stored[number]) for number, high in highs.items() if high is not None}
 
     def _collect_look(self, number: int, owned: Ownership, now: float) -> None:
         looking, owned.looking = owned.looking, None
@@ -306,7 +242,7 @@ class Archiver:
         except StorageError as error:
             self._fail(number, owned, "store", str(error), now)
             return
-        start = found.place.next if found.place is not None else 0
+        start = found.start
         if start > found.high:
             self._refuse(
                 number,
@@ -336,20 +272,13 @@ class Archiver:
 
     def _seek(self, number: int, owned: Ownership) -> None:
         assert owned.archive is not None, "it was looked up"
-        place = TopicPartition(self._topic.name, number, owned.archive.position)
-        try:
-            self._consumer.seek(place)
-            self._consumer.resume([place])
-            owned.is_reading = True
-        except KafkaException:
-            owned.is_reading = False  # the consumer is not that far yet: the next tick tries again
+        owned.is_reading = self._reader.read_from(number, owned.archive.position)
 
     def _pause(self, number: int, owned: Ownership) -> None:
         owned.is_reading = False
-        with suppress(KafkaException):
-            self._consumer.pause([TopicPartition(self._topic.name, number)])
+        self._reader.pause(number)
 
-    def _cut(self, owned: Ownership) -> bool:
+    def _cut(self, number: int, owned: Ownership) -> bool:
         """Ends the segment, where it can be and none is on its way; whether it did."""
         archive = owned.archive
         if archive is None or owned.finished is not None or not archive.can_cut(self._now()):
@@ -357,7 +286,7 @@ class Archiver:
         try:
             owned.finished = archive.cut(self.limits)
         except StorageError as error:
-            self._lose(-1, owned, "temporary_file", str(error))
+            self._lose(number, owned, "temporary_file", str(error))
             return False
         return True
 
@@ -397,11 +326,6 @@ class Archiver:
             owned.close()
         return finished.chain.next
 
-    def _commit(self, number: int, offset: int) -> None:
-        """For those who watch the lag; where it fails, the next one tells more."""
-        with suppress(KafkaException):
-            self._consumer.commit(offsets=[TopicPartition(self._topic.name, number, offset)], asynchronous=True)
-
     def _fail(self, number: int, owned: Ownership, reason: str, problem: str, now: float) -> None:
         self.metrics.errors[reason] += 1
         owned.failed(problem, now)
@@ -419,7 +343,3 @@ class Archiver:
         self._pause(number, owned)
         owned.problem = f"{REFUSED}{problem}"
         log.error("partition %d is not archived: %s", number, problem)
-
-
-def _numbers(partitions: Iterable[TopicPartition]) -> str:
-    return ", ".join(map(str, sorted(each.partition for each in partitions)))

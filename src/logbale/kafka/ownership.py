@@ -6,27 +6,14 @@ import random
 from collections.abc import Iterator
 from concurrent.futures import Future
 
-import msgspec
-
 from logbale.backoff import delays
-from logbale.kafka.chain import Place
+from logbale.kafka.looking import LookUp
 from logbale.kafka.partition import PartitionArchive
 from logbale.kafka.segment import Finished
 
 FIRST_DELAY = 0.5
 LONGEST_DELAY = 60.0
 """Seconds between two attempts at a store that fails."""
-
-
-class LookUp(msgspec.Struct, frozen=True):
-    """What the store and Kafka say of a partition."""
-
-    place: Place | None
-    """None where the store has no segment of it."""
-    low: int
-    """Kafka's earliest offset."""
-    high: int
-    """The offset that its next message will have."""
 
 
 class Ownership:
@@ -50,6 +37,13 @@ class Ownership:
         self.ends_with_put = False
         """Whether it is looked up anew after the segment that is to be put."""
         self._delays = self._new_delays()
+
+    @property
+    def stored_to(self) -> int | None:
+        """The offset that the chain in the store has come to, where that is known."""
+        if self.finished is not None:
+            return self.finished.chain.start
+        return self.archive.start if self.archive is not None else None
 
     @property
     def waiting_entries(self) -> int:
