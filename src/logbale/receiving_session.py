@@ -51,8 +51,6 @@ class ReceivingSession:
         """The largest window that a new context may have."""
         self._asked_for: int | None = None
         """Another one, which the client was asked for and has not confirmed."""
-        self._base = 0
-        """The lowest sequence that the client may send, as its hello says."""
         self._context: ContextDecompressor | None = None
         self._context_bytes = 0
 
@@ -150,7 +148,6 @@ class ReceivingSession:
         mark = Mark(hello.next - 1) if known is None else known
         stream.accepted = stream.durable = mark.sequence
         self.stream = stream
-        self._base = hello.next
         self._window_log = self._receiver.session_came(self)
         self._connection.write(
             self._session.welcome(
@@ -189,7 +186,9 @@ class ReceivingSession:
             skip.reason,
         )
         self._receiver.metrics.skipped_entries += skip.entries
-        self._submit(SkippedRange(stream.name, first, skip.last, skip.entries, skip.reason, self._base), wire_bytes=0)
+        self._submit(
+            SkippedRange(stream.name, first, skip.last, skip.entries, skip.reason, self._base_of(stream)), wire_bytes=0
+        )
 
     def _take_batch(self, batch: SequencedBatch) -> None:
         context = self._context_of(batch)
@@ -267,7 +266,7 @@ class ReceivingSession:
                 batch.crc,
                 decoded.frame,
                 decoded.raw_bytes if decoded.frame else 0,
-                self._base,
+                self._base_of(stream),
             )
             self._submit(item, batch.wire_bytes)
 
@@ -289,12 +288,19 @@ class ReceivingSession:
             "%s: batch %d of stream %s is rejected: %s", self._connection.peer, batch.sequence, stream.name, reason
         )
         self._receiver.metrics.errors["rejected"] += 1
-        self._submit(RejectedSequence(stream.name, batch.sequence, reason, batch.crc, self._base), batch.wire_bytes)
+        self._submit(
+            RejectedSequence(stream.name, batch.sequence, reason, batch.crc, self._base_of(stream)), batch.wire_bytes
+        )
 
     def _acknowledge_duplicate(self) -> None:
         """What is durable already is acknowledged at once; what is on its way will be when it is."""
         if not self._connection.unsettled:
             self.acknowledge()
+
+    @staticmethod
+    def _base_of(stream: Stream) -> int:
+        """What is below it was stored before what is taken now: the welcome's word, and what has been settled since."""
+        return stream.durable + 1
 
     def _submit(self, item: Item, wire_bytes: int) -> None:
         assert self.stream is not None, "the session takes nothing to submit before the welcome"

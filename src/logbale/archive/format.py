@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from logbale.errors import StorageError
 from logbale.sinks import Mark
@@ -108,6 +108,21 @@ class BlockHeader(msgspec.Struct, frozen=True, kw_only=True):
     skips: list[Skip] = []
 
 
+class Chain(msgspec.Struct, frozen=True, kw_only=True):
+    """The place of a segment that an archiver made of a partition of a topic: it begins where the one before ended."""
+
+    topic: str
+    partition: Natural
+    start: Natural
+    """`next` of the segment before it, and its name; 0 of the first."""
+    next: Natural
+    """The offset to read on from: every message before it is archived here or earlier, or never will be."""
+    taken: Natural
+    """Messages of base clients below this offset are archived; `next` may be lower."""
+    id: str
+    """By chance, so that whoever put it knows it again."""
+
+
 class Footer(msgspec.Struct, frozen=True, kw_only=True):
     """The end of a sealed segment."""
 
@@ -121,6 +136,8 @@ class Footer(msgspec.Struct, frozen=True, kw_only=True):
     last: str
     marks: dict[str, Mark] = {}
     """Every stream's mark at the end of this segment, also of the streams that are not in it."""
+    chain: Chain | UnsetType = UNSET
+    """In the segments of a topic; readers before it pass over it."""
 
 
 class Block(msgspec.Struct, frozen=True):

@@ -29,8 +29,13 @@ def log_damage(damage: Damage) -> None:
 
 
 def segments(path: Path) -> list[SegmentPath]:
-    """The segments of an archive in serial order, or the one in a single file. Raises StorageError."""
-    return [layout.segment_at(path)] if path.is_file() else layout.segments(path)
+    """The segments of an archive in order, or the one in a single file. Raises StorageError.
+
+    A directory that a receiver writes has no chains of archivers.
+    """
+    if path.is_file():
+        return [layout.segment_at(path)]
+    return layout.segments(path) or layout.chains(path)
 
 
 def blocks(
@@ -89,9 +94,11 @@ class ArchiveFollower:
         self._wanted = _Span(since, until, time_field)
         self._on_damage = on_damage
         self._reader: SegmentReader | None = None
-        self._serial = -1
+        self._shown: dict[str, int] = {}
+        """The serial that each chain has come to."""
         if from_end and (present := segments(path)):
-            self._serial, self._reader = present[-1].serial, open_segment(present[-1])
+            self._shown = {segment.chain: segment.serial for segment in present}
+            self._reader = open_segment(present[-1])
             while self._reader is not None and self._reader.read() is not None:
                 pass
 
@@ -119,7 +126,7 @@ class ArchiveFollower:
         while True:
             if block := self._read():
                 return block
-            later = [segment for segment in segments(self._path) if segment.serial > self._serial]
+            later = [segment for segment in segments(self._path) if segment.serial > self._shown.get(segment.chain, -1)]
             if not later:
                 return None
             # With a later segment there, nothing more is appended to this one; just before it, something may have been.
@@ -128,7 +135,7 @@ class ArchiveFollower:
             if self._reader is not None:
                 _report_end(self._reader, self._on_damage)
                 self.close()
-            self._serial, self._reader = later[0].serial, open_segment(later[0])
+            self._shown[later[0].chain], self._reader = later[0].serial, open_segment(later[0])
 
     def _read(self) -> Block | None:
         return next(_sound_blocks(self._reader, self._on_damage), None) if self._reader is not None else None

@@ -14,6 +14,8 @@ from msgspec import Meta
 from logbale.config.addresses import host_name
 from logbale.config.secret import Secret
 from logbale.kafka.address import EXPECTED, SCHEME, kafka_topic
+from logbale.segment_store.opening import EXPECTED as STORES
+from logbale.segment_store.opening import store_address
 
 KiB = 1024
 MiB = 1024 * KiB
@@ -68,6 +70,22 @@ def _networks(text: str) -> str:
     return text
 
 
+def _topic(text: str) -> str:
+    if text:
+        kafka_topic(text)
+    return text
+
+
+def _store(text: str) -> str:
+    return store_address(text) if text else text
+
+
+def _group(text: str) -> str:
+    if not text or len(text) > 249 or not text.isprintable():
+        raise ValueError("a name of 1 to 249 characters")
+    return text
+
+
 Port = Annotated[int, Meta(ge=0, le=65535, extra={"metavar": "PORT"})]
 Level = Annotated[int, Meta(ge=1, le=9)]
 Seconds = Annotated[float, Meta(gt=0, extra={"metavar": "SECONDS"})]
@@ -103,11 +121,14 @@ class Derived(msgspec.Struct, frozen=True):
 
 # The groups, in the order of the documents, and the commands whose flags theirs are.
 _BOTH = Meta(extra={"group": "Both ends", "commands": ("receive", "ship")})
+_EVERY_END = {"commands": ("receive", "archive", "ship")}
 _TLS = Meta(extra={"group": "TLS", "commands": ("receive", "ship")})
 _BATCHES = Meta(extra={"group": "The shipper: batches", "commands": ("ship",)})
 _COMPRESSION = Meta(extra={"group": "The shipper: compression", "commands": ("ship",)})
 _GENERATOR = Meta(extra={"group": "The shipper: the generator", "commands": ("ship",)})
 _RECEIVER = Meta(extra={"group": "The receiver", "commands": ("receive",)})
+_BOTH_ARCHIVES = {"commands": ("receive", "archive")}
+_ARCHIVER = Meta(extra={"group": "The archiver", "commands": ("archive",)})
 _DASHBOARD = Meta(extra={"group": "The dashboard", "commands": ("receive",)})
 _ACCESS = Meta(extra={"group": "Who may ship", "commands": ("receive",)})
 
@@ -139,20 +160,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="TCP port of the receiver; 0 lets the system choose", extra={"address": True}),
     ] = 5000
     metrics_port: Annotated[
-        Port, _BOTH, Meta(description="Port for /metrics, /healthz and /readyz, at either end; 0 is off")
+        Port,
+        _BOTH,
+        Meta(description="Port for /metrics, /healthz and /readyz, at either end; 0 is off", extra=_EVERY_END),
     ] = 0
     # Not LOG_LEVEL: many programs read that, with words that are not ours.
     message_level: Annotated[
         Literal["debug", "info", "warning", "error"],
         _BOTH,
         _LIVE,
-        Meta(description="Messages from here on; -v is debug, -q warning", extra=_flags("--log-level")),
+        Meta(description="Messages from here on; -v is debug, -q warning", extra=_EVERY_END | _flags("--log-level")),
     ] = "info"
     drain_timeout: Annotated[
         Annotated[float, Meta(ge=0, extra={"metavar": "SECONDS"})],
         _BOTH,
         _LIVE,
-        Meta(description="Seconds that a stop may take to deliver what was read"),
+        Meta(description="Seconds that a stop may take to deliver what was read", extra=_EVERY_END),
     ] = 10.0
 
     tls_cert_file: Annotated[
@@ -331,17 +354,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _RECEIVER,
         Meta(
             description="File with librdkafka's settings, name=value lines: TLS and passwords for the brokers",
-            extra=_flags("--kafka-config"),
+            extra=_flags("--kafka-config") | _BOTH_ARCHIVES,
         ),
     ] = ""
     archive_dir: Annotated[
         Directory, _RECEIVER, Meta(description="Directory of the archive", extra=_flags("--archive"))
     ] = "archive"
     archive_segment_bytes: Annotated[
-        Bytes, _RECEIVER, _LIVE, Meta(description="File size at which a segment is sealed")
+        Bytes, _RECEIVER, _LIVE, Meta(description="File size at which a segment is sealed", extra=_BOTH_ARCHIVES)
     ] = 64 * MiB
     archive_segment_seconds: Annotated[
-        Seconds, _RECEIVER, _LIVE, Meta(description="Age at which a segment is sealed")
+        Seconds, _RECEIVER, _LIVE, Meta(description="Age at which a segment is sealed", extra=_BOTH_ARCHIVES)
     ] = 3600
     archive_retention_seconds: Annotated[
         Annotated[float, Meta(ge=0, extra={"metavar": "SECONDS"})],
@@ -359,7 +382,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Annotated[float, Meta(gt=0, extra={"metavar": "DAYS"})],
         _RECEIVER,
         _LIVE,
-        Meta(description="Days of silence after which a stream is forgotten; what its shipper repeats then is doubled"),
+        Meta(
+            description="Days of silence after which a stream is forgotten; what its shipper repeats then is doubled",
+            extra=_BOTH_ARCHIVES,
+        ),
     ] = 30
     max_streams: Annotated[
         Annotated[int, Meta(ge=1, le=1_000_000)],
@@ -422,11 +448,34 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="Bytes a second: a frame has its length divided by this in addition"),
     ] = 2 * KiB
 
+    archive_topic: Annotated[
+        str,
+        _ARCHIVER,
+        Meta(
+            description="The topic that is archived; `logbale archive` takes it as its argument too",
+            extra={"check": _topic, "allowed": EXPECTED, "metavar": "URL"},
+        ),
+    ] = ""
+    archive_to: Annotated[
+        str,
+        _ARCHIVER,
+        Meta(
+            description="Where its segments go",
+            extra={"check": _store, "allowed": STORES, "metavar": "URL", "flags": ("--to",)},
+        ),
+    ] = ""
+    archive_group: Annotated[
+        str,
+        _ARCHIVER,
+        Meta(
+            description="Consumer group whose members share the partitions",
+            extra={"check": _group, "allowed": "a name", "metavar": "NAME", "flags": ("--group",)},
+        ),
+    ] = "logbale-archive"
+
     dashboard_enabled: Annotated[bool, _DASHBOARD, Meta(description="Serve the page with live numbers")] = False
     dashboard_host: Annotated[
-        Host,
-        _DASHBOARD,
-        Meta(description="Address of the dashboard and of METRICS_PORT", extra={"commands": ("receive", "ship")}),
+        Host, _DASHBOARD, Meta(description="Address of the dashboard and of METRICS_PORT", extra=_EVERY_END)
     ] = "127.0.0.1"
     dashboard_tls: Annotated[
         Literal["auto", "on", "off"],
