@@ -51,6 +51,10 @@ class ReceivingSession:
         """The largest window that a new context may have."""
         self._asked_for: int | None = None
         """Another one, which the client was asked for and has not confirmed."""
+        self._base = 0
+        """The lowest sequence that the client may send, as its hello says."""
+        self._sent = 0
+        """The highest sequence that it may have sent to another receiver, as its hello says."""
         self._context: ContextDecompressor | None = None
         self._context_bytes = 0
 
@@ -146,6 +150,7 @@ class ReceivingSession:
         mark = sink.mark(stream.name)
         stream.accepted = stream.durable = mark.sequence
         self.stream = stream
+        self._base, self._sent = hello.next, hello.sent
         self._window_log = self._receiver.session_came(self)
         self._connection.write(
             self._session.welcome(
@@ -184,7 +189,7 @@ class ReceivingSession:
             skip.reason,
         )
         self._receiver.metrics.skipped_entries += skip.entries
-        self._submit(SkippedRange(stream.name, first, skip.last, skip.entries, skip.reason), wire_bytes=0)
+        self._submit(SkippedRange(stream.name, first, skip.last, skip.entries, skip.reason, self._base), wire_bytes=0)
 
     def _take_batch(self, batch: SequencedBatch) -> None:
         context = self._context_of(batch)
@@ -262,6 +267,8 @@ class ReceivingSession:
                 batch.crc,
                 decoded.frame,
                 decoded.raw_bytes if decoded.frame else 0,
+                self._base,
+                batch.sequence <= self._sent,
             )
             self._submit(item, batch.wire_bytes)
 
@@ -283,7 +290,7 @@ class ReceivingSession:
             "%s: batch %d of stream %s is rejected: %s", self._connection.peer, batch.sequence, stream.name, reason
         )
         self._receiver.metrics.errors["rejected"] += 1
-        self._submit(RejectedSequence(stream.name, batch.sequence, reason, batch.crc), batch.wire_bytes)
+        self._submit(RejectedSequence(stream.name, batch.sequence, reason, batch.crc, self._base), batch.wire_bytes)
 
     def _acknowledge_duplicate(self) -> None:
         """What is durable already is acknowledged at once; what is on its way will be when it is."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from logbale.archive import format, layout, recovery
-from logbale.archive.format import BlockEncoder, MiB, Range, Reject, Skip
+from logbale.archive.format import BlockEncoder, Range, Reject, Skip
+from logbale.archive.grouping import blocks_of
 from logbale.archive.retention import Retention
 from logbale.archive.sealer import Closed, Sealer
 from logbale.archive.segment import OpenSegment
@@ -22,13 +23,6 @@ from logbale.durable import DirectoryLock, make_directory, storage_error
 from logbale.errors import StorageError
 from logbale.sinks import Item, Outcome, ReceivedBatch, RejectedSequence, SkippedRange, Stored
 from logbale.sinks.marks import Marks, short_reason
-
-BLOCK_BYTES = 4 * MiB
-"""Raw bytes a block; only a single larger batch makes a larger one."""
-BLOCK_BATCHES = 4096
-"""Batches a block: so many streams of 128 characters fit its header's limit."""
-NOTE_WEIGHT = 3
-"""Batches that a reject or a skip counts as, for its reason."""
 
 logger = logging.getLogger(__name__)
 
@@ -122,8 +116,8 @@ class ArchiveWriter:
         segment = self._segment()
         blocks = 0
         try:
-            for group in _blocks(items):
-                segment.append(self._encode(group))
+            for group, arrivals in blocks_of(items, self.marks):
+                segment.append(self._encode(group, arrivals))
                 blocks += 1
         except BaseException as error:
             self._take_back(segment, reusable=True)
@@ -208,7 +202,7 @@ class ArchiveWriter:
                 f"{self._lock.path}: deleted while in use, so another process could write here too; restart this one"
             )
 
-    def _encode(self, items: list[Item]) -> bytes:
+    def _encode(self, items: list[Item], arrivals: dict[str, int]) -> bytes:
         batches = [item for item in items if isinstance(item, ReceivedBatch)]
         first, last = format.span((batch.first, batch.last) for batch in batches)
         if len(batches) == 1 and batches[0].frame:
@@ -235,6 +229,8 @@ class ArchiveWriter:
                 for item in items
                 if isinstance(item, SkippedRange)
             ],
+            elsewhere=any(batch.elsewhere for batch in batches),
+            arrivals=arrivals,
         )
 
     def _segment(self) -> OpenSegment:
@@ -299,25 +295,3 @@ class ArchiveWriter:
             raise StorageError(
                 f"{segment.place.path}: cannot take back an unfinished write; check the disk and the system's log"
             )
-
-
-def _blocks(items: list[Item]) -> Iterator[list[Item]]:
-    """The items of each block, in order."""
-    group: list[Item] = []
-    raw = weight = 0
-    for item in items:
-        item_raw, item_weight = (item.raw_bytes, 1) if isinstance(item, ReceivedBatch) else (0, NOTE_WEIGHT)
-        # What came as a frame is a block as it is: nothing is gained by compressing it anew, and much time lost.
-        has_frame = isinstance(item, ReceivedBatch) and bool(item.frame)
-        is_full = raw + item_raw > BLOCK_BYTES or weight + item_weight > BLOCK_BATCHES
-        if group and (is_full or has_frame):
-            yield group
-            group, raw, weight = [], 0, 0
-        if has_frame:
-            yield [item]
-            continue
-        group.append(item)
-        raw += item_raw
-        weight += item_weight
-    if group:
-        yield group

@@ -38,6 +38,10 @@ class ReceivedBatch(msgspec.Struct, frozen=True):
     """The lines as one zstd frame with size and checksum, where they came so: large ones, fit to be kept as it is."""
     frame_raw_bytes: int = 0
     """Bytes of its lines."""
+    base: int = 0
+    """The lowest sequence that its session could have brought (`next` of the hello); 0 for a base client."""
+    elsewhere: bool = False
+    """Another receiver may have stored it too (`sent` of the hello)."""
 
     @property
     def raw_bytes(self) -> int:
@@ -64,6 +68,8 @@ class RejectedSequence(msgspec.Struct, frozen=True):
     reason: str
     crc: int = 0
     """CRC-32 as the session's prefix has it: the mark needs it, to tell one history from another."""
+    base: int = 0
+    """As ReceivedBatch has it."""
 
     @property
     def last_sequence(self) -> int:
@@ -79,6 +85,8 @@ class SkippedRange(msgspec.Struct, frozen=True):
     last: int
     entries: int
     reason: str
+    base: int = 0
+    """As ReceivedBatch has it."""
 
     @property
     def last_sequence(self) -> int:
