@@ -43,7 +43,7 @@ def test_one_receiver_alone_is_tried_as_it_always_was():
     choice, now, waits = failover("a"), 0.0, []
     for _ in range(38):
         choice.failed("a", now)
-        name, wait = choice.next(now)
+        _, wait = choice.next(now)
         waits.append(round(wait, 6))
         now += wait
     assert waits == [1.0] * 30 + [2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0, 30.0]
