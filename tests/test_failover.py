@@ -25,6 +25,16 @@ def test_where_one_fails_the_next_is_tried_at_once():
     assert choice.next(10.1) == ("c", 0.0)
 
 
+def test_none_is_tried_twice_before_each_was_tried_once():
+    """Though the delay of the first is over by the time that the second has not answered."""
+    choice = failover()
+    choice.failed("a", 0.0)
+    choice.failed("b", 10.0)
+    assert choice.next(10.0) == ("c", 0.0)
+    choice.failed("c", 20.0)
+    assert choice.next(20.0) == ("a", 0.0)
+
+
 def test_where_all_fail_they_wait_and_make_one_round():
     """A second after the first one failed it is tried, and then the others with it: one wait, not three."""
     choice = failover()

@@ -56,11 +56,14 @@ class Failover:
         self._steady = steady
         self._known: dict[str, _Known] = {}
         self._held: str | None = None
+        self._failed: set[str] = set()
+        """Those that failed in this round: nobody is tried twice before each other one that is due was tried once."""
 
     def offer(self, receivers: Sequence[str]) -> None:
         """These there are now, best first; what was learnt of the others is forgotten."""
         self.receivers = receivers
         self._known = {name: self._known.get(name) or _Known(self._delays(self._steady)) for name in receivers}
+        self._failed &= self._known.keys()
         if self._held not in self._known:
             self._held = None
 
@@ -69,14 +72,16 @@ class Failover:
         if self._held is not None:
             return self._held, max(0.0, self._known[self._held].due - now)
         for name in self.receivers:
-            if self._known[name].soonest <= now:
+            if name not in self._failed and self._known[name].soonest <= now:
                 return name, 0.0
+        self._failed.clear()
         name = min(self.receivers, key=lambda one: self._known[one].due)
-        return name, self._known[name].due - now
+        return name, max(0.0, self._known[name].due - now)
 
     def opened(self, name: str, now: float) -> None:
         """A session with it is open."""
         self._held = None
+        self._failed.clear()
         if (known := self._known.get(name)) is not None:
             known.opened = now
 
@@ -89,6 +94,7 @@ class Failover:
             if now - known.opened >= STOOD * self.return_interval:
                 known.looks = None
             known.opened = None
+        self._failed.add(name)
         if refused:
             known.waits = known.refused = known.refused or self._delays(0.0)
         else:
@@ -107,6 +113,7 @@ class Failover:
         """A look has shown that it can be had: it is tried at once."""
         if (known := self._known.get(name)) is not None:
             known.due = known.soonest = -inf
+            self._failed.discard(name)
 
     def choice(self, name: str) -> int:
         """1 for the first choice; what is no longer offered comes after all others."""

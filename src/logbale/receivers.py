@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import socket
 from collections.abc import Callable, Sequence
@@ -111,13 +112,15 @@ class Receivers:
 
     async def _resolve(self, host: str, port: int) -> None:
         """Keeps what was known where the resolver does not answer: then nothing has changed, as far as we know."""
-        loop = asyncio.get_running_loop()
-        try:
+        with contextlib.suppress(OSError, UnicodeError, TimeoutError):
             async with asyncio.timeout(RESOLVE_TIMEOUT):
-                found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError, TimeoutError):
-            return
-        self._resolved[host] = several([(family, str(where[0])) for family, _, _, _, where in found])
+                self._resolved[host] = several(await resolve(host, port))
+
+
+async def resolve(host: str, port: int) -> list[tuple[int, str]]:
+    """The families and addresses of a host. Raises OSError."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [(family, str(where[0])) for family, _, _, _, where in found]
 
 
 def several(found: Sequence[tuple[int, str]]) -> list[str]:
