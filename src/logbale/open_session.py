@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from time import monotonic
 
 import msgspec
@@ -14,6 +14,7 @@ import msgspec
 from logbale import __version__, messages
 from logbale.compressing import Compressing, context_flags
 from logbale.config import Settings
+from logbale.connecting import READ_BYTES, SessionEnded
 from logbale.context import ContextCompressor
 from logbale.errors import ProtocolError, StorageError
 from logbale.liveness import Pace
@@ -46,15 +47,16 @@ from logbale.tls.names import owns
 log = logging.getLogger("logbale.client")
 
 STATUS_INTERVAL = 5.0
-READ_BYTES = 64 * 1024
 
+LEAVE_SECONDS = 10.0
+"""So long a session that is left may take to acknowledge what it was sent. What it has not by then is sent elsewhere
+again, and is marked there."""
 
-class SessionEnded(Exception):
-    """The connection is over: the text says why, `counter` under what that is counted."""
+BUSY_SECONDS = 30.0
+"""So long a receiver that cannot store is waited for while there is another one."""
 
-    def __init__(self, counter: str, reason: str) -> None:
-        super().__init__(reason)
-        self.counter = counter
+BUSY_SILENCE = 15.0
+"""Seconds without the word that it still cannot store after which it can: it says so every 5."""
 
 
 class OpenSession:
@@ -70,13 +72,17 @@ class OpenSession:
         writer: asyncio.StreamWriter,
         *,
         token: str | None,
+        sent: int,
         report: Callable[[bool], Report],
-        opened: Callable[[Welcome], None],
+        opened: Callable[[Welcome], Awaitable[None]],
         first_alone: bool,
+        has_others: bool,
     ) -> None:
         """`report` tells what the receiver is told now and then, and, with True, that this is the end.
 
-        `first_alone`: the first batch travels outside any context, because it did not decode inside one.
+        `sent`: other receivers may have the batches up to there. `opened` is called before the first batch leaves.
+        `first_alone`: that one travels outside any context, because it did not decode inside one.
+        `has_others`: there are other receivers, so one that cannot store for long is left.
         """
         self._queue = queue
         self._settings = settings
@@ -85,6 +91,7 @@ class OpenSession:
         self._reader = reader
         self._writer = writer
         self._token = token
+        self._sent = sent
         self._report = report
         self._opened = opened
         self._alone = first_alone
@@ -106,17 +113,37 @@ class OpenSession:
         self._context: ContextCompressor | None = None
         self._ended_contexts = 0
         """By the receiver's word: what was compressed in one of them and has not left is of no use."""
-        self._is_busy = False
+        self._has_others = has_others
+        self._busy_since: float | None = None
+        """Since when, without an acknowledgement, the receiver says that it cannot store."""
+        self._busy_heard = 0.0
+        self._leaving = asyncio.Event()
 
-    async def run(self) -> None:
-        """Returns when the queue's input is closed and everything is consumed; raises SessionEnded otherwise."""
-        agent = f"logbale/{__version__}"
-        self._writer.write(self._session.hello(agent=agent, host=socket.gethostname(), token=self._token))
-        tasks = [asyncio.create_task(part) for part in (self._send(), self._receive(), self._watch())]
+    @property
+    def last_sent(self) -> int:
+        """The highest sequence that this receiver may have."""
+        return self._session.last_sent
+
+    def leave(self) -> None:
+        """Ends the session once what was sent is acknowledged, or LEAVE_SECONDS later."""
+        self._leaving.set()
+
+    async def run(self) -> bool:
+        """True when the queue's input is closed and everything is consumed, False when it was left.
+
+        Raises SessionEnded otherwise.
+        """
+        hello = self._session.hello(
+            agent=f"logbale/{__version__}", host=socket.gethostname(), token=self._token, sent=self._sent
+        )
+        self._writer.write(hello)
+        sending = asyncio.create_task(self._send())
+        tasks = [asyncio.create_task(part) for part in (self._send_or_leave(sending), self._receive(), self._watch())]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
+            return not sending.cancelled()
         except RuntimeError as error:  # uvloop's, for a transport that has ended; it names objects, not what happened
             raise self._lost("the receiver closed the connection") from error
         except TLSError as error:
@@ -128,9 +155,9 @@ class OpenSession:
         except StorageError as error:  # no room for a dead letter, say: tried again in the next session
             raise SessionEnded("storage", str(error)) from error
         finally:
-            for task in tasks:
+            for task in (*tasks, sending):
                 task.cancel()
-            await asyncio.wait(tasks)
+            await asyncio.wait([*tasks, sending])
             self._writer.transport.abort()
             with contextlib.suppress(OSError):
                 await self._writer.wait_closed()
@@ -158,16 +185,14 @@ class OpenSession:
     async def _handle(self, event: Event) -> None:
         if isinstance(event, Ack):
             await self._queue.acknowledge(event.last)
-            self._is_busy = False
+            self._busy_since = None
             self._acked.set()
         elif isinstance(event, Reject):
             await self._queue.reject(event.sequence, event.reason)
         elif isinstance(event, Welcomed):
             await self._welcome(event)
         elif isinstance(event, Busy):
-            if not self._is_busy:
-                log.warning("the receiver cannot store now, everything waits: %s", event.reason)
-            self._is_busy = True
+            self._hear_busy(event, monotonic())
         elif isinstance(event, Context):
             self._window_log = event.window_log
             self._context = None
@@ -178,6 +203,14 @@ class OpenSession:
             if event.code == WRONG_STREAM:
                 await self._take_own_stream()
             raise SessionEnded(event.code, self._refusal(event))
+
+    def _hear_busy(self, busy: Busy, now: float) -> None:
+        if self._busy_since is None or now - self._busy_heard > BUSY_SILENCE:
+            log.warning("the receiver cannot store now, everything waits: %s", busy.reason)
+            self._busy_since = now
+        self._busy_heard = now
+        if self._has_others and now - self._busy_since >= BUSY_SECONDS:
+            raise SessionEnded("busy", f"it could not store for {BUSY_SECONDS:g} s: {busy.reason}")
 
     def _refusal(self, error: Error) -> str:
         if error.code != UNAUTHORIZED:
@@ -228,10 +261,29 @@ class OpenSession:
         await self._queue.begin_sending(event.resume_at)
         self._resume_at = event.resume_at
         self._window_log = event.welcome.window_log
+        await self._opened(event.welcome)
         self._welcomed.set()
-        self._opened(event.welcome)
 
     # what is sent
+
+    async def _send_or_leave(self, sending: asyncio.Task[None]) -> None:
+        """Until all is consumed; or until leave(), what was sent is acknowledged, and `sending` is cancelled."""
+        leaving = asyncio.create_task(self._leaving.wait())
+        try:
+            await asyncio.wait([sending, leaving], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            leaving.cancel()
+        if sending.done():
+            return sending.result()
+        sending.cancel()
+        await asyncio.wait([sending])
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEAVE_SECONDS):
+                while not self._session.is_settled:
+                    self._acked.clear()
+                    await self._acked.wait()
+        self._tell_all(ended=True)
+        return None
 
     async def _send(self) -> None:
         await self._welcomed.wait()

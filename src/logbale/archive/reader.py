@@ -46,7 +46,7 @@ def blocks(
     `path` is an archive's directory or one segment; `since` (inclusive) and `until` (exclusive) are times in the form
     of models.rfc3339. Raises StorageError.
     """
-    wanted = _Span(since, until)
+    wanted = Span(since, until)
     for reader in _readers(path):
         with reader:
             yield from _blocks_of(reader, wanted, on_damage)
@@ -66,11 +66,11 @@ def lines(
     `time_field` is what the times go by in place of `timestamp`; no block can be passed over then. An entry whose time
     cannot be read is never left out; where times are asked for, `on_untimed` gets each.
     """
-    wanted = _Span(since, until, time_field, on_untimed)
+    wanted = Span(since, until, time_field, on_untimed)
     for reader in _readers(path):
         with reader:
             for block in _blocks_of(reader, wanted, on_damage):
-                yield from _lines_of(block, reader.path, wanted, on_damage)
+                yield from lines_of(block, reader.path, wanted, on_damage)
 
 
 class ArchiveFollower:
@@ -91,7 +91,7 @@ class ArchiveFollower:
     ) -> None:
         """Starts at the first segment, or with `from_end` after what is there now. The rest is as for lines()."""
         self._path = path
-        self._wanted = _Span(since, until, time_field)
+        self._wanted = Span(since, until, time_field)
         self._on_damage = on_damage
         self._reader: SegmentReader | None = None
         self._shown: dict[str, int] = {}
@@ -117,7 +117,7 @@ class ArchiveFollower:
     def poll(self) -> list[bytes]:
         """The lines of the next block, or [] where there is none yet: ask again later. Raises StorageError."""
         while (block := self._next_block()) and (reader := self._reader):
-            found = list(_lines_of(block, reader.path, self._wanted, self._on_damage))
+            found = list(lines_of(block, reader.path, self._wanted, self._on_damage))
             if found:
                 return found
         return []
@@ -133,15 +133,15 @@ class ArchiveFollower:
             if block := self._read():
                 return block
             if self._reader is not None:
-                _report_end(self._reader, self._on_damage)
+                report_end(self._reader, self._on_damage)
                 self.close()
             self._shown[later[0].chain], self._reader = later[0].serial, open_segment(later[0])
 
     def _read(self) -> Block | None:
-        return next(_sound_blocks(self._reader, self._on_damage), None) if self._reader is not None else None
+        return next(sound_blocks(self._reader, self._on_damage), None) if self._reader is not None else None
 
 
-class _Span:
+class Span:
     """The times that are asked for. A time that is unknown (empty) is neither outside nor inside."""
 
     def __init__(
@@ -196,17 +196,17 @@ def _readers(path: Path) -> Iterator[SegmentReader]:
             yield reader
 
 
-def _blocks_of(reader: SegmentReader, wanted: _Span, on_damage: OnDamage) -> Iterator[Block]:
+def _blocks_of(reader: SegmentReader, wanted: Span, on_damage: OnDamage) -> Iterator[Block]:
     """The wanted blocks of a whole segment."""
     if not wanted.is_all and (footer := reader.footer()) and wanted.has_none(footer):
         return
-    for block in _sound_blocks(reader, on_damage):
+    for block in sound_blocks(reader, on_damage):
         if not wanted.has_none(block.header):
             yield block
-    _report_end(reader, on_damage)
+    report_end(reader, on_damage)
 
 
-def _sound_blocks(reader: SegmentReader, on_damage: OnDamage) -> Iterator[Block]:
+def sound_blocks(reader: SegmentReader, on_damage: OnDamage) -> Iterator[Block]:
     """The blocks from where the reader stands to the present end."""
     while (frame := reader.read()) is not None:
         if isinstance(frame, Damage):
@@ -215,14 +215,14 @@ def _sound_blocks(reader: SegmentReader, on_damage: OnDamage) -> Iterator[Block]
             yield frame
 
 
-def _report_end(reader: SegmentReader, on_damage: OnDamage) -> None:
+def report_end(reader: SegmentReader, on_damage: OnDamage) -> None:
     """Reports a sealed segment that does not end with its footer: something is missing there."""
     tail = reader.size - reader.offset
     if not layout.segment_at(reader.path).is_open and (tail or not reader.after_footer):
         on_damage(Damage(reader.path, reader.offset, tail, "it does not end with the footer of a sealed segment"))
 
 
-def _lines_of(block: Block, path: Path, wanted: _Span, on_damage: OnDamage) -> Iterator[bytes]:
+def lines_of(block: Block, path: Path, wanted: Span, on_damage: OnDamage) -> Iterator[bytes]:
     """The wanted lines of a block; of all but those at the edges of the span, each is."""
     if wanted.has_none(block.header):
         return

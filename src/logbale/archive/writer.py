@@ -115,7 +115,7 @@ class ArchiveWriter:
         segment = self._segment()
         written_blocks = 0
         try:
-            for group in blocks.group(items):
+            for group in blocks.group(items, self.marks):
                 segment.append(blocks.encode(self._encoder, group))
                 written_blocks += 1
         except BaseException as error:

@@ -71,7 +71,7 @@ logbale ship --demo --rate 1000 --run-time 60            generated entries
     examples=EXAMPLES,
     params=[
         click.Argument(["paths"], nargs=-1, metavar="[PATH|GLOB|-]..."),
-        AddressOption("--to", "The receiver"),
+        AddressOption("--to", "The receiver", several=True),
         click.Option(["--demo"], is_flag=True, help="Ship generated entries: LOG_RATE a second for RUN_TIME seconds"),
         click.Option(["--once"], is_flag=True, help="Read to the end, deliver, and end; without it files are followed"),
         click.Option(
@@ -226,7 +226,7 @@ def _first(load: Callable[[], Loaded]) -> Settings:
 def _checked(load: Callable[[], Loaded]) -> Settings:
     """The settings, where they name a receiver to connect to and are safe. Raises ConfigError."""
     loaded = load()
-    if loaded.settings.server_port == 0:
+    if any(port == 0 for _, port in loaded.settings.receiver_addresses):
         raise ConfigError(wrong("SERVER_PORT", 0, "the port of a receiver, 1 to 65535", loaded.origins["server_port"]))
     refuse_unsafe_shipper(loaded.settings)
     shipper_token(loaded.settings)
@@ -322,7 +322,7 @@ async def _run(
 
 def _undelivered(settings: Settings, report: ShipReport, *, waited: bool) -> str:
     """What is left of what was read; `waited` says that DRAIN_TIMEOUT is over."""
-    receiver = format_address(connect_host(settings.server_host), settings.server_port)
+    receiver = " or ".join(format_address(connect_host(host), port) for host, port in settings.receiver_addresses)
     if not report.left_entries:
         return f"everything was sent, but {receiver} has not confirmed that it is stored"
     entries = count(report.left_entries, "entry", "entries")

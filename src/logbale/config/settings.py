@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from logbale.config.addresses import host_name
+from logbale.config.addresses import host_name, split_addresses
 from logbale.config.secret import Secret
 from logbale.kafka.address import EXPECTED, SCHEME, kafka_topic
 from logbale.segment_store.opening import EXPECTED as STORES
@@ -50,6 +50,11 @@ def sink_names(text: str) -> list[str]:
 
 def _sinks(text: str) -> str:
     return ",".join(sink_names(text))
+
+
+def _addresses(text: str) -> str:
+    split_addresses(text, "", 1)
+    return text
 
 
 def _directory(text: str) -> str:
@@ -96,6 +101,19 @@ Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Host = Annotated[str, Meta(extra={"check": host_name, "allowed": "a host name or an IP address", "metavar": "HOST"})]
 Sinks = Annotated[
     str, Meta(extra={"check": _sinks, "allowed": f"archive, console, null, {EXPECTED}", "metavar": "NAMES"})
+]
+Addresses = Annotated[
+    str,
+    Meta(
+        extra={
+            "check": _addresses,
+            "allowed": "HOST or HOST:PORT, several with commas, or empty",
+            "metavar": "ADDRESSES",
+            "address": True,
+            "flags": ("--to",),
+            "commands": ("ship",),
+        }
+    ),
 ]
 Directory = Annotated[str, Meta(extra={"check": _directory, "allowed": "a path", "metavar": "DIR"})]
 File = Annotated[str, Meta(extra={"allowed": "a path, or empty", "metavar": "FILE"})]
@@ -159,6 +177,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _BOTH,
         Meta(description="TCP port of the receiver; 0 lets the system choose", extra={"address": True}),
     ] = 5000
+    receivers: Annotated[
+        Addresses,
+        _BOTH,
+        Meta(description="Several receivers in place of SERVER_HOST and SERVER_PORT; a stream's name chooses its own"),
+    ] = ""
     metrics_port: Annotated[
         Port,
         _BOTH,
@@ -242,6 +265,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _BATCHES,
         Meta(description="on: acknowledged and stored once; off: the base protocol, best effort"),
     ] = "on"
+    return_interval: Annotated[
+        Seconds,
+        _BATCHES,
+        _LIVE,
+        Meta(description="With several receivers: seconds between looks at whether a better one than this is back"),
+    ] = 30.0
     batch_linger: Annotated[
         Annotated[float, Meta(ge=0, extra={"metavar": "SECONDS"})],
         _BATCHES,
@@ -552,6 +581,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             extra={"check": _networks, "allowed": "addresses or networks, several with commas", "metavar": "NETWORKS"},
         ),
     ] = ""
+
+    @property
+    def receiver_addresses(self) -> list[tuple[str, int]]:
+        """Hosts and ports that a shipper may connect to, as they were given."""
+        if not self.receivers:
+            return [(self.server_host, self.server_port)]
+        return split_addresses(self.receivers, self.server_host, self.server_port)
 
     @property
     def has_tokens(self) -> bool:
