@@ -252,7 +252,7 @@ class Archiver:
             )
             owned.retry_at = now + REFUSED_RETRY
             return
-        owned.worked()
+        owned.goes_on()
         owned.archive = PartitionArchive(
             self._topic.name, number, found.place or Place(), self._encoder, self.metrics.counts
         )

@@ -60,10 +60,14 @@ class Ownership:
         self.problem = problem
         self.retry_at = now + next(self._delays)
 
-    def worked(self) -> None:
-        """It did not fail this time."""
+    def goes_on(self) -> None:
+        """It is tried again, and has not failed yet."""
         self.problem = ""
         self.retry_at = 0.0
+
+    def worked(self) -> None:
+        """A segment is where it belongs: should anything fail now, it is the first time."""
+        self.goes_on()
         self._delays = self._new_delays()
 
     def close(self) -> None:
