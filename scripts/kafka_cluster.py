@@ -80,16 +80,15 @@ class Unavailable(Exception):
     """No cluster can be had here; the text says what is missing."""
 
 
-def classpath() -> str:
+def classpath(timeout: float = 200.0) -> str:
     """The server's jars, fetched where they are not there yet. Raises Unavailable."""
+    _require("java")
     known = JARS / f"classpath-{KAFKA}"
     with contextlib.suppress(OSError):
         jars = known.read_text()
         if jars and all(map(os.path.exists, jars.split(":"))):
             return jars
-    for program in ("java", "mvn"):
-        if shutil.which(program) is None:
-            raise Unavailable(f"no {program}: sudo apt-get install default-jre-headless maven")
+    _require("mvn")
     JARS.mkdir(exist_ok=True)
     (JARS / "pom.xml").write_text(_POM)
     output = JARS / f"classpath-{os.getpid()}"
@@ -98,12 +97,17 @@ def classpath() -> str:
     said = ""
     for how in (["-o"], []):  # what is there already needs no network
         with contextlib.suppress(subprocess.TimeoutExpired):
-            ended = subprocess.run([*command, *how], capture_output=True, text=True, check=False, timeout=600)
+            ended = subprocess.run([*command, *how], capture_output=True, text=True, check=False, timeout=timeout)
             if ended.returncode == 0:
                 output.rename(known)
                 return known.read_text()
             said = (ended.stdout + ended.stderr).strip()
-    raise Unavailable(f"Maven did not get Kafka {KAFKA}: {said[:300] or 'no answer within 10 minutes'}")
+    raise Unavailable(f"Maven did not get Kafka {KAFKA}: {said[:300] or f'not within {timeout:g} s'}")
+
+
+def _require(program: str) -> None:
+    if shutil.which(program) is None:
+        raise Unavailable(f"no {program}: sudo apt-get install default-jre-headless maven")
 
 
 class Cluster:
@@ -151,9 +155,12 @@ class Cluster:
         try:
             pid = int((self._home(node) / "pid").read_text())
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
         except (OSError, ValueError):
             return None
-        return pid if str(self._home(node)).encode() in command else None
+        # Without a command line it is a zombie, or so young that it has none yet.
+        is_ours = str(self._home(node)).encode() in command or not command
+        return pid if is_ours and state not in "ZX" else None
 
     def kill(self, node: int, number: int = signal.SIGKILL) -> None:
         """Sends it a signal; after SIGKILL it is gone on return."""
@@ -275,7 +282,7 @@ def _free_ports() -> list[list[int]]:
 def main(arguments: list[str]) -> None:
     match arguments:
         case ["fetch"]:
-            print(len(classpath().split(":")), "jars")
+            print(len(classpath(timeout=1800.0).split(":")), "jars for Kafka")
         case ["start", directory]:
             print(Cluster.start(Path(directory)).bootstrap)
         case ["status", directory]:

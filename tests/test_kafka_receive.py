@@ -90,6 +90,41 @@ def test_a_base_client_is_served_too(run, mock):
     run(scenario)
 
 
+def test_the_console_shows_what_is_in_the_topic(run, mock):
+    """A view beside the topic, as beside an archive."""
+    mock.create_topic("logs")
+
+    async def scenario():
+        async with running(mock, "logs,console") as logs:
+            assert (await shipper(logs.address[1], Numbers(20)).run()).delivered
+        shown = logs._out.getvalue()
+        assert all(f"n={number}" in shown for number in range(20))
+
+    run(scenario)
+
+
+def test_a_stop_without_brokers_says_what_is_left(mock):
+    """Within DRAIN_TIMEOUT and a moment; nobody was told that it is stored."""
+    mock.create_topic("logs")
+
+    async def scenario():
+        sink = f"kafka://{mock.bootstrap}/logs"
+        settings = Settings(server_host="127.0.0.1", server_port=0, sink=sink, drain_timeout=0.5)
+        logs = LogReceiver(settings, out=io.StringIO())
+        await logs.start()
+        running = asyncio.ensure_future(logs.run())
+        mock.lose()
+        _, writer = await asyncio.open_connection(*logs.address)
+        writer.write(base_client.frame([{"n": 1}, {"n": 2}], "gzip"))
+        await eventually(lambda: logs.snapshot().waiting_entries == 2)
+        logs.stop()
+        async with asyncio.timeout(10):
+            assert await running == 2
+        writer.transport.abort()
+
+    asyncio.run(scenario())
+
+
 def test_while_no_broker_answers_clients_wait_and_then_it_goes_on(run, mock, monkeypatch, caplog):
     """Not ready, and why; no entry is lost, rejected or stored twice, and nobody has to do anything."""
     monkeypatch.setattr(kafka_sink, "PATIENCE", 0.3)

@@ -173,6 +173,39 @@ def test_without_brokers_nothing_is_stored_and_later_it_is_once(mock):
     assert sequences_in(mock) == [1, 2, 3, 4]
 
 
+def test_what_timed_out_is_published_again_in_order(mock):
+    """librdkafka gives up after message.timeout.ms, five minutes by default; the sink does not."""
+
+    async def scenario():
+        async with sink_of(mock, settings={"message.timeout.ms": "500"}) as sink:
+            assert await stored(sink, [numbered(1)]) == [Stored()]
+            mock.lose()
+            group = [numbered(2), numbered(3)]
+            with pytest.raises(StorageError, match="2 messages were not delivered: Local: Message timed out"):
+                await sink.commit(group)
+            mock.restore()
+            assert await stored(sink, group) == [Stored()] * 2
+
+    asyncio.run(scenario())
+    assert sequences_in(mock)[0] == 1
+    assert sequences_in(mock)[-2:] == [2, 3]
+
+
+def test_a_topic_that_has_got_more_partitions_is_an_error_that_is_said_once(mock, caplog):
+    """Streams are in other partitions than before: their order and their duplicates are lost on whoever reads."""
+
+    async def scenario():
+        topic = KafkaTopic(mock.bootstrap, "logs")
+        sink = KafkaSink(topic, TopicFacts(1, 3, {}), {}, patience=20.0)  # it had one when it was looked at
+        for number in (1, 2, 3):
+            await sink.commit([numbered(number, f"host{n}:1") for n in range(40)])
+        await sink.close()
+
+    asyncio.run(scenario())
+    (error,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert error.startswith("topic logs has got more partitions (6 by now)")
+
+
 def test_what_failed_is_published_again_with_all_that_came_with_it(mock):
     """Then a stream is in order again behind the failure, and whoever reads drops what it has already."""
 

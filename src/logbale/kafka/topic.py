@@ -119,7 +119,7 @@ def _partitions(admin: AdminClient, topic: KafkaTopic, timeout: float, errors: l
 
 def _missing(topic: KafkaTopic) -> ConfigError:
     return ConfigError(
-        f"the brokers have no topic {topic.name} that we may see; make it, with as many partitions as it will ever "
+        f"the brokers have no topic {topic.name} that we may see; create it, with as many partitions as it will ever "
         f"need: kafka-topics.sh --bootstrap-server {topic.brokers} --create --topic {topic.name} --partitions 12 "
         "--replication-factor 3 --config min.insync.replicas=2"
     )

@@ -188,10 +188,11 @@ class KafkaSink:
         """Some failed. Raises StorageError, so that it is tried again later, unless they are only too large."""
         failures, too_large = group.failures, group.too_large
         group.begin()
-        # Another producer: one that has met an error remembers it, and a fatal one it never forgets.
-        self._publisher.renew(limit=self._lower_limit() if too_large and not group.one_by_one else None)
-        if group.one_by_one:
+        limit = self._lower_limit() if too_large else None
+        if group.one_by_one and limit is None:
             group.refused |= too_large
+        # Another producer: one that has met an error remembers it, and a fatal one it never forgets.
+        self._publisher.renew(limit=limit)
         group.one_by_one = bool(too_large)
         if failures:
             worst, number = failures.most_common(1)[0]
