@@ -288,3 +288,17 @@ def test_a_full_temporary_directory_costs_another_reading(topic, tmp_path, monke
         is_full.clear()
         eventually(lambda: archiver.snapshot().stored.entries == 10)
     assert texts(tmp_path) == [f"s {n}" for n in range(1, 11)]
+
+
+@pytest.mark.slow
+def test_brokers_that_are_away_for_a_while_cost_time(mock, topic, tmp_path):
+    """Every broker is lost and comes back: it goes on by itself, and says what it waited for."""
+    topic.produce(*numbered("s", 1, 10))
+    with archiving(topic, DirectoryStore(tmp_path), settings={"reconnect.backoff.max.ms": 500}) as archiver:
+        eventually(lambda: archiver.snapshot().stored.entries == 10)
+        mock.lose()
+        eventually(lambda: archiver.snapshot().errors.get("kafka", 0) > 0)
+        mock.restore()
+        topic.produce(*numbered("s", 11, 20))
+        eventually(lambda: archiver.snapshot().stored.entries == 20, 90)
+    assert texts(tmp_path) == [f"s {n}" for n in range(1, 21)]
