@@ -13,6 +13,7 @@ pytest.importorskip("confluent_kafka", reason="logbale[kafka] is not installed")
 from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from kafka_mock import MockCluster
+from test_segment_store import s3
 
 from logbale.archive import reader, verify
 from logbale.archive.format import BlockEncoder
@@ -24,6 +25,7 @@ from logbale.kafka.message import encode
 from logbale.kafka.partition import Limits
 from logbale.kafka.segment import SegmentBuilder
 from logbale.segment_store.directory import DirectoryStore
+from logbale.segment_store.opening import open_store
 
 SOON = Limits(segment_bytes=1 << 20, segment_seconds=0.2)
 NEVER = Limits(segment_bytes=1 << 30, segment_seconds=1e9)
@@ -201,6 +203,26 @@ def test_a_stop_does_not_wait_for_a_store_that_is_down(topic, tmp_path):
     with archiving(topic, store) as archiver:
         eventually(lambda: archiver.snapshot().stored.entries == 10)
     assert texts(tmp_path) == [f"s {n}" for n in range(1, 11)]
+
+
+def test_a_bucket_is_a_store_too(topic, tmp_path, monkeypatch):
+    """The same against an S3, two groups racing for its names; the objects are segments."""
+    obstore = pytest.importorskip("obstore.store", reason="obstore is not installed")
+    with s3(monkeypatch) as url:
+        store = open_store(url)
+        with archiving(topic, store, group="one") as one, archiving(topic, store, group="other") as other:
+            for first in range(1, 100, 10):
+                topic.produce(*numbered("s", first, first + 9))
+                time.sleep(0.1)
+            eventually(lambda: one.snapshot().stored.entries + other.snapshot().stored.entries == 100)
+            eventually(lambda: one.snapshot().races_lost + other.snapshot().races_lost > 0)
+        bucket = obstore.from_url(url)
+        for page in bucket.list():
+            for found in page:
+                path = tmp_path / found["path"]
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(bucket.get(found["path"]).bytes())
+    assert texts(tmp_path) == [f"s {n}" for n in range(1, 101)]
 
 
 def test_two_that_both_believe_in_their_partitions_store_each_batch_once(topic, tmp_path):

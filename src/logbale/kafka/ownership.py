@@ -30,6 +30,8 @@ class Ownership:
         """When, by the monotonic clock, what failed is tried again."""
         self.is_reading = False
         """Whether Kafka was told from where on to deliver."""
+        self.has_ended = False
+        """Whether an error has ended the reading, so that a seek is not enough."""
         self.doubted: int | None = None
         """An offset that came where a lower one was expected; it is believed when it comes again."""
         self.problem = ""
