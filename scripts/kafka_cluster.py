@@ -94,15 +94,15 @@ def classpath(timeout: float = 200.0) -> str:
     output = JARS / f"classpath-{os.getpid()}"
     command = ["mvn", "-B", "-q", "-f", str(JARS / "pom.xml"), "dependency:build-classpath"]
     command += [f"-Dmdep.outputFile={output}", "-Dmdep.includeScope=runtime"]
-    said = ""
+    said = f"not within {timeout:g} s"
     for how in (["-o"], []):  # what is there already needs no network
         with contextlib.suppress(subprocess.TimeoutExpired):
             ended = subprocess.run([*command, *how], capture_output=True, text=True, check=False, timeout=timeout)
             if ended.returncode == 0:
                 output.rename(known)
                 return known.read_text()
-            said = (ended.stdout + ended.stderr).strip()
-    raise Unavailable(f"Maven did not get Kafka {KAFKA}: {said[:300] or f'not within {timeout:g} s'}")
+            said = (ended.stdout + ended.stderr).strip()[:300] or f"exit code {ended.returncode}"
+    raise Unavailable(f"Maven did not get Kafka {KAFKA}: {said}")
 
 
 def _require(program: str) -> None:

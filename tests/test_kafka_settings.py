@@ -1,7 +1,5 @@
 """What settings for Kafka promise: addresses and files that are wrong are refused before a broker is asked."""
 
-import sys
-
 import pytest
 from cli_process import logbale_run
 
@@ -63,15 +61,6 @@ def test_without_the_extra_it_says_what_to_install(tmp_path):
     assert ended.returncode == 78
     assert "needs confluent-kafka (not here): pip install 'logbale[kafka]'" in ended.stderr
     assert "Traceback" not in ended.stderr
-
-
-def test_an_end_without_kafka_does_not_import_it():
-    """librdkafka is megabytes and threads that nobody else should pay for."""
-    code = "import sys, logbale.log_receiver, logbale.cli.receive; print('confluent_kafka' in sys.modules)"
-    assert logbale_run(command=(sys.executable, "-c", code)).stdout == "False\n"
-
-
-# KAFKA_CONFIG_FILE
 
 
 def test_settings_for_librdkafka_come_from_a_file(tmp_path):

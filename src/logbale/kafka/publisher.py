@@ -24,7 +24,7 @@ POLL_SECONDS = 0.1
 LINGER_MS = 1
 """How long librdkafka waits for a request's further messages: a group is there at once, its acknowledgement waits."""
 
-REFUSED = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD)
+REFUSED = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_RECORD)
 """A broker's word that a message can never be stored."""
 
 Report = Callable[[KafkaError | None], None]

@@ -27,6 +27,9 @@ DESCRIBE_TIMEOUT = 5.0
 DEFAULT_LIMIT = 1_048_588
 """Kafka's own max.message.bytes, where a topic's cannot be read."""
 
+LARGEST_LIMIT = 128 * 1024 * 1024
+"""More is not used where a topic takes more: librdkafka does not, and a batch has 32 MiB as a rule."""
+
 SAFE_REPLICAS = 3
 SAFE_IN_SYNC = 2
 
@@ -43,7 +46,7 @@ class TopicFacts(msgspec.Struct, frozen=True):
     @property
     def limit(self) -> int:
         """Bytes of one message."""
-        return int(self.settings.get("max.message.bytes", DEFAULT_LIMIT))
+        return min(LARGEST_LIMIT, int(self.settings.get("max.message.bytes", DEFAULT_LIMIT)))
 
     @property
     def dangers(self) -> list[str]:
