@@ -13,9 +13,14 @@ from test_kafka_message import batch_of, compress
 
 pytest.importorskip("confluent_kafka", reason="logbale[kafka] is not installed")
 
-from confluent_kafka import Producer
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from test_kafka_archiver import Moody, Topic, archiving, eventually
 
+from logbale.archive import reader, verify
 from logbale.kafka.message import encode
+from logbale.kafka.partition import Limits
+from logbale.segment_store.directory import DirectoryStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -158,3 +163,101 @@ def test_each_batch_is_stored_once_whatever_ends_or_stops_an_archiver(kafka_clus
             process.process.kill()
             process.process.communicate()
             print(process.messages.read_text())
+
+
+def produce(cluster, topic, first, last):
+    """Batches of one stream as a receiver would publish them that stores each before the next."""
+    producer = Producer({"bootstrap.servers": cluster.bootstrap})
+    for number in range(first, last + 1):
+        item = batch_of([f"s {number}"], stream="s", sequence=number, base=number, crc=number)
+        for message in encode(item, limit=1 << 20, session="sink", compress=compress):
+            producer.produce(topic, message.value, message.key, headers=message.headers, partition=0)
+        assert producer.flush(30) == 0
+
+
+def delete_before(cluster, topic, offset):
+    """What retention does in its time."""
+    admin = AdminClient({"bootstrap.servers": cluster.bootstrap})
+    place = TopicPartition(topic, 0, offset)
+    assert admin.delete_records([place])[place].result(30).low_watermark == offset
+
+
+def numbers_in(directory):
+    return [int(json.loads(line)["m"].split()[1]) for line in reader.lines(directory)]
+
+
+def skips_in(directory):
+    return [(skip.first, skip.last) for block in reader.blocks(directory) for skip in block.header.skips]
+
+
+def test_what_retention_took_is_counted_said_and_noted(kafka_cluster, tmp_path, caplog):
+    """An archiver that was away for too long goes on behind the hole; the lost numbers are in the archive, as lost."""
+    topic = Topic(kafka_cluster, kafka_cluster.create_topic("retention", 1))
+    store = DirectoryStore(tmp_path)
+    produce(kafka_cluster, topic.name, 1, 30)
+    with archiving(topic, store, group="retention") as archiver:
+        eventually(lambda: archiver.snapshot().stored.entries == 30)
+    produce(kafka_cluster, topic.name, 31, 100)
+    delete_before(kafka_cluster, topic.name, 60)
+    with archiving(topic, store, group="retention") as archiver:
+        eventually(lambda: archiver.snapshot().stored.entries == 40)
+        assert archiver.snapshot().lost_offsets == 30
+        assert archiver.snapshot().noticed["missing_sequences"] == 30
+    assert numbers_in(tmp_path) == [*range(1, 31), *range(61, 101)]
+    assert skips_in(tmp_path) == [(31, 60)]
+    assert "30 offsets (30 to 59) were deleted by Kafka before they were archived" in caplog.text
+    assert [damage for segment in verify.verify(tmp_path) for damage in segment.damage] == []
+
+
+def test_retention_may_outrun_an_archiver_that_runs(kafka_cluster, tmp_path):
+    """While the store is down: what was read in time is stored, then it goes on behind the hole."""
+    topic = Topic(kafka_cluster, kafka_cluster.create_topic("outrun", 1))
+    store = Moody(tmp_path)
+    with archiving(topic, store, Limits(1 << 20, 0.5), group="outrun") as archiver:
+        eventually(lambda: archiver.snapshot().partitions == 1)
+        eventually(lambda: archiver.snapshot().lag == {0: 0})
+        store.is_down = True
+        produce(kafka_cluster, topic.name, 1, 20)
+        eventually(lambda: archiver.snapshot().errors.get("store", 0) > 1)
+        produce(kafka_cluster, topic.name, 21, 60)
+        time.sleep(2)  # the second segment is due too, and the partition paused
+        produce(kafka_cluster, topic.name, 61, 100)
+        delete_before(kafka_cluster, topic.name, 80)
+        store.is_down = False
+        eventually(lambda: archiver.snapshot().waiting_entries == 0 and numbers_in(tmp_path)[-1:] == [100], 90)
+        assert archiver.snapshot().lost_offsets > 0
+    found = numbers_in(tmp_path)
+    [(first, last)] = skips_in(tmp_path)
+    assert (found, last) == ([*range(1, first), *range(81, 101)], 80)
+    assert [damage for segment in verify.verify(tmp_path) for damage in segment.damage] == []
+
+
+def test_an_archive_may_begin_with_an_old_topic(kafka_cluster, tmp_path):
+    """Its first segment is named 0 whatever Kafka still has, and streams begin where they are met."""
+    topic = Topic(kafka_cluster, kafka_cluster.create_topic("old", 1))
+    produce(kafka_cluster, topic.name, 1, 50)
+    delete_before(kafka_cluster, topic.name, 20)
+    with archiving(topic, DirectoryStore(tmp_path), group="old") as archiver:
+        eventually(lambda: archiver.snapshot().stored.entries == 30)
+    assert numbers_in(tmp_path) == list(range(21, 51))
+    assert [path.name for path in tmp_path.rglob("*.zst")] == [f"{0:020}.ndjson.zst"]
+
+
+def test_a_broker_that_is_killed_costs_an_archiver_seconds(kafka_cluster, tmp_path):
+    """Its partitions have new leaders, and each batch is stored once."""
+    topic = Topic(kafka_cluster, kafka_cluster.create_topic("broker", 6))
+    with (
+        Traffic(kafka_cluster.bootstrap, topic.name) as traffic,
+        archiving(topic, DirectoryStore(tmp_path / "store"), Limits(1 << 20, 0.5), group="broker") as archiver,
+    ):
+        eventually(lambda: archiver.snapshot().stored.entries > 500)
+        kafka_cluster.kill(1)
+        try:
+            before = archiver.snapshot().stored.entries
+            eventually(lambda: archiver.snapshot().stored.entries > before + 2000, 90)
+        finally:
+            kafka_cluster.restart(1)
+        traffic.end()
+        total = 3 * traffic.produced * len(STREAMS)
+        eventually(lambda: archiver.snapshot().stored.entries == total, 90)
+    assert stored(tmp_path) == expected(traffic.produced)

@@ -49,6 +49,10 @@ CORE = {
     "sinks",
     "kafka/message",
     "kafka/assembly",
+    "kafka/chain",
+    "kafka/metrics",
+    "kafka/words",
+    "sinks/marks",
 }
 FORBIDDEN = {"asyncio", "socket", "os", "time", "uuid", "psutil", "threading", "concurrent", "pathlib"}
 

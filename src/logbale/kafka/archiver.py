@@ -190,6 +190,7 @@ class Archiver:
         owned = self._owned.get(number) if number is not None else None
         if error.code() in _RESET and owned is not None and number is not None:
             owned.is_reading = False
+            owned.has_ended = True
             if self._cut(number, owned) or owned.finished is not None:
                 owned.ends_with_put = True  # it is in nobody else's hands any more
             else:
@@ -252,7 +253,7 @@ class Archiver:
             )
             owned.retry_at = now + REFUSED_RETRY
             return
-        owned.worked()
+        owned.goes_on()
         owned.archive = PartitionArchive(
             self._topic.name, number, found.place or Place(), self._encoder, self.metrics.counts
         )
@@ -272,7 +273,8 @@ class Archiver:
 
     def _seek(self, number: int, owned: Ownership) -> None:
         assert owned.archive is not None, "it was looked up"
-        owned.is_reading = self._reader.read_from(number, owned.archive.position)
+        owned.is_reading = self._reader.read_from(number, owned.archive.position, anew=owned.has_ended)
+        owned.has_ended = owned.has_ended and not owned.is_reading
 
     def _pause(self, number: int, owned: Ownership) -> None:
         owned.is_reading = False

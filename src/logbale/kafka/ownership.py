@@ -30,6 +30,8 @@ class Ownership:
         """When, by the monotonic clock, what failed is tried again."""
         self.is_reading = False
         """Whether Kafka was told from where on to deliver."""
+        self.has_ended = False
+        """Whether an error has ended the reading, so that a seek is not enough."""
         self.doubted: int | None = None
         """An offset that came where a lower one was expected; it is believed when it comes again."""
         self.problem = ""
@@ -60,10 +62,14 @@ class Ownership:
         self.problem = problem
         self.retry_at = now + next(self._delays)
 
-    def worked(self) -> None:
-        """It did not fail this time."""
+    def goes_on(self) -> None:
+        """It is tried again, and has not failed yet."""
         self.problem = ""
         self.retry_at = 0.0
+
+    def worked(self) -> None:
+        """A segment is where it belongs: should anything fail now, it is the first time."""
+        self.goes_on()
         self._delays = self._new_delays()
 
     def close(self) -> None:

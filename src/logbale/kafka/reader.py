@@ -82,11 +82,18 @@ class TopicReader:
         """The next message, or error; None where there is none in that time."""
         return self._consumer.poll(seconds)
 
-    def read_from(self, number: int, offset: int) -> bool:
-        """Messages of the partition come from this offset on; False where the consumer is not that far yet."""
+    def read_from(self, number: int, offset: int, *, anew: bool = False) -> bool:
+        """Messages of the partition come from this offset on; False where the consumer is not that far yet.
+
+        `anew` is for a partition that an error has ended: librdkafka does not seek there any more.
+        """
         place = TopicPartition(self._topic, number, offset)
         try:
-            self._consumer.seek(place)
+            if anew:
+                self._consumer.incremental_unassign([place])
+                self._consumer.incremental_assign([place])
+            else:
+                self._consumer.seek(place)
             self._consumer.resume([place])
         except KafkaException as error:
             log.debug("partition %d cannot be read from offset %d on yet: %s", number, offset, error.args[0].str())
