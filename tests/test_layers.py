@@ -46,6 +46,9 @@ CORE = {
     "tokens",
     "lockout",
     "proxy_protocol",
+    "rendezvous",
+    "failover",
+    "sent_to",
 }
 FORBIDDEN = {"asyncio", "socket", "os", "time", "uuid", "psutil", "threading", "concurrent", "pathlib"}
 
