@@ -117,6 +117,18 @@ def test_what_is_better_than_the_one_in_use_is_looked_at_after_the_interval():
     assert choice.next(30.0) == ("a", 0.0)
 
 
+def test_a_receiver_that_stays_away_is_looked_at_every_interval():
+    """However long: when it is back, its streams are too."""
+    choice, now = failover(), 0.0
+    choice.failed("a", now)
+    choice.opened("b", now)
+    for _ in range(100):
+        assert choice.better("b", now + 29.9) == []
+        now += 30.0
+        assert choice.better("b", now) == ["a"]
+        choice.failed("a", now)
+
+
 def test_a_receiver_that_loses_us_again_and_again_is_left_alone_for_longer():
     """Twice as long each time, to sixteen intervals; once a session there has stood, as at first."""
     choice, now, waits = failover(), 0.0, []

@@ -17,7 +17,7 @@ TOGETHER = 0.5
 """Of its delay, at most so many seconds: a receiver is tried so long before it is due where another one is tried, so
 that several that are away make one round."""
 
-LOOKS_GROW = 16
+PAUSES_GROW = 16
 """Times the return interval that a receiver is left alone at most, however often it lost us soon after we came back."""
 
 STOOD = 5
@@ -34,9 +34,10 @@ class _Known:
         self.due = -inf
         self.soonest = -inf
         """When it may be tried with others."""
-        self.looks: Iterator[float] | None = None
-        """The delays between looks while another one is in use; None as long as nothing failed there."""
         self.look_due = -inf
+        """When it may be looked at while another one is in use."""
+        self.pause = 0.0
+        """How long it was left alone after it lost us; 0 as long as it has not."""
         self.opened: float | None = None
         """When the session there began that has not ended yet."""
 
@@ -89,10 +90,13 @@ class Failover:
         """It could not be had, or no longer. `refused`: it does not take us. `stay`: no other would do better."""
         if (known := self._known.get(name)) is None:
             return
+        interval = self.return_interval
+        known.look_due = max(known.look_due, now + interval)
         if known.opened is not None:
             known.waits = self._delays(self._steady)
-            if now - known.opened >= STOOD * self.return_interval:
-                known.looks = None
+            has_stood = now - known.opened >= STOOD * interval
+            known.pause = interval if has_stood else min(max(interval, 2 * known.pause), PAUSES_GROW * interval)
+            known.look_due = now + known.pause
             known.opened = None
         self._failed.add(name)
         if refused:
@@ -101,7 +105,6 @@ class Failover:
             known.refused = None
         wait = next(known.waits)
         known.due, known.soonest = now + wait, now + wait - min(TOGETHER, wait / 2)
-        self._look_later(known, now)
         self._held = name if stay else None
 
     def left(self, name: str) -> None:
@@ -123,12 +126,6 @@ class Failover:
         """Those that are wanted more than this one and may be looked at now."""
         before = self.receivers[: self.choice(name) - 1]
         return [one for one in before if self._known[one].look_due <= now]
-
-    def _look_later(self, known: _Known, now: float) -> None:
-        if known.looks is None:
-            interval = self.return_interval
-            known.looks = delays(first=interval, longest=LOOKS_GROW * interval, chance=self._chance)
-        known.look_due = now + next(known.looks)
 
     def _delays(self, steady: float) -> Iterator[float]:
         return delays(first=FIRST_DELAY, longest=LONGEST_DELAY, chance=self._chance, steady=steady)

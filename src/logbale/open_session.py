@@ -11,17 +11,15 @@ from time import monotonic
 
 import msgspec
 
-from logbale import __version__, messages
-from logbale.compressing import Compressing, context_flags
+from logbale import __version__
+from logbale.compressing import Compressing
 from logbale.config import Settings
 from logbale.connecting import READ_BYTES, SessionEnded
-from logbale.context import ContextCompressor
 from logbale.errors import ProtocolError, StorageError
 from logbale.liveness import Pace
 from logbale.messages import (
     LINES_SINCE,
     MAX_CONTROL_BYTES,
-    NO_CONTEXT,
     UNAUTHORIZED,
     WRONG_STREAM,
     Ack,
@@ -36,11 +34,11 @@ from logbale.messages import (
     encode_message,
 )
 from logbale.metrics import ShipperMetrics
-from logbale.protocol import FLAGS_AT, Algorithm, Flag, FrameDecoder
+from logbale.protocol import FrameDecoder
 from logbale.reports import Report, encode_report
-from logbale.session import WELCOME_TIMEOUT, Event, ShipperSession, Welcomed, encode_batch
-from logbale.spool import DamagedError, Record, Skip
-from logbale.spool_queue import LARGE_BYTES, SpoolQueue
+from logbale.sending import Sending
+from logbale.session import WELCOME_TIMEOUT, Event, ShipperSession, Welcomed
+from logbale.spool_queue import SpoolQueue
 from logbale.tls.failures import TLSError
 from logbale.tls.names import owns
 
@@ -86,7 +84,6 @@ class OpenSession:
         """
         self._queue = queue
         self._settings = settings
-        self._compressing = compressing
         self._metrics = metrics
         self._reader = reader
         self._writer = writer
@@ -94,7 +91,6 @@ class OpenSession:
         self._sent = sent
         self._report = report
         self._opened = opened
-        self._alone = first_alone
         store = queue.store
         self._session = ShipperSession(
             stream=store.stream,
@@ -104,15 +100,11 @@ class OpenSession:
             now=monotonic(),
             last_crc=store.known_crcs(),
         )
+        self._sending = Sending(queue, settings, compressing, metrics, self._session, writer, first_alone=first_alone)
         self._decoder = FrameDecoder(MAX_CONTROL_BYTES, session=True)
         self._pace = Pace()
         self._welcomed = asyncio.Event()
-        self._acked = asyncio.Event()
         self._resume_at = 0
-        self._window_log = 0
-        self._context: ContextCompressor | None = None
-        self._ended_contexts = 0
-        """By the receiver's word: what was compressed in one of them and has not left is of no use."""
         self._has_others = has_others
         self._busy_since: float | None = None
         """Since when, without an acknowledgement, the receiver says that it cannot store."""
@@ -186,7 +178,7 @@ class OpenSession:
         if isinstance(event, Ack):
             await self._queue.acknowledge(event.last)
             self._busy_since = None
-            self._acked.set()
+            self._sending.acked.set()
         elif isinstance(event, Reject):
             await self._queue.reject(event.sequence, event.reason)
         elif isinstance(event, Welcomed):
@@ -194,9 +186,7 @@ class OpenSession:
         elif isinstance(event, Busy):
             self._hear_busy(event, monotonic())
         elif isinstance(event, Context):
-            self._window_log = event.window_log
-            self._context = None
-            self._ended_contexts += 1
+            self._sending.end_context(event.window_log)
         elif isinstance(event, Goaway):
             log.info("the receiver goes away: %s", event.reason)
         elif isinstance(event, Error):
@@ -260,7 +250,7 @@ class OpenSession:
         await self._queue.acknowledge(event.resume_at - 1)
         await self._queue.begin_sending(event.resume_at)
         self._resume_at = event.resume_at
-        self._window_log = event.welcome.window_log
+        self._sending.window_log = event.welcome.window_log
         await self._opened(event.welcome)
         self._welcomed.set()
 
@@ -279,99 +269,14 @@ class OpenSession:
         await asyncio.wait([sending])
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LEAVE_SECONDS):
-                while not self._session.is_settled:
-                    self._acked.clear()
-                    await self._acked.wait()
+                await self._sending.settled()
         self._tell_all(ended=True)
         return None
 
     async def _send(self) -> None:
         await self._welcomed.wait()
-        sequence = self._resume_at
-        while (item := await self._queue.next_item(sequence)) is not None:
-            last = await self._send_record(item) if isinstance(item, Record) else await self._skip(item, sequence)
-            sequence = last + 1
-        while not self._queue.is_drained:
-            await self._queue.wait_for_change()
-        await self._queue.settle()
+        await self._sending.run(self._resume_at)
         self._tell_all(ended=True)
-
-    async def _send_record(self, record: Record) -> int:
-        """Sends a batch, or what stands in its place; returns the last sequence that this covers."""
-        ended_contexts = self._ended_contexts
-        if (pressed := self._queue.pressed(record)) is not None:
-            self._alone = False
-            self._compressing.sent(pressed)
-            frame = encode_batch(record.sequence, record.raw_bytes, record.crc, pressed.payload, Algorithm.ZSTD)
-        else:
-            try:
-                raw = await self._queue.read(record)
-            except DamagedError as error:
-                return await self._skip(error.skip, record.sequence)
-            frame = await self._frame(record, raw)
-        welcome = self._session.welcome
-        assert welcome is not None, "nothing is sent before the welcome"
-        if record.raw_bytes > welcome.max_raw or len(frame) > welcome.max_frame:
-            reason = (
-                f"{record.raw_bytes} raw bytes, {len(frame)} as a frame: "
-                f"the receiver takes {welcome.max_raw} and {welcome.max_frame}"
-            )
-            await self._queue.reject(record.sequence, reason)
-            self._context = None  # it holds what the receiver will never see
-            skip = Skip(record.sequence, record.sequence, record.count, "too large for the receiver")
-            return await self._skip(skip, record.sequence)
-        if not await self._write(frame, record.sequence, ended_contexts):
-            return await self._send_record(record)
-        self._metrics.batch_sent(entries=record.count, raw_bytes=record.raw_bytes, wire_bytes=len(frame))
-        return record.sequence
-
-    async def _frame(self, record: Record, raw: bytes) -> bytes:
-        algorithm = self._compressing.handler.algorithm
-        in_context = self._settings.compression_context == "stream" and algorithm is not Algorithm.NONE
-        # What is large gains nothing from a context, and the archive can keep its frame as it is.
-        is_large = algorithm is Algorithm.ZSTD and len(raw) >= LARGE_BYTES
-        if self._alone or is_large or not in_context or self._window_log == NO_CONTEXT:
-            self._alone = False
-            compressed = await self._compressing.alone(raw)
-            return encode_batch(record.sequence, len(raw), record.crc, compressed.payload, compressed.algorithm)
-        context = self._current_context(algorithm)
-        flags = context_flags(context)
-        body = await self._compressing.in_context(context, raw)
-        return encode_batch(record.sequence, len(raw), record.crc, body, algorithm, context=flags)
-
-    def _current_context(self, algorithm: Algorithm) -> ContextCompressor:
-        """The context, or a new one where the level or the window has changed."""
-        level, window_log = self._compressing.handler.level, self._window_log
-        context = self._context
-        if context is None or (context.level, context.window_log) != (level, window_log):
-            context = self._context = ContextCompressor(algorithm, level, window_log=window_log)
-        return context
-
-    async def _skip(self, skip: Skip, sequence: int) -> int:
-        """Announces what will never come, from `sequence` on; returns where it ends."""
-        first = max(skip.first, sequence)
-        await self._write(encode_message(messages.Skip(first, skip.last, skip.entries, skip.reason)), skip.last)
-        return skip.last
-
-    async def _write(self, frame: bytes, sequence: int, ended_contexts: int | None = None) -> bool:
-        """Gives a frame to the connection once the window has room for it.
-
-        False, and it is not sent, where its context has ended meanwhile; `ended_contexts` had ended before it was made.
-        """
-        self._metrics.send_begins(monotonic())
-        try:
-            while not self._session.has_room(len(frame)):
-                self._acked.clear()
-                await self._acked.wait()
-            in_context = frame[FLAGS_AT] & Flag.CONTINUED
-            if in_context and ended_contexts != self._ended_contexts:
-                return False
-            self._session.sent(sequence, len(frame))
-            self._writer.write(frame)
-            await self._writer.drain()
-            return True
-        finally:
-            self._metrics.send_ended(monotonic())
 
     # time
 

@@ -219,7 +219,8 @@ class SessionLink:
     async def _look_for_better(self, session: OpenSession, receiver: Receiver) -> None:
         """While this one is in use: whether one that is wanted more is back, and then this session is left."""
         failover = self._receivers.failover
-        while self._receivers.may_change or failover.choice(receiver.name) > 1:
+        # One receiver alone is left in peace, and the resolver with it: fleets have thousands of shippers.
+        while self._receivers.are_several and (self._receivers.may_change or failover.choice(receiver.name) > 1):
             await self._sleep(self._settings.return_interval * (1 + self._chance() / 4))
             if self._receivers.may_change:
                 await self._receivers.look_up(self._queue.store.stream)
