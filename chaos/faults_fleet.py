@@ -1,5 +1,6 @@
 """A fleet over Kafka in which everything dies, pauses or is cut off: nothing is lost, nothing is archived twice."""
 
+import re
 import signal
 import time
 
@@ -76,6 +77,7 @@ def receiver_cut_off(run: Run) -> None:
 @fault("K5", "an archiver paused until its partitions have moved, and awake again", full=5, smoke=0)
 def archiver_paused(run: Run) -> None:
     fleet = Fleet(run)
+    races = 0
     for _ in range(run.times):
         time.sleep(run.chance.uniform(0.5, 4.0))
         archiver = run.chance.choice(fleet.archivers)
@@ -83,10 +85,17 @@ def archiver_paused(run: Run) -> None:
         archiver.process.freeze()
         run.bite()
         time.sleep(MOVED)
-        archiver.process.signal(signal.SIGCONT)
+        process = archiver.process
+        process.signal(signal.SIGCONT)
+        run.expect(
+            process.says("were given to others"), "the archiver that slept did not find that it had lost anything"
+        )
+        if re.search("another archiver was first with", process.text):
+            races += 1
         time.sleep(run.chance.uniform(0, 3.0))
         if archiver.process.ended:  # it may stop where it finds that it was declared dead
             archiver.spawn()
+    run.note(f"{races} of {run.times} lost the race for a segment's name as well")
     fleet.finish()
 
 

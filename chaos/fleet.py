@@ -1,4 +1,4 @@
-"""A fleet: Kafka brokers, receivers that keep nothing, archivers that share a directory, and shippers that follow files.
+"""A fleet: Kafka brokers, receivers that keep nothing, archivers that share a directory, shippers that follow files.
 
 The brokers are real ones (scripts/kafka_cluster.py). Whoever is killed is started again the same; a pause is SIGSTOP.
 """
