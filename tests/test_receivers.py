@@ -18,10 +18,13 @@ from logbale.metrics import ReceiverMetrics
 from logbale.receivers import Receivers, several
 from logbale.rendezvous import preference
 from logbale.sent_to import Noted, SentTo
+from logbale.session import ShipperSession
 from logbale.spool import DiskSpool, MemoryStore
 from logbale.status import status
 from logbale.tcp_server import TCPLogReceiver
 from logbale.tls.material import receiver_tls
+from logbale.top.answers import Client
+from logbale.top.screen import COLUMNS
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
 
@@ -378,6 +381,13 @@ def test_what_others_may_have_is_what_was_sent_to_them_and_is_not_consumed():
     assert (sent.elsewhere("a", 5), sent.elsewhere("a", 8), sent.elsewhere("c", 5)) == (7, 0, 10)
 
 
+def test_a_hello_says_so_only_where_there_is_something_to_say():
+    """To one receiver alone it is the hello that it always was; one that knows no `sent` ignores it."""
+    session = ShipperSession(stream="s", first=3, assigned=9, window_bytes=1, now=0.0, last_crc={})
+    assert b'"sent"' not in session.hello(agent="a", host="h")
+    assert b'"sent":7' in session.hello(agent="a", host="h", sent=7)
+
+
 def test_a_process_knows_to_whom_the_one_before_it_sent(tmp_path):
     """By the spool; without that word, as in a spool of an older version, it may have been anybody."""
     assert SentTo(up_to=9).elsewhere("a", 1) == 9
@@ -407,6 +417,12 @@ def test_where_it_cannot_be_noted_nobody_believes_what_was_noted_before(tmp_path
     spool.open()
     assert spool.sent_to is None
     spool.close()
+
+
+def test_top_shows_which_of_their_choices_this_receiver_is():
+    """On a wide screen; nothing where it is the only one, or nobody has said so yet."""
+    [column] = [column for column in COLUMNS if column.title == "choice"]
+    assert [column.cell(Client(choice=choice), 0.0) for choice in (None, 0, 1, 2)] == ["–", "–", "1", "2"]
 
 
 # Settings
