@@ -7,7 +7,6 @@ of invalid UTF-8 or too deep nesting, and a newline between tokens would split a
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -237,11 +236,14 @@ def _canonical(timestamp: str) -> str:
 
 def _to_ndjson_slowly(raw: bytes, max_entries: int, *, has_lines: bool, with_levels: bool) -> Lines:
     """The same through the standard library, which takes more: every odd entry is written anew as plain ASCII."""
+    import json  # not above: a start takes long enough, and hardly ever comes here
+
+    loads = partial(json.loads, parse_int=_integer)
     expected = "not one JSON object a line" if has_lines else "not a JSON array of objects"
     try:
         # surrogateescape keeps a stray byte apart from any character until _clean writes it out.
         text = raw.decode("utf-8", "surrogateescape")
-        entries = [_loads(line) for line in text.split("\n") if line] if has_lines else _loads(text)
+        entries = [loads(line) for line in text.split("\n") if line] if has_lines else loads(text)
     except RecursionError:
         raise EntryError(f"an entry nests more than {MAX_DEPTH} levels deep", reason="limit") from None
     except ValueError as error:
@@ -259,9 +261,6 @@ def _to_ndjson_slowly(raw: bytes, max_entries: int, *, has_lines: bool, with_lev
 def _integer(digits: str) -> int | str:
     """What Python makes no integer of stays text: one such line must not cost the others of its batch."""
     return int(digits) if len(digits) <= MAX_DIGITS else digits
-
-
-_loads = partial(json.loads, parse_int=_integer)
 
 
 def _clean(value: Any, depth: int) -> Any:
