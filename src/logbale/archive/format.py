@@ -22,6 +22,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from logbale.deflate import crc32
 from logbale.errors import StorageError
 from logbale.sinks import Mark
 
@@ -244,7 +245,7 @@ class BlockEncoder:
         content = msgspec.json.encode(header)
         if len(content) > MAX_HEADER:
             raise ValueError(f"a block header of {len(content)} bytes: the limit is {MAX_HEADER}; use smaller blocks")
-        crc = zlib.crc32(frame, zlib.crc32(content))
+        crc = crc32(frame, zlib.crc32(content))
         return b"".join((_PREFIX.pack(BLOCK_MAGIC, 4 + len(content), crc), content, frame))
 
     def merge(self, blocks: Sequence[Block]) -> bytes:
