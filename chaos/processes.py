@@ -183,14 +183,17 @@ class End:
 class Receiver(End):
     """`logbale receive` into an archive, on the same port from its first start on."""
 
-    def __init__(self, directory: Path, archive: Path | None = None, **environ: str) -> None:
+    def __init__(
+        self, directory: Path, archive: Path | None = None, *, host: str = "127.0.0.1", **environ: str
+    ) -> None:
         super().__init__(directory, "receiver")
+        self.host = host
         self.archive = archive or directory / "archive"
         self.port = free_port()
         self.environ = environ
 
     def command(self) -> list[str | Path]:
-        return ["receive", "--listen", f"127.0.0.1:{self.port}", "--archive", self.archive]
+        return ["receive", "--listen", f"{self.host}:{self.port}", "--archive", self.archive]
 
     def start(self, **options: object) -> "Receiver":
         """Spawns it and waits until it listens. Raises Failed."""
@@ -211,10 +214,11 @@ class Shipper(End):
         name: str = "shipper",
         once: bool = False,
         spool: Path | None = None,
+        host: str = "127.0.0.1",
         **environ: str,
     ) -> None:
         super().__init__(directory, name)
-        self.port = port
+        self.host, self.port = host, port
         self.spool = spool
         self._paths = paths
         self._once = once
@@ -224,7 +228,7 @@ class Shipper(End):
     def command(self) -> list[str | Path]:
         reach = ["--once"] if self._once else ["--from-start"]
         name = [] if self.spool is None else ["--name", "chaos"]
-        return ["ship", "--to", f"127.0.0.1:{self.port}", *reach, *name, *self._paths]
+        return ["ship", "--to", f"{self.host}:{self.port}", *reach, *name, *self._paths]
 
     @property
     def delivered(self) -> float:

@@ -6,6 +6,7 @@ import resource
 import shutil
 import stat
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 from archive_batches import START, batch, lines_of, mark, syncs_of, writer_of
@@ -343,6 +344,24 @@ def test_a_file_that_cannot_be_cut_is_set_aside_and_its_good_part_copied(tmp_pat
     assert read(tmp_path) == lines_of([1, 3])
     [suspect] = tmp_path.glob("*/*.suspect")
     assert suspect.stat().st_size > size
+
+
+def test_without_an_inode_it_says_so(tmp_path, fail, monkeypatch):
+    """The system's word is that of a full disk, and df would show room."""
+    writer = writer_of(tmp_path)
+    fail("open", errno.ENOSPC)
+    with pytest.raises(StorageError, match="free some space"):
+        writer.commit([batch(1)])
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_files=100, f_favail=0))
+    with pytest.raises(StorageError, match=r"no inode is left \(df -i\): delete some files"):
+        writer.commit([batch(1)])
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_files=0, f_favail=0))  # as btrfs has it
+    with pytest.raises(StorageError, match="free some space"):
+        writer.commit([batch(1)])
+    fail()
+    writer.commit([batch(1)])
+    writer.close()
+    assert read(tmp_path) == lines_of([1])
 
 
 def test_while_an_unfinished_write_cannot_be_taken_back_nothing_is_written(tmp_path, fail, monkeypatch):
