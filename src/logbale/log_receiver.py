@@ -56,7 +56,7 @@ class LogReceiver:
         self._stop_now = asyncio.Event()
         self._open = contextlib.AsyncExitStack()
         self._archive: ArchiveSink | None = None
-        self._live = LiveTail()
+        self._live = LiveTail(max_viewers=settings.dashboard_max_viewers)
         self._server: TCPLogReceiver | None = None
         self._tls: TLSFiles[ReceiverTLS] | None = None
         self._monitor: Monitor | None = None
@@ -107,6 +107,7 @@ class LogReceiver:
                     host=settings.dashboard_host,
                     port=settings.metrics_port,
                     tls=metrics_tls,
+                    max_connections=settings.dashboard_max_connections,
                     monitor=self._monitor,
                 )
             )
@@ -118,6 +119,7 @@ class LogReceiver:
                 host=settings.dashboard_host,
                 port=settings.dashboard_port,
                 tls=page_tls,
+                max_connections=settings.dashboard_max_connections,
                 names=(lambda: tls.current.certificate.hosts) if tls is not None else tuple,
                 info={"sink": settings.sink, "archive": settings.archive_dir},
                 ready=self._ready,

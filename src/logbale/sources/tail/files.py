@@ -38,6 +38,8 @@ class FollowedFiles:
         fields: Mapping[str, Any],
         host: str,
         multiline: str | None,
+        max_line: int,
+        max_depth: int,
     ) -> None:
         """Knows none yet: look() finds them. Raises ConfigError for a `multiline` that is no pattern."""
         self.unread: dict[FollowedFile, None] = {}
@@ -53,6 +55,8 @@ class FollowedFiles:
         self._follow = follow
         self._fields = dict(fields)
         self._host = host
+        self._max_line = max_line
+        self._max_depth = max_depth
         self._start = start_pattern(multiline) if multiline is not None else None
         self._files: dict[Identity, FollowedFile] = {}
         self._open_files: dict[FollowedFile, None] = {}
@@ -214,9 +218,10 @@ class FollowedFiles:
             shown = cursor[0].path
         attributes = {"file": os.path.abspath(shown), "host": self._host, **self._fields}
         service = str(attributes.pop("service", Path(shown).stem))
-        joiner = LineJoiner(self._start) if self._start is not None else None
+        joiner = LineJoiner(self._start, max_bytes=self._max_line) if self._start is not None else None
+        parser = LineParser(service, attributes, max_line=self._max_line, max_depth=self._max_depth)
         file = FollowedFile(
-            fd, shown, identity, LineParser(service, attributes), joiner=joiner, predecessor=predecessor
+            fd, shown, identity, parser, joiner=joiner, predecessor=predecessor, max_line=self._max_line
         )
         file.move_to(path)
         self._begin(file, cursor, size, head, at_end=at_end)
