@@ -95,7 +95,7 @@ def archive_impossible(run: Run) -> None:
             shutil.copy(segment, copy)
         shutil.rmtree(receiver.archive)
         receiver.process.signal(signal.SIGCONT)
-        _says(receiver, r"cannot store now.*deleted while in use.*restart", 1)
+        _says(receiver, r"cannot store now.*delete.* in use.*restart this", 1)
         run.expect(_stands_still(shipper), "entries were acknowledged after the archive was deleted")
         receiver.kill()
         receiver.start()

@@ -21,6 +21,7 @@ LOCK_NAME = "lock"
 _WAYS_OUT = {
     errno.ENOSPC: "free some space; it goes on by itself once there is room",
     errno.EDQUOT: "raise the quota or free some space; it goes on by itself once there is room",
+    errno.ENOENT: "somebody deleted it, or what it lies in, while it was in use; restart this process",
     errno.EFBIG: "raise the limit on file sizes (ulimit -f)",
     errno.EROFS: "the file system is read-only: remount it writable; it goes on by itself",
     errno.EACCES: "give this user the right to write there",

@@ -48,9 +48,10 @@ class LineParser:
         """Lines with bytes that are no UTF-8; they stand in the entry as \\xff."""
         self.split_lines = 0
         """Cuts made in lines that were too long for one entry."""
-        self._service = service
-        self._attributes = dict(attributes)
-        self._wanted = frozenset({"timestamp", "service", *attributes})
+        # File names and arguments may be any bytes, which Python has as halves of surrogate pairs.
+        self._service = _readable(service)
+        self._attributes = {_readable(name): _readable(value) for name, value in attributes.items()}
+        self._wanted = frozenset({"timestamp", "service", *self._attributes})
         self._max_line = max_line
         self._max_depth = max_depth
         self._encoder = EntryEncoder(self._attributes)
@@ -180,6 +181,13 @@ class LineParser:
             tail = added[present] = msgspec.json.encode(missing).decode()[1:]
         comma = "," if fields and tail != "}" else ""
         return f"{line.rstrip()[:-1]}{comma}{tail}\n".encode()
+
+
+def _readable(value: Any) -> Any:
+    r"""A text with what is no character as \xff; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 class LineCutter:

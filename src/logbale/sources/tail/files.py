@@ -19,6 +19,7 @@ from logbale.multiline import LineJoiner, start_pattern
 from logbale.sources.tail.discovery import Discovery, Found, by_inode, reason, rotations_between, search
 from logbale.sources.tail.file import FollowedFile
 from logbale.sources.tail.identity import HEAD_BYTES, Cursors, FileName, Identity, printable
+from logbale.sources.tail.links import planted_link
 
 log = logging.getLogger("logbale.tail")
 
@@ -240,6 +241,12 @@ class FollowedFiles:
                 status = os.fstat(fd)
                 if not stat.S_ISREG(status.st_mode):
                     raise FileNotFoundError(2, "it is no regular file any more")
+                if (link := planted_link(path, Identity.of(status))) is not None:
+                    raise PermissionError(
+                        1,
+                        f"{link} leads to a file of another user: links of root, of our own user and of the file's "
+                        "owner are followed",
+                    )
                 done = "read from byte 0 on"
                 return fd, Identity.of(status), status.st_size, os.pread(fd, HEAD_BYTES, 0)
             except BaseException:
