@@ -125,6 +125,12 @@ class Process:
         """Memory in use."""
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU time used, in the process and in the system for it."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
 
 def free_port() -> int:
     """A port that nobody had a moment ago, and that the system gives to nobody while its receiver is down.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from logbale.archive.writer import ArchiveWriter
 from logbale.config import Settings, format_address, is_loopback, sink_names
 from logbale.config.credentials import dashboard_password
-from logbale.config.exposure import refuse_unsafe_receiver
+from logbale.config.exposure import refuse_unsafe_receiver, warn_of_open_receiver
 from logbale.lockout import Lockout
 from logbale.metrics import ReceiverMetrics, ReceiverSnapshot
 from logbale.monitor import Monitor
@@ -77,6 +77,7 @@ class LogReceiver:
     async def _start(self) -> None:
         settings = self.settings
         refuse_unsafe_receiver(settings)
+        warn_of_open_receiver(settings)
         tls = self._tls = for_receiver(settings)
         sink = await self._make_sink()
         self._open.push_async_callback(sink.close)

@@ -129,7 +129,7 @@ class SessionLink:
         """One connection from hello to its end; returns when everything is consumed, raises SessionEnded otherwise."""
         try:
             # Again each time: the file may have a newer one. Who else can read it was said at the start.
-            token = shipper_token(self._settings, warns=False)
+            token = shipper_token(self._settings)
         except ConfigError as error:
             raise SessionEnded("token_file", str(error)) from None
         try:
