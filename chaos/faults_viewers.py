@@ -45,8 +45,8 @@ def stalled(run: Run) -> None:
         f"{cpu_free:.2f} without them",
     )
     run.note(
-        f"{FAST / beside:,.0f} entries a second and {cpu_beside:.2f} s of CPU for {FAST:,} beside {VIEWERS} viewers and "
-        f"a console that take nothing; {FAST / free:,.0f} and {cpu_free:.2f} s beside such as read"
+        f"{FAST / beside:,.0f} entries a second and {cpu_beside:.2f} s of CPU for {FAST:,} beside {VIEWERS} viewers "
+        f"and a console that take nothing; {FAST / free:,.0f} and {cpu_free:.2f} s beside such as read"
     )
 
 
