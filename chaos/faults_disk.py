@@ -69,13 +69,13 @@ def archive_impossible(run: Run) -> None:
     archives = []
     for turn in range(run.times):
         disk.use_up()
-        _says(receiver, r"cannot store now.*no inode is left", turn + 1)
+        _says(receiver, r"cannot store now.*no inode is left")
         acknowledged = shipper.delivered
         disk.free()
         run.recovered(shipper.first_ack(above=acknowledged), within=RESUMES)
         disk.fail()
         # What the kernel says first is EIO, and then that the disk is read-only.
-        _says(receiver, r"cannot store now.*(check the disk|read-only: remount it)", 1)
+        _says(receiver, r"cannot store now.*(check the disk|read-only: remount it)")
         _wait(lambda: "read-only" in fetch(receiver.metrics_port, "/readyz")[1], "/readyz says that it is read-only")
         run.expect(_stands_still(shipper), "entries were acknowledged on a read-only disk")
         receiver.kill()
@@ -95,7 +95,7 @@ def archive_impossible(run: Run) -> None:
             shutil.copy(segment, copy)
         shutil.rmtree(receiver.archive)
         receiver.process.signal(signal.SIGCONT)
-        _says(receiver, r"cannot store now.*delete.* in use.*restart this", 1)
+        _says(receiver, r"cannot store now.*delete.* in use.*restart this")
         run.expect(_stands_still(shipper), "entries were acknowledged after the archive was deleted")
         receiver.kill()
         receiver.start()
@@ -115,12 +115,12 @@ def archive_impossible(run: Run) -> None:
     run.expect(not (verdict.lost or verdict.damaged), str(verdict))
 
 
-def _says(receiver: Receiver, pattern: str, times: int) -> None:
-    deadline = time.monotonic() + 30
-    while len(re.findall(pattern, receiver.process.text)) < times:
-        if time.monotonic() > deadline or receiver.process.ended:
-            raise Failed(f"did not say {pattern!r} {times} times: {receiver.process.text[-1500:]}")
-        time.sleep(0.05)
+def _says(receiver: Receiver, pattern: str) -> None:
+    """Since it was started last."""
+    if receiver.process.says(pattern, timeout=30) is None:
+        raise Failed(
+            f"ended with {receiver.process.wait()} before it said {pattern!r}: {receiver.process.text[-1500:]}"
+        )
 
 
 def _stands_still(shipper: Shipper) -> bool:
