@@ -3,6 +3,7 @@
 import fcntl
 import itertools
 import os
+import signal
 import struct
 import subprocess
 import time
@@ -124,8 +125,13 @@ class FewInodes:
         while self._ballast:
             self._ballast.pop().unlink()
 
-    def fail(self) -> None:
-        """The kernel finds an error in the file system, and writes no more. Raises Skipped where it cannot be made."""
+    def fail(self, user: End) -> None:
+        """The kernel finds an error in the file system, and writes no more; its `user` is frozen for that moment.
+
+        For the reason that cut_power() has: a sync that is under way would say that it has synced. Raises Skipped where
+        it cannot be made.
+        """
+        user.process.freeze()
         device = subprocess.run(
             ["findmnt", "-no", "SOURCE", str(self.path)], capture_output=True, text=True, check=False
         ).stdout.strip()
@@ -133,6 +139,8 @@ class FewInodes:
             Path(f"/sys/fs/ext4/{Path(device).name}/trigger_fs_error").write_text("1")
         except OSError as error:
             raise Skipped(f"{error.filename}: {error.strerror}; run as root with /sys writable") from None
+        finally:
+            user.process.signal(signal.SIGCONT)
 
     def mend(self) -> None:
         """Checked and mounted anew. Whoever used it must have ended."""

@@ -1,6 +1,7 @@
 """Disks that are full: the receiver says busy and goes on by itself; the shipper's spool does what its policy says."""
 
 import itertools
+import os
 import re
 import shutil
 import signal
@@ -73,7 +74,7 @@ def archive_impossible(run: Run) -> None:
         acknowledged = shipper.delivered
         disk.free()
         run.recovered(shipper.first_ack(above=acknowledged), within=RESUMES)
-        disk.fail()
+        disk.fail(receiver)
         # What the kernel says first is EIO, and then that the disk is read-only.
         _says(receiver, r"cannot store now.*(check the disk|read-only: remount it)")
         _wait(lambda: "read-only" in fetch(receiver.metrics_port, "/readyz")[1], "/readyz says that it is read-only")
@@ -86,13 +87,14 @@ def archive_impossible(run: Run) -> None:
         receiver.start()
         acknowledged = shipper.delivered
         shipper.first_ack(above=acknowledged)
-        # What is deleted is kept by other names: the oracle judges both. The lock's file is not: it must be missed.
+        # What is deleted keeps a second name, also for a commit that is under way: the oracle judges both. The lock's
+        # file does not: it must be missed.
         receiver.process.freeze()
-        archives.append(place / f"deleted-{turn}")
+        archives.append(disk.path / f"deleted-{turn}")
         for segment in oracle.segments(receiver.archive):
-            copy = archives[-1] / segment.relative_to(receiver.archive)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(segment, copy)
+            kept = archives[-1] / segment.relative_to(receiver.archive)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            os.link(segment, kept)
         shutil.rmtree(receiver.archive)
         receiver.process.signal(signal.SIGCONT)
         _says(receiver, r"cannot store now.*delete.* in use.*restart this")

@@ -11,8 +11,10 @@ import pytest
 from test_delivery import next_message
 from test_tcp_server import eventually, receiver
 
+from fuzz.receiving import Transport
 from logbale.compression import decompress, zstd
 from logbale.config import Settings
+from logbale.connection import Connection
 from logbale.errors import DecompressionError, EntryError
 from logbale.messages import Hello, encode_message
 from logbale.ndjson import to_ndjson
@@ -175,6 +177,26 @@ def test_our_own_frames_fit_the_smallest_window_that_can_be_set():
         encoder = zstd.ZstdCompressor(options=level.options)
         payload = encoder.compress(raw, zstd.ZstdCompressor.FLUSH_FRAME)
         assert decompress(Algorithm.ZSTD, payload, max_raw=6 * MiB, max_window=2 * MiB) == raw
+
+
+@around(MiB)
+def test_the_answers_that_a_client_leaves_unread(run, size, fits):
+    """Beyond a mebibyte that waits for it the connection is given up, and counted."""
+
+    class Unread(Transport):
+        def get_write_buffer_size(self):
+            return size
+
+    async def scenario():
+        async with receiver() as server:
+            connection, transport = Connection(server), Unread()
+            connection.connection_made(transport)
+            connection.write(b"an answer")
+            assert transport.closed is not fits
+            assert server.metrics.errors == ({} if fits else {"unread_answers": 1})
+            connection.connection_lost(None)
+
+    run(scenario)
 
 
 async def chunks_of(source):

@@ -267,6 +267,7 @@ class Connection(asyncio.Protocol):
         transport.write(frame)
         self._said = monotonic()
         if transport.get_write_buffer_size() > MAX_UNREAD_ANSWERS:
+            self.receiver.metrics.errors["unread_answers"] += 1
             log.warning("%s does not read the answers; its connection is closed", self.peer)
             self._abort()
 
