@@ -371,7 +371,7 @@ def test_while_an_unfinished_write_cannot_be_taken_back_nothing_is_written(tmp_p
     real = os.ftruncate
     fail("fdatasync", errno.EIO)
     monkeypatch.setattr(os, "ftruncate", lambda fd, length: real(-1, length))
-    why = "cannot take back an unfinished write: Bad file descriptor; "
+    why = "cannot take back an unfinished write: Input/output error; check the disk"
     for expected in ("cannot sync", why, why):
         with pytest.raises(StorageError, match=expected):
             writer.commit([batch(2)])
