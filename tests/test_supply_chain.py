@@ -141,7 +141,10 @@ def test_an_audit_that_finds_nothing_says_so(tmp_path):
     """Once the service has shown that it would know."""
     result = audit(tmp_path, "clean", AUDIT="required")
     assert result.returncode == 0
-    assert result.stdout == "pip-audit: 0 known advisories on requirements.txt, requirements-dev.txt, requirements-kafka.txt\n"
+    assert (
+        result.stdout
+        == "pip-audit: 0 known advisories on requirements.txt, requirements-dev.txt, requirements-kafka.txt\n"
+    )
 
 
 # bandit
