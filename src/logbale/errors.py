@@ -36,7 +36,7 @@ class ProtocolError(LogbaleError):
     """A peer broke the framing; nothing after this point of its stream can be trusted.
 
     `reason` is what it is counted under: `protocol`, or the limit that it met: `frame_limit`, `hello_timeout`,
-    `frame_timeout`, `frame_memory`.
+    `frame_timeout`, `frame_memory`, `name_limit`.
     """
 
     def __init__(self, detail: str, *, reason: str = "protocol") -> None:

@@ -46,7 +46,10 @@ class ReceivingSession:
         """From the hello on."""
         self._connection = connection
         self._receiver = connection.receiver
-        self._session = ReceiverSession(max_raw=self._connection.settings.max_raw_bytes)
+        settings = connection.settings
+        self._session = ReceiverSession(
+            max_raw=settings.max_raw_bytes, max_hello=settings.max_hello_bytes, max_name=settings.max_name_bytes
+        )
         self._window_log = NO_CONTEXT
         """The largest window that a new context may have."""
         self._asked_for: int | None = None

@@ -148,7 +148,7 @@ class SessionLink:
     def _token(self) -> str | None:
         try:
             # Again each time: the file may have a newer one. Who else can read it was said at the start.
-            return shipper_token(self._settings, warns=False)
+            return shipper_token(self._settings)
         except ConfigError as error:
             raise SessionEnded("token_file", str(error)) from None
 

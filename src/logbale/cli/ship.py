@@ -141,10 +141,11 @@ def ship(
     spool = open_spool(settings, name, paths, owner=own_name(tls.current) if tls is not None else "")
     with contextlib.nullcontext() if spool is None else removed_if_unused(spool):
         source: StdinSource | TailSource
+        limits = {"max_line": settings.max_line_bytes, "max_depth": settings.max_json_depth}
         if paths == ("-",):
             from logbale.sources.stdin import StdinSource
 
-            source = StdinSource(fields=attributes, host=socket.gethostname())
+            source = StdinSource(fields=attributes, host=socket.gethostname(), **limits)
         else:
             from logbale.sources.tail import TailSource
 
@@ -158,6 +159,7 @@ def ship(
                 multiline=multiline,
                 polling=poll,
                 resume=spool.cursors if spool is not None else None,
+                **limits,
             )
         is_finite = once or paths == ("-",)
         return run_loop(

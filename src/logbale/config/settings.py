@@ -200,6 +200,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="Seconds that a stop may take to deliver what was read", extra=_EVERY_END),
     ] = 10.0
 
+    max_json_depth: Annotated[
+        Annotated[int, Meta(ge=1, le=256)],
+        _BOTH,
+        Meta(
+            description="Levels of an entry's JSON: a receiver refuses more, a shipper makes text of it; alike at both"
+        ),
+    ] = 64
+
     tls_cert_file: Annotated[
         File,
         _TLS,
@@ -245,6 +253,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 5.0
     batch_max_bytes: Annotated[
         _BatchBytes, _BATCHES, _LIVE, Meta(description="Raw bytes at which a batch leaves, however few its entries")
+    ] = MiB
+    max_line_bytes: Annotated[
+        Annotated[int, Meta(ge=KiB, le=4 * MiB, extra={"metavar": "BYTES"})],
+        _BATCHES,
+        Meta(description="Longest line that is read whole; a longer one becomes several entries, which is counted"),
     ] = MiB
     buffer_max_bytes: Annotated[
         Bytes,
@@ -439,6 +452,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _NEW_CONNECTIONS,
         Meta(description="Most compressed streams (gzip members, zstd frames) in one frame"),
     ] = 16
+    max_window_bytes: Annotated[
+        Annotated[int, Meta(ge=2 * MiB, le=128 * MiB, extra={"metavar": "BYTES"})],
+        _RECEIVER,
+        _NEW_CONNECTIONS,
+        Meta(description="Largest window of a zstd frame: what its decoder keeps. Ours have 2 MiB at most"),
+    ] = 8 * MiB
+    max_hello_bytes: Annotated[
+        Annotated[int, Meta(ge=4 * KiB, le=64 * KiB, extra={"metavar": "BYTES"})],
+        _RECEIVER,
+        _NEW_CONNECTIONS,
+        Meta(description="Longest hello, and message of a session; a shipper's take up to 4 KiB"),
+    ] = 4 * KiB
+    max_name_bytes: Annotated[
+        Annotated[int, Meta(ge=33, le=128, extra={"metavar": "BYTES"})],
+        _RECEIVER,
+        _NEW_CONNECTIONS,
+        Meta(description="Longest name of a stream; a shipper makes up its host's name and 33 bytes more, 97 at most"),
+    ] = 128
     max_batch_entries: Annotated[
         Count, _RECEIVER, _NEW_CONNECTIONS, Meta(description="Most entries accepted in one batch")
     ] = 100_000
@@ -525,6 +556,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         8080
     )
 
+    dashboard_max_connections: Annotated[
+        Count,
+        _DASHBOARD,
+        Meta(
+            description="Most connections at a time to the page, and to METRICS_PORT",
+            extra={"commands": ("receive", "ship")},
+        ),
+    ] = 128
+    dashboard_max_viewers: Annotated[
+        Count, _DASHBOARD, Meta(description="Most viewers of the live tail at a time; together they take 2 % of a core")
+    ] = 20
     dashboard_password_file: Annotated[
         File,
         _DASHBOARD,
