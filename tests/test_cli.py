@@ -350,6 +350,13 @@ def test_wrong_settings_end_with_78_and_a_line_each():
     ]
 
 
+def test_an_address_that_ends_with_a_colon_is_refused():
+    """By the flag that has it; nothing goes to the default port instead."""
+    ended = logbale_run("ship", "--demo", "--to", "127.0.0.1:")
+    assert ended.returncode == 78
+    assert ended.stderr == "logbale: --to '127.0.0.1:': expected a port behind the colon, or no colon\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [

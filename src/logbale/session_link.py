@@ -142,7 +142,6 @@ class SessionLink:
         except OSError as error:
             raise SessionEnded("connect", error.strerror or str(error)) from None
         self._writer = writer
-        self._metrics.connections += 1
         session = OpenSession(
             self._queue,
             self._settings,
@@ -167,5 +166,6 @@ class SessionLink:
         self.growth_limit = min(welcome.max_raw, welcome.max_frame // 2) if is_growth_taken else 0
         self.tried.set()
         self._metrics.connected = True
+        self._metrics.connections += 1
         self.unreachable_since = inf
         log.info("in session with %s, stream %s", self._address, self._queue.store.stream)

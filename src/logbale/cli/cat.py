@@ -71,7 +71,8 @@ class Time(click.ParamType[str]):
         click.Option(
             ["--time-field"],
             metavar="NAME",
-            help="What --since and --until go by; by default timestamp, which is when the line was read if it had none",
+            help="What --since and --until go by, where an entry has it; else by timestamp, which is when the line was "
+            "read if it had none",
         ),
         click.Option(
             ["--level", "levels"], multiple=True, metavar="NAME", help="Entries of this level; several with commas"
@@ -94,7 +95,7 @@ def cat(
     follow: bool,
     config: Path | None,
 ) -> int:
-    """Prints the entries of an archive, or of one of its files (default: ARCHIVE_DIR), in the order they were stored.
+    """Prints the entries of an archive, a day or a file of it (default: ARCHIVE_DIR), in the order they were stored.
 
     Works beside a running receiver. Damaged blocks are passed over, named on standard error, and make the exit code 1.
     An entry's level is its level, severity, levelname or lvl.
@@ -106,16 +107,17 @@ def cat(
     if path is None:
         path = Path(load_settings({}, config).settings.archive_dir)
     reader.check_archive(path)
-    damaged = untimed = 0
+    damaged = untimed = without_field = 0
 
     def on_damage(damage: Damage) -> None:
         nonlocal damaged
         damaged += 1
         complain(f"{damage}; what these bytes held cannot be read, the rest can")
 
-    def on_untimed(_: bytes) -> None:
-        nonlocal untimed
-        untimed += 1
+    def on_untimed(went_by: str) -> None:
+        nonlocal untimed, without_field
+        without_field += bool(went_by)
+        untimed += not went_by
 
     span = {"since": since, "until": until, "time_field": time_field}
     names = [name for given in levels for name in given.split(",")]
@@ -132,6 +134,9 @@ def cat(
                 _print(_present(follower, wanted), show)
     found = filter(wanted, reader.lines(path, **span, on_damage=on_damage, on_untimed=on_untimed))
     _print(_last(found, last), show)
+    if without_field:
+        entries = count(without_field, f"entry has no {time_field}", f"entries have no {time_field}")
+        complain(f"{entries} that is a time, and went by timestamp")
     if untimed:
         complain(
             f"{count(untimed, 'entry has', 'entries have')} no time that can be read, and passed --since and --until"
