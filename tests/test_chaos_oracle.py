@@ -4,12 +4,8 @@ import gzip
 import json
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parent.parent))
 
 from chaos import oracle
 from chaos.report import as_json, summary, table

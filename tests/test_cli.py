@@ -20,7 +20,7 @@ from logbale.cli.running import summaries
 from logbale.cli.ship import ship
 from logbale.config import SETTINGS
 from logbale.metrics import ReceiverMetrics
-from logbale.spool import spool_root
+from logbale.spool import list_spools, spool_root
 
 ROOT = Path(__file__).parent.parent
 
@@ -166,7 +166,7 @@ def test_a_file_that_was_idle_all_the_time_is_read_on_where_the_first_run_began(
         command = ("ship", tmp_path / "idle*.log", "--to", receiving.address, "--spool-dir", spools)
         with running(tmp_path, *command) as shipping:
             shipping.says("in session")
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 60
             while end == signal.SIGKILL and not list(spools.glob("*/*.spool")):
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
@@ -204,14 +204,14 @@ def test_a_shipper_that_ships_its_own_messages_does_not_talk_to_itself(tmp_path)
 
 def wait_for_line(archive, text):
     """Returns once it is stored."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while text not in logbale_run("cat", archive).stdout:
         assert time.monotonic() < deadline
 
 
 def wait_for_entries(archive, count):
     """Returns once so many are stored."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while len(logbale_run("cat", archive).stdout.splitlines()) < count:
         assert time.monotonic() < deadline
 
@@ -222,8 +222,11 @@ def test_a_second_signal_does_not_wait(tmp_path):
     log.write_text("one\n")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with running(tmp_path, "ship", log, "--from-start", "--to", f":{port}", "--drain-timeout", 600) as shipping:
+    spools = tmp_path / "spools"
+    options = ("--from-start", "--drain-timeout", 600, "--batch-interval", 0.1, "--spool-dir", spools)
+    with running(tmp_path, "ship", log, "--to", f":{port}", *options) as shipping:
         shipping.says("Connection refused")
+        shipping.until(lambda: any(one.entries for one in list_spools(spools)))
         shipping.process.send_signal(signal.SIGTERM)
         shipping.says("SIGTERM: stopping; once more ends at once")
         assert shipping.end() == 69
