@@ -9,6 +9,7 @@ LogbaleError
 ├── StorageError       the archive cannot be read or written; exit code 74
 │   └── LockedError    another process holds the directory; exit code 78
 └── UnavailableError   no receiver took what had to be delivered; exit code 69
+    └── NoAnswerError  nobody answers there: advice for a first try, no news to whoever just lost a connection
 """
 
 
@@ -76,3 +77,7 @@ class UnavailableError(LogbaleError):
     """No receiver took what had to be delivered in time."""
 
     exit_code = 69
+
+
+class NoAnswerError(UnavailableError):
+    """Nobody answers at this address."""

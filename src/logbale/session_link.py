@@ -160,7 +160,6 @@ class SessionLink:
         token = self._token()
         reader, writer = await connect(receiver, self._tls())
         self._writer = writer
-        self._metrics.connections += 1
         store = self._queue.store
         stream, sent = store.stream, self._sent_to.elsewhere(receiver.name, store.first)
 
@@ -212,6 +211,7 @@ class SessionLink:
         self._receivers.failover.opened(receiver.name, monotonic())
         self._receivers.count(self._metrics, receiver, self._lost)
         self._metrics.connected = True
+        self._metrics.connections += 1
         self._lost = None
         self.unreachable_since = inf
         log.info("in session with %s, stream %s", receiver.name, self._queue.store.stream)

@@ -29,13 +29,13 @@ def log_damage(damage: Damage) -> None:
 
 
 def segments(path: Path) -> list[SegmentPath]:
-    """The segments of an archive in order, or the one in a single file. Raises StorageError.
+    """The segments of an archive in order, of one of its days, or the one in a file. Raises StorageError.
 
     A directory that a receiver writes has no chains of archivers.
     """
     if path.is_file():
         return [layout.segment_at(path)]
-    return layout.segments(path) or layout.chains(path)
+    return layout.segments(path) or layout.chains(path) or layout.segments_of_day(path)
 
 
 def blocks(
@@ -59,12 +59,13 @@ def lines(
     until: str | None = None,
     time_field: str | None = None,
     on_damage: OnDamage = log_damage,
-    on_untimed: Callable[[bytes], object] = lambda line: None,
+    on_untimed: Callable[[str], object] = lambda time: None,
 ) -> Iterator[bytes]:
     """Every entry up to the present end, one JSON object each, without the newline; arguments as for blocks().
 
-    `time_field` is what the times go by in place of `timestamp`; no block can be passed over then. An entry whose time
-    cannot be read is never left out; where times are asked for, `on_untimed` gets each.
+    `time_field` is what the times go by in place of `timestamp`; no block can be passed over then. An entry that has no
+    time there goes by its `timestamp`, and one whose time cannot be read is never left out; where times are asked for,
+    `on_untimed` gets both, and the time that it went by, if any.
     """
     wanted = Span(since, until, time_field, on_untimed)
     for reader in _readers(path):
@@ -149,11 +150,11 @@ class Span:
         since: str | None,
         until: str | None,
         field: str | None = None,
-        on_untimed: Callable[[bytes], object] = lambda line: None,
+        on_untimed: Callable[[str], object] = lambda time: None,
     ) -> None:
         self.since = since
         self.until = until
-        self.time_of = time_of if field is None else time_in(field)
+        self._time_of = time_of if field is None else time_in(field)
         self.on_untimed = on_untimed
         self._knows_blocks = field is None
         """Whether the times of blocks and segments, which are those of `timestamp`, say anything."""
@@ -171,6 +172,13 @@ class Span:
         if not (self._knows_blocks and of.first and of.last):
             return self.is_all
         return (self.since is None or of.first >= self.since) and (self.until is None or of.last < self.until)
+
+    def has(self, line: bytes) -> bool:
+        """Whether an entry is wanted."""
+        if not (time := self._time_of(line)):
+            time = "" if self._knows_blocks else time_of(line)
+            self.on_untimed(time)
+        return not self.is_without(time, time)
 
     def is_without(self, first: str, last: str) -> bool:
         """Whether nothing from first to last is wanted."""
@@ -234,12 +242,7 @@ def lines_of(block: Block, path: Path, wanted: Span, on_damage: OnDamage) -> Ite
     if wanted.has_all(block.header):
         yield from found
         return
-    for line in found:
-        time = wanted.time_of(line)
-        if not time:
-            wanted.on_untimed(line)
-        if not wanted.is_without(time, time):
-            yield line
+    yield from filter(wanted.has, found)
 
 
 def check_archive(path: Path) -> None:
