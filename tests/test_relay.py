@@ -11,7 +11,7 @@ import pytest
 from relay_items import STREAM, base_batch, batch, reject, relay, skip, upstream
 from test_delivery import KeepingSink, Numbers, eventually, shipper
 
-from logbale import session_link
+from logbale import failover
 from logbale.errors import LockedError, StorageError
 from logbale.metrics import ReceiverMetrics
 from logbale.relay import forwarding
@@ -25,8 +25,8 @@ from logbale.tcp_server import TCPLogReceiver
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
     """Reconnects do not wait."""
-    monkeypatch.setattr(session_link, "FIRST_DELAY", 0.01)
-    monkeypatch.setattr(session_link, "LONGEST_DELAY", 0.01)
+    monkeypatch.setattr(failover, "FIRST_DELAY", 0.01)
+    monkeypatch.setattr(failover, "LONGEST_DELAY", 0.01)
     monkeypatch.setattr(forwarding, "LOOK_INTERVAL", 0.01)
 
 
@@ -275,8 +275,10 @@ def test_an_idle_session_ends_and_the_next_batch_opens_another(tmp_path, run, mo
     run(scenario)
 
 
-def test_while_upstream_is_away_one_stream_tries_for_all(tmp_path, run, caplog):
+def test_while_upstream_is_away_one_stream_tries_for_all(tmp_path, run, caplog, monkeypatch):
     """An outage of a hundred streams is one line a try; when it is over, all of them go on."""
+    monkeypatch.setattr(failover, "FIRST_DELAY", 0.2)
+    monkeypatch.setattr(failover, "LONGEST_DELAY", 0.2)
 
     async def scenario():
         async with upstream(Upstream()) as server:
@@ -287,12 +289,12 @@ def test_while_upstream_is_away_one_stream_tries_for_all(tmp_path, run, caplog):
             await eventually(lambda: sink.forwarding.is_unreachable)
             first = caplog.text.count("no session with")
             assert first <= 64
-            await eventually(lambda: caplog.text.count("no session with") >= first + 20)
+            await eventually(lambda: caplog.text.count("no session with") >= first + 5)
             told = sink.snapshot()
             assert (told.sessions, told.waiting_streams, told.waiting_entries) == (0, 100, 100)
             assert told.last_error
             lines = [one for one in caplog.messages if "no session with" in one]
-            assert len(lines) < first + 60
+            assert len(lines) < first + 15
             async with upstream(Upstream(), port) as server:
                 await forwarded(sink)
                 assert all(server.sink.came(stream) == [1] for stream in streams)

@@ -10,7 +10,7 @@ from cli_process import logbale_run
 from relay_items import batch, upstream
 from test_relay import Upstream
 
-from logbale import session_link
+from logbale import failover
 from logbale.config import Settings
 from logbale.errors import ConfigError
 from logbale.log_receiver import LogReceiver
@@ -21,7 +21,7 @@ from logbale.relay.upstream import relay_sink, upstream_settings
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
     """Reconnects do not wait."""
-    monkeypatch.setattr(session_link, "FIRST_DELAY", 0.01)
+    monkeypatch.setattr(failover, "FIRST_DELAY", 0.01)
     monkeypatch.setattr(forwarding, "LOOK_INTERVAL", 0.01)
 
 

@@ -38,6 +38,7 @@ def upstream_settings(settings: Settings) -> Settings:
         settings,
         server_host=host,
         server_port=port,
+        receivers="",
         session_mode="on",
         tls_cert_file=settings.relay_cert_file,
         tls_key_file=settings.relay_key_file,
