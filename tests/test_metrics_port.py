@@ -52,6 +52,9 @@ RECEIVER = ReceiverSnapshot(
     latency=Latency(0.001, 0.002, 3),
     ack_durations=distribution(0.0007, 0.3, 0.3, 200.0),
     levels={"ERROR": 151, "": 157},
+    published_messages=179,
+    published_bytes=181,
+    publish_durations=distribution(0.02, 0.5, 191.5),
 )
 OVERVIEW = Overview(
     now=1_764_144_000.0,
@@ -129,6 +132,9 @@ def test_a_receivers_numbers_arrive_under_their_names():
     assert found["logbale_receiver_errors_total", ("reason", "limit")] == 149
     assert found["logbale_receiver_level_entries_total", ("level", "ERROR")] == 151
     assert found["logbale_receiver_level_entries_total", ("level", "none")] == 157
+    assert found["logbale_receiver_published_messages_total",] == 179
+    assert found["logbale_receiver_published_bytes_total",] == 181
+    assert found["logbale_receiver_publish_seconds_count",] == 3
     assert {name: found["logbale_receiver_alarm", ("id", name)] for name in ALARMS} == {
         name: name == "disk" for name in ALARMS
     }
@@ -190,7 +196,7 @@ def test_a_histogram_has_its_buckets():
 COMPUTED = {"ratio", "rates", "mean_rates", "received", "latency", "compress_seconds"}
 """What Prometheus computes from the others: rate(), histogram_quantile() and sums over labels."""
 
-OTHERWISE = {"ack_durations", "compress_durations", "cpu_percent"}
+OTHERWISE = {"ack_durations", "compress_durations", "publish_durations", "cpu_percent"}
 """Histograms, whose samples are others, and the machine's CPU, of which the machine's exporter knows more."""
 
 

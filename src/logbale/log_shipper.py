@@ -434,6 +434,7 @@ class LogShipper:
             host=self.settings.dashboard_host,
             port=self.settings.metrics_port,
             tls=Listening(context, Failures(self._metrics.errors), plain_answer=http_answer) if is_encrypted else None,
+            max_connections=self.settings.dashboard_max_connections,
         )
         await server.start()
         try:

@@ -148,7 +148,7 @@ class SessionLink:
     def _token(self) -> str | None:
         try:
             # Again each time: the file may have a newer one. Who else can read it was said at the start.
-            return shipper_token(self._settings, warns=False)
+            return shipper_token(self._settings)
         except ConfigError as error:
             raise SessionEnded("token_file", str(error)) from None
 
@@ -160,7 +160,6 @@ class SessionLink:
         token = self._token()
         reader, writer = await connect(receiver, self._tls())
         self._writer = writer
-        self._metrics.connections += 1
         store = self._queue.store
         stream, sent = store.stream, self._sent_to.elsewhere(receiver.name, store.first)
 
@@ -212,6 +211,7 @@ class SessionLink:
         self._receivers.failover.opened(receiver.name, monotonic())
         self._receivers.count(self._metrics, receiver, self._lost)
         self._metrics.connected = True
+        self._metrics.connections += 1
         self._lost = None
         self.unreachable_since = inf
         log.info("in session with %s, stream %s", receiver.name, self._queue.store.stream)

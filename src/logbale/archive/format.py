@@ -22,6 +22,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from logbale.deflate import crc32
 from logbale.errors import StorageError
 from logbale.sinks import Mark
 
@@ -125,6 +126,21 @@ class BlockHeader(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
 
+class Chain(msgspec.Struct, frozen=True, kw_only=True):
+    """The place of a segment that an archiver made of a partition of a topic: it begins where the one before ended."""
+
+    topic: str
+    partition: Natural
+    start: Natural
+    """`next` of the segment before it, and its name; 0 of the first."""
+    next: Natural
+    """The offset to read on from: every message before it is archived here or earlier, or never will be."""
+    taken: Natural
+    """Messages of base clients below this offset are archived; `next` may be lower."""
+    id: str
+    """By chance, so that whoever put it knows it again."""
+
+
 class Footer(msgspec.Struct, frozen=True, kw_only=True):
     """The end of a sealed segment."""
 
@@ -138,6 +154,8 @@ class Footer(msgspec.Struct, frozen=True, kw_only=True):
     last: str
     marks: dict[str, Mark] = {}
     """Every stream's mark at the end of this segment, also of the streams that are not in it."""
+    chain: Chain | UnsetType = UNSET
+    """In the segments of a topic; readers before it pass over it."""
 
 
 class Block(msgspec.Struct, frozen=True):
@@ -227,7 +245,7 @@ class BlockEncoder:
         content = msgspec.json.encode(header)
         if len(content) > MAX_HEADER:
             raise ValueError(f"a block header of {len(content)} bytes: the limit is {MAX_HEADER}; use smaller blocks")
-        crc = zlib.crc32(frame, zlib.crc32(content))
+        crc = crc32(frame, zlib.crc32(content))
         return b"".join((_PREFIX.pack(BLOCK_MAGIC, 4 + len(content), crc), content, frame))
 
     def merge(self, blocks: Sequence[Block]) -> bytes:

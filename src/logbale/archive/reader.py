@@ -29,8 +29,13 @@ def log_damage(damage: Damage) -> None:
 
 
 def segments(path: Path) -> list[SegmentPath]:
-    """The segments of an archive in serial order, or the one in a single file. Raises StorageError."""
-    return [layout.segment_at(path)] if path.is_file() else layout.segments(path)
+    """The segments of an archive in order, of one of its days, or the one in a file. Raises StorageError.
+
+    A directory that a receiver writes has no chains of archivers.
+    """
+    if path.is_file():
+        return [layout.segment_at(path)]
+    return layout.segments(path) or layout.chains(path) or layout.segments_of_day(path)
 
 
 def blocks(
@@ -54,12 +59,13 @@ def lines(
     until: str | None = None,
     time_field: str | None = None,
     on_damage: OnDamage = log_damage,
-    on_untimed: Callable[[bytes], object] = lambda line: None,
+    on_untimed: Callable[[str], object] = lambda time: None,
 ) -> Iterator[bytes]:
     """Every entry up to the present end, one JSON object each, without the newline; arguments as for blocks().
 
-    `time_field` is what the times go by in place of `timestamp`; no block can be passed over then. An entry whose time
-    cannot be read is never left out; where times are asked for, `on_untimed` gets each.
+    `time_field` is what the times go by in place of `timestamp`; no block can be passed over then. An entry that has no
+    time there goes by its `timestamp`, and one whose time cannot be read is never left out; where times are asked for,
+    `on_untimed` gets both, and the time that it went by, if any.
     """
     wanted = Span(since, until, time_field, on_untimed)
     for reader in _readers(path):
@@ -89,9 +95,11 @@ class ArchiveFollower:
         self._wanted = Span(since, until, time_field)
         self._on_damage = on_damage
         self._reader: SegmentReader | None = None
-        self._serial = -1
+        self._shown: dict[str, int] = {}
+        """The serial that each chain has come to."""
         if from_end and (present := segments(path)):
-            self._serial, self._reader = present[-1].serial, open_segment(present[-1])
+            self._shown = {segment.chain: segment.serial for segment in present}
+            self._reader = open_segment(present[-1])
             while self._reader is not None and self._reader.read() is not None:
                 pass
 
@@ -119,7 +127,7 @@ class ArchiveFollower:
         while True:
             if block := self._read():
                 return block
-            later = [segment for segment in segments(self._path) if segment.serial > self._serial]
+            later = [segment for segment in segments(self._path) if segment.serial > self._shown.get(segment.chain, -1)]
             if not later:
                 return None
             # With a later segment there, nothing more is appended to this one; just before it, something may have been.
@@ -128,7 +136,7 @@ class ArchiveFollower:
             if self._reader is not None:
                 report_end(self._reader, self._on_damage)
                 self.close()
-            self._serial, self._reader = later[0].serial, open_segment(later[0])
+            self._shown[later[0].chain], self._reader = later[0].serial, open_segment(later[0])
 
     def _read(self) -> Block | None:
         return next(sound_blocks(self._reader, self._on_damage), None) if self._reader is not None else None
@@ -142,11 +150,11 @@ class Span:
         since: str | None,
         until: str | None,
         field: str | None = None,
-        on_untimed: Callable[[bytes], object] = lambda line: None,
+        on_untimed: Callable[[str], object] = lambda time: None,
     ) -> None:
         self.since = since
         self.until = until
-        self.time_of = time_of if field is None else time_in(field)
+        self._time_of = time_of if field is None else time_in(field)
         self.on_untimed = on_untimed
         self._knows_blocks = field is None
         """Whether the times of blocks and segments, which are those of `timestamp`, say anything."""
@@ -164,6 +172,13 @@ class Span:
         if not (self._knows_blocks and of.first and of.last):
             return self.is_all
         return (self.since is None or of.first >= self.since) and (self.until is None or of.last < self.until)
+
+    def has(self, line: bytes) -> bool:
+        """Whether an entry is wanted."""
+        if not (time := self._time_of(line)):
+            time = "" if self._knows_blocks else time_of(line)
+            self.on_untimed(time)
+        return not self.is_without(time, time)
 
     def is_without(self, first: str, last: str) -> bool:
         """Whether nothing from first to last is wanted."""
@@ -227,12 +242,7 @@ def lines_of(block: Block, path: Path, wanted: Span, on_damage: OnDamage) -> Ite
     if wanted.has_all(block.header):
         yield from found
         return
-    for line in found:
-        time = wanted.time_of(line)
-        if not time:
-            wanted.on_untimed(line)
-        if not wanted.is_without(time, time):
-            yield line
+    yield from filter(wanted.has, found)
 
 
 def check_archive(path: Path) -> None:

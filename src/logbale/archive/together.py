@@ -24,7 +24,7 @@ def lines(
     until: str | None = None,
     time_field: str | None = None,
     on_damage: OnDamage = log_damage,
-    on_untimed: Callable[[bytes], object] = lambda line: None,
+    on_untimed: Callable[[str], object] = lambda time: None,
 ) -> Iterator[bytes]:
     """Every entry that they hold now, each batch once; the arguments are those of reader.lines(). Raises StorageError.
 

@@ -50,6 +50,8 @@ def verify(path: Path) -> Iterator[Verified]:
     streams = Streams()
     before: SegmentPath | None = None
     for segment in reader.segments(path):
+        if before is not None and before.chain != segment.chain:
+            streams, before = Streams(), None
         opened = _open(segment)
         if opened is None:
             continue  # deleted since it was listed
@@ -77,6 +79,8 @@ class Streams:
     def __init__(self) -> None:
         self._reached: dict[str, int] = {}
         self._begun: set[str] = set()
+        self.chain_end: int | None = None
+        """Where the segment before says that the next one of its chain starts; None where it says nothing."""
         self.absent: list[str] = []
         """What is durable at another receiver, as the shippers said that came from there."""
 
@@ -150,6 +154,13 @@ class _Check:
         return result
 
     def _compare(self, before: SegmentPath) -> None:
+        if self._segment.chain:
+            end = self._streams.chain_end
+            if end is not None and end != self._segment.serial:
+                reason = f"the segment before it ends at offset {end}: what is between is missing, deleted or lost"
+                self._report(0, 0, reason)
+                self._streams.take({})
+            return
         missing = range(before.serial + 1, self._segment.serial)
         if len(missing) == 1:
             self._report(0, 0, f"the segment before it is missing: {missing[0]}, deleted or lost")
@@ -179,6 +190,7 @@ class _Check:
             self._result.unfinished = tail
         elif footer is None or tail:
             self._report(self._reader.offset, tail, "it does not end with the footer of a sealed segment")
+        self._streams.chain_end = None
         if footer is not None:
             self._footer(footer, footer_at)
 
@@ -206,6 +218,8 @@ class _Check:
         def report(reason: str) -> None:
             self._report(offset, size, reason)
 
+        if footer.chain:
+            self._streams.chain_end = footer.chain.next
         if result.serial and footer.serial != result.serial:
             report(f"the footer's serial is {footer.serial}, the name's {result.serial}")
         if result.damage:

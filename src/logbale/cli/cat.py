@@ -73,7 +73,8 @@ class Time(click.ParamType[str]):
         click.Option(
             ["--time-field"],
             metavar="NAME",
-            help="What --since and --until go by; by default timestamp, which is when the line was read if it had none",
+            help="What --since and --until go by, where an entry has it; else by timestamp, which is when the line was "
+            "read if it had none",
         ),
         click.Option(
             ["--level", "levels"], multiple=True, metavar="NAME", help="Entries of this level; several with commas"
@@ -96,7 +97,7 @@ def cat(
     follow: bool,
     config: Path | None,
 ) -> int:
-    """Prints the entries of an archive, or of one of its files (default: ARCHIVE_DIR), in the order they were stored.
+    """Prints the entries of an archive, a day or a file of it (default: ARCHIVE_DIR), in the order they were stored.
 
     Of several archives, whose receivers took over from each other, it prints each batch once, by time and each
     shipper's entries in their order. Works beside a running receiver. Damaged blocks are passed over, named on standard
@@ -111,16 +112,17 @@ def cat(
     paths = paths or (Path(load_settings({}, config).settings.archive_dir),)
     for path in paths:
         reader.check_archive(path)
-    damaged = untimed = 0
+    damaged = untimed = without_field = 0
 
     def on_damage(damage: Damage) -> None:
         nonlocal damaged
         damaged += 1
         complain(f"{damage}; what these bytes held cannot be read, the rest can")
 
-    def on_untimed(_: bytes) -> None:
-        nonlocal untimed
-        untimed += 1
+    def on_untimed(went_by: str) -> None:
+        nonlocal untimed, without_field
+        without_field += bool(went_by)
+        untimed += not went_by
 
     span = {"since": since, "until": until, "time_field": time_field}
     names = [name for given in levels for name in given.split(",")]
@@ -138,6 +140,9 @@ def cat(
     read = partial(reader.lines, paths[0]) if len(paths) == 1 else partial(together.lines, paths)
     found = filter(wanted, read(**span, on_damage=on_damage, on_untimed=on_untimed))
     _print(_last(found, last), show)
+    if without_field:
+        entries = count(without_field, f"entry has no {time_field}", f"entries have no {time_field}")
+        complain(f"{entries} that is a time, and went by timestamp")
     if untimed:
         complain(
             f"{count(untimed, 'entry has', 'entries have')} no time that can be read, and passed --since and --until"

@@ -23,6 +23,7 @@ from logbale.config import (
     split_address,
 )
 from logbale.config.credentials import dashboard_password
+from logbale.errors import ConfigError
 
 if TYPE_CHECKING:
     from logbale.dashboard_client import DashboardClient
@@ -175,17 +176,20 @@ def load_settings(
     if given.get("address"):
         parameters = click.get_current_context().command.params
         flag = next(option for option in parameters if isinstance(option, AddressOption))
-        flags |= flag.settings(given["address"])
+        try:
+            flags |= flag.settings(given["address"])
+        except ValueError as error:
+            raise ConfigError(f"{flag.opts[0]} {given['address']!r}: expected {error}") from None
         origins = dict.fromkeys(("server_host", "server_port", "receivers"), flag.opts[0])
     return load(flags, environ, config, defaults=defaults, origins=origins)
 
 
-def dashboard_at(address: str | None, config: Path | None, tls_ca_file: str | None) -> DashboardClient:
-    """The dashboard of a receiver; where no address is given, the settings'. Raises ConfigError."""
+def dashboard_at(address: str | None, config: Path | None, **given: str | None) -> DashboardClient:
+    """The dashboard of a receiver; where no address is given, the settings'. `given` are flags. Raises ConfigError."""
     from logbale.dashboard_client import DashboardClient
     from logbale.tls.material import page_is_encrypted, trusting
 
-    settings = load_settings({"tls_ca_file": tls_ca_file}, config).settings
+    settings = load_settings(given, config).settings
     is_encrypted = not address and page_is_encrypted(settings)
     return DashboardClient(
         address or "",

@@ -32,7 +32,7 @@ def split_address(text: str) -> tuple[str, str]:
     """Host and port of `HOST:PORT`, `[IPv6]:PORT`, `HOST` or `:PORT`; "" for what is left out.
 
     Neither is checked: that is done where settings are loaded. A number alone is taken for a port: as a host, 5012
-    would mean 0.0.19.148.
+    would mean 0.0.19.148. Raises ValueError for a colon with nothing behind it, where the port went missing.
     """
     if text.isdigit():
         return "", text
@@ -41,6 +41,8 @@ def split_address(text: str) -> tuple[str, str]:
     except ValueError:
         bracket = text.rfind("]")
         colon = text.find(":", bracket + 1) if bracket >= 0 else text.rfind(":")
+        if colon == len(text) - 1:
+            raise ValueError("a port behind the colon, or no colon") from None
         return (text, "") if colon < 0 else (text[:colon], text[colon + 1 :])
     return text, ""
 

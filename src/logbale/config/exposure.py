@@ -1,10 +1,17 @@
-"""Combinations of settings that look safe and are not: refused at the start, with the way out."""
+"""Combinations of settings that look safe and are not: refused at the start, with the way out.
+
+What is open and looks so is only warned of.
+"""
 
 from __future__ import annotations
+
+import logging
 
 from logbale.config.addresses import connect_host, is_loopback
 from logbale.config.settings import Settings
 from logbale.errors import ConfigError
+
+log = logging.getLogger("logbale")
 
 
 def refuse_unsafe_receiver(settings: Settings) -> None:
@@ -26,6 +33,17 @@ def refuse_unsafe_receiver(settings: Settings) -> None:
             "something else guards it, such as a container's port that is published on 127.0.0.1"
         )
     _raise(problems)
+
+
+def warn_of_open_receiver(settings: Settings) -> None:
+    """Says so where whoever reaches the port may store entries, and read them on the way: it does not look safe."""
+    if not (settings.tls_cert_file or settings.has_tokens or is_loopback(settings.server_host)):
+        log.warning(
+            "SERVER_HOST=%s without TLS and tokens: whoever reaches the port may store entries, under any name, and "
+            "whoever is on the way reads them; set TLS_CERT_FILE and TOKENS_FILE or TLS_CLIENT_CA_FILE, or "
+            "SERVER_HOST=127.0.0.1",
+            settings.server_host,
+        )
 
 
 def refuse_unsafe_shipper(settings: Settings) -> None:

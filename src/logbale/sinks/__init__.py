@@ -39,7 +39,10 @@ class ReceivedBatch(msgspec.Struct, frozen=True):
     frame_raw_bytes: int = 0
     """Bytes of its lines."""
     base: int = 0
-    """The lowest sequence that its session could have brought (`next` of the hello); 0 for a base client."""
+    """What its stream has below this was settled before this batch was taken; 0 for a base client.
+
+    `next` of the hello at first; then it moves with what the sink has stored.
+    """
     elsewhere: bool = False
     """Another receiver may have stored it too (`sent` of the hello)."""
 
@@ -131,8 +134,8 @@ class Sink(Protocol):
         """Stores or rejects each, in order, durably on return. Raises StorageError where it can do neither now."""
         ...
 
-    def mark(self, stream: str) -> Mark:
-        """How far the stream is durable here; sequence 0 where it is unknown."""
+    def mark(self, stream: str) -> Mark | None:
+        """How far the stream is durable here; sequence 0 where it is unknown, None where this sink cannot know."""
         ...
 
     def can_admit(self, stream: str) -> bool:
