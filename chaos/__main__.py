@@ -16,7 +16,7 @@ from chaos.suite import FAULTS, YARDSTICK, Result, perform
 
 MODULES = (
     *("crash", "reload", "calls", "power", "network", "link"),
-    *("disk", "spool", "tail", "load", "viewers", "clock"),
+    *("disk", "spool", "tail", "load", "viewers", "clock", "fleet"),
 )
 
 

@@ -210,12 +210,12 @@ class Receiver(End):
 
 
 class Shipper(End):
-    """`logbale ship` of files to a port; with a spool where `spool` names its directory."""
+    """`logbale ship` of files to a port, or to one of several; with a spool where `spool` names its directory."""
 
     def __init__(
         self,
         directory: Path,
-        port: int,
+        port: int | list[int],
         *paths: Path | str,
         name: str = "shipper",
         once: bool = False,
@@ -224,7 +224,8 @@ class Shipper(End):
         **environ: str,
     ) -> None:
         super().__init__(directory, name)
-        self.host, self.port = host, port
+        self.host = host
+        self.ports = [port] if isinstance(port, int) else port
         self.spool = spool
         self._paths = paths
         self._once = once
@@ -234,7 +235,8 @@ class Shipper(End):
     def command(self) -> list[str | Path]:
         reach = ["--once"] if self._once else ["--from-start"]
         name = [] if self.spool is None else ["--name", "chaos"]
-        return ["ship", "--to", f"{self.host}:{self.port}", *reach, *name, *self._paths]
+        to = ",".join(f"{self.host}:{port}" for port in self.ports)
+        return ["ship", "--to", to, *reach, *name, *self._paths]
 
     @property
     def delivered(self) -> float:

@@ -126,13 +126,14 @@ class Run:
 
     def receiver(self, directory: Path, archive: Path | None = None, **options: str) -> Receiver:
         """A receiver, not started; killed at the end."""
-        return self._kept(Receiver(directory, archive, **options))
+        return self.kept(Receiver(directory, archive, **options))
 
-    def shipper(self, directory: Path, port: int, *paths: Path | str, **options: object) -> Shipper:
+    def shipper(self, directory: Path, port: int | list[int], *paths: Path | str, **options: object) -> Shipper:
         """A shipper, not started; killed at the end."""
-        return self._kept(Shipper(directory, port, *paths, **options))  # type: ignore[arg-type]
+        return self.kept(Shipper(directory, port, *paths, **options))  # type: ignore[arg-type]
 
-    def _kept(self, end: T) -> T:
+    def kept(self, end: T) -> T:
+        """An end that is killed when the fault is over."""
         with self._lock:
             self._ends.append(end)  # type: ignore[arg-type]
         return end

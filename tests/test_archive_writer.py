@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from logbale.archive import reader
+from logbale.archive.blocks import BLOCK_BYTES
 from logbale.archive.format import Range
-from logbale.archive.writer import BLOCK_BYTES
 from logbale.errors import LockedError, StorageError
 from logbale.sinks import ReceivedBatch, Stored
 

@@ -221,8 +221,8 @@ def test_every_fault_is_in_the_table_of_its_document():
     listed = subprocess.run(
         [sys.executable, "-m", "chaos", "none"], cwd=root, capture_output=True, text=True, timeout=60
     )
-    numbers = set(re.findall(r"F[\w-]+", listed.stdout.partition("there are")[2]))
-    rows = re.findall(r"^\| (F\d[^|]*) \|", (root / "docs/chaos.md").read_text(), re.MULTILINE)
+    numbers = set(re.findall(r"[FK]\d[\w-]*", listed.stdout.partition("there are")[2]))
+    rows = re.findall(r"^\| ([FK]\d[^|]*) \|", (root / "docs/chaos.md").read_text(), re.MULTILINE)
     named = {name for row in rows for name in row.split(", ")}
     assert "F32-…" in named
     assert {name for name in numbers if not name.startswith("F32-")} == named - {"F32-…"}

@@ -20,7 +20,7 @@ from logbale.cli.running import summaries
 from logbale.cli.ship import ship
 from logbale.config import SETTINGS
 from logbale.metrics import ReceiverMetrics
-from logbale.spool import spool_root
+from logbale.spool import list_spools, spool_root
 
 ROOT = Path(__file__).parent.parent
 
@@ -166,7 +166,7 @@ def test_a_file_that_was_idle_all_the_time_is_read_on_where_the_first_run_began(
         command = ("ship", tmp_path / "idle*.log", "--to", receiving.address, "--spool-dir", spools)
         with running(tmp_path, *command) as shipping:
             shipping.says("in session")
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 60
             while end == signal.SIGKILL and not list(spools.glob("*/*.spool")):
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
@@ -204,14 +204,14 @@ def test_a_shipper_that_ships_its_own_messages_does_not_talk_to_itself(tmp_path)
 
 def wait_for_line(archive, text):
     """Returns once it is stored."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while text not in logbale_run("cat", archive).stdout:
         assert time.monotonic() < deadline
 
 
 def wait_for_entries(archive, count):
     """Returns once so many are stored."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while len(logbale_run("cat", archive).stdout.splitlines()) < count:
         assert time.monotonic() < deadline
 
@@ -222,8 +222,11 @@ def test_a_second_signal_does_not_wait(tmp_path):
     log.write_text("one\n")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with running(tmp_path, "ship", log, "--from-start", "--to", f":{port}", "--drain-timeout", 600) as shipping:
+    spools = tmp_path / "spools"
+    options = ("--from-start", "--drain-timeout", 600, "--batch-interval", 0.1, "--spool-dir", spools)
+    with running(tmp_path, "ship", log, "--to", f":{port}", *options) as shipping:
         shipping.says("Connection refused")
+        shipping.until(lambda: any(one.entries for one in list_spools(spools)))
         shipping.process.send_signal(signal.SIGTERM)
         shipping.says("SIGTERM: stopping; once more ends at once")
         assert shipping.end() == 69
@@ -348,6 +351,13 @@ def test_wrong_settings_end_with_78_and_a_line_each():
         "logbale: BATCH_SIZE='1e3': expected a whole number in digits, 1 to 1000000000 (from the environment)",
         "logbale: COMPRESSION_LEVEL='12': expected 1 to 9 (from --level)",
     ]
+
+
+def test_an_address_that_ends_with_a_colon_is_refused():
+    """By the flag that has it; nothing goes to the default port instead."""
+    ended = logbale_run("ship", "--demo", "--to", "127.0.0.1:")
+    assert ended.returncode == 78
+    assert ended.stderr == "logbale: --to '127.0.0.1:': expected a port behind the colon, or no colon\n"
 
 
 @pytest.mark.parametrize(

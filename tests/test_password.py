@@ -146,11 +146,13 @@ def test_a_password_is_asked_for_by_a_receiver_and_given_by_its_viewers(tmp_path
         none = logbale_run("top", "--once", f"127.0.0.1:{port}")
         assert none.returncode == 69
         assert "answers 401" in none.stderr
-        assert "Set DASHBOARD_PASSWORD_FILE" in none.stderr
+        assert "Name its file with --dashboard-password-file (DASHBOARD_PASSWORD_FILE)" in none.stderr
         wrong = logbale_run("top", "--once", f"http://:sesam-shut@127.0.0.1:{port}")
         assert wrong.returncode == 69
         by_file = logbale_run("top", "--once", f"127.0.0.1:{port}", DASHBOARD_PASSWORD_FILE=str(file))
         assert by_file.returncode == 0, by_file.stderr
+        by_flag = logbale_run("top", "--once", f"127.0.0.1:{port}", "--dashboard-password-file", file)
+        assert by_flag.returncode == 0, by_flag.stderr
         by_url = logbale_run("top", "--once", f"http://me:sesam-open%2Fup@127.0.0.1:{port}")
         assert by_url.returncode == 0, by_url.stderr
         nonsense = logbale_run("top", "--once", "http://:sesam-open@a b/")
@@ -174,7 +176,7 @@ def test_a_password_inside_tls_is_no_secret_told_to_all(tmp_path):
         port = end.says(r"dashboard on https://0\.0\.0\.0:(\d+)/")[1]
         ask = ["top", "--once", f"https://localhost:{port}", "--tls-ca-file", files.trust()["tls_ca_file"]]
         assert "answers 401" in logbale_run(*ask).stderr
-        shown = logbale_run(*ask, DASHBOARD_PASSWORD_FILE=str(file))
+        shown = logbale_run(*ask, "--dashboard-password-file", file)
         assert shown.returncode == 0, shown.stderr
         assert end.end() == 0
     assert "plain HTTP" not in end.messages.read_text()

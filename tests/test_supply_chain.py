@@ -166,7 +166,7 @@ def test_every_exception_has_its_reason_beside_it():
 # The bill of materials
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_bill_of_materials_has_everything_that_is_pinned(tmp_path):
     """Each package of requirements.txt for this Python, with its version, its licence and what it needs."""
     bill = tmp_path / "bill.json"

@@ -16,7 +16,7 @@ from proxy import Proxy
 from test_delivery import KeepingSink, Numbers, eventually
 from test_tcp_server import ListSink, in_thread, raw_frame
 
-from logbale import session_link, tcp_client
+from logbale import failover
 from logbale.config import Settings
 from logbale.log_shipper import LogShipper
 from logbale.metrics import ReceiverMetrics
@@ -29,9 +29,8 @@ VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
     """Reconnects do not wait."""
-    for link in (session_link, tcp_client):
-        monkeypatch.setattr(link, "FIRST_DELAY", 0.001)
-        monkeypatch.setattr(link, "LONGEST_DELAY", 0.001)
+    monkeypatch.setattr(failover, "FIRST_DELAY", 0.001)
+    monkeypatch.setattr(failover, "LONGEST_DELAY", 0.001)
 
 
 @pytest.fixture

@@ -388,8 +388,10 @@ def test_a_shipper_takes_up_a_new_token_by_itself(run, file):
             run = asyncio.create_task(running.run())
             await eventually(lambda: running.snapshot().errors.get("unauthorized", 0) > 2)
             assert running.snapshot().waiting_entries
+            assert running.snapshot().reconnects == 0  # it never was in
             file(OURS, "mine")
-            assert (await run).delivered
+            report = await run
+            assert (report.delivered, report.snapshot.reconnects) == (True, 0)
             assert server.sink.numbers == list(range(20))
 
     run(scenario)

@@ -438,7 +438,7 @@ class Connection(asyncio.Protocol):
             self._bad_frames += 1
             receiver.metrics.frame_refused(decoded.reason)
             if is_worth_saying(self._bad_frames):
-                log.warning("%s: frame skipped, the %d. bad one: %s", self.peer, self._bad_frames, decoded)
+                log.warning("%s: frame skipped (%d so far): %s", self.peer, self._bad_frames, decoded)
             receiver.release(frame.wire_bytes)
             return
         if self._client is None:

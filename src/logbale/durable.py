@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from shutil import rmtree
 
 from logbale.errors import LockedError, StorageError
 
@@ -78,6 +77,8 @@ def delete_locked(directory: Path) -> None:
 
     Whoever takes the directory after that finds it empty, and it stays.
     """
+    from shutil import rmtree  # not above: a start takes long enough
+
     for path in directory.iterdir():
         if path.is_dir() and not path.is_symlink():
             rmtree(path, ignore_errors=True)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import pairwise, repeat
+from itertools import pairwise
 from operator import itemgetter, ne
 from typing import Any
 
 import msgspec
 
 from logbale.line_levels import LEVEL_NAMES, LEVELS, LineLevels
-from logbale.models import Chunk, EntryEncoder, escaped, rfc3339
+from logbale.models import Chunk, EntryEncoder, JoinedLines, escaped, rfc3339
 from logbale.ndjson import MAX_DEPTH, nests_too_deep
 
 MAX_LINE_BYTES = 1024 * 1024
@@ -98,7 +98,7 @@ class LineParser:
             text = text.replace("\r\n", "\n")
         if any(character in text for character in (*_SPACES_ESCAPED, _SEPARATOR)):
             return None
-        messages = escaped(text.replace("\n", _SEPARATOR)).split(_SEPARATOR.encode())
+        messages = _escaped_parts(text.replace("\n", _SEPARATOR))
         if not messages[-1]:
             del messages[-1]
         if len(data) > self._max_line and max(map(len, messages)) > self._max_line:
@@ -140,7 +140,7 @@ class LineParser:
             weights += [end - start for start, end in pairwise([0, *cuts, size])]
         return pieces, weights
 
-    def _from_lines(self, lines: list[str], timestamp: str) -> list[bytes]:
+    def _from_lines(self, lines: list[str], timestamp: str) -> Sequence[bytes]:
         """Entries of lines of which some may be JSON objects."""
         added: dict[frozenset[str], str] = {}
         # An object over several lines would be several lines in the archive: it travels as text.
@@ -152,15 +152,23 @@ class LineParser:
         if not texts:
             return objects  # type: ignore[return-value]
         levels = self._as_written.of([text.encode() for text in texts])
-        others = iter(self._join(list(map(escaped, texts)), levels, timestamp))
+        joined = self._join(list(map(escaped, texts)), levels, timestamp)
+        if len(texts) == len(lines):
+            return joined
+        others = iter(joined)
         return [next(others) if found is None else found for found in objects]
 
-    def _join(self, messages: list[bytes], levels: list[str], timestamp: str) -> list[bytes]:
-        """The entries of messages that are escaped."""
-        head = partial(self._encoder.head, timestamp, service=self._service)
-        heads = {level: head(level or None) for level in ("", *LEVEL_NAMES)}
-        pieces = zip(map(heads.__getitem__, levels), messages, repeat(self._encoder.tail), strict=False)
-        return list(map(b"".join, pieces))
+    def _join(self, messages: list[bytes], levels: list[str], timestamp: str) -> Sequence[bytes]:
+        """The entries of messages that are escaped. What stands between two of them is one piece: half the pieces."""
+        if not messages:
+            return []
+        head, tail = partial(self._encoder.head, timestamp, service=self._service), self._encoder.tail
+        between = {level: tail + head(level or None) for level in ("", *LEVEL_NAMES)}
+        pieces = [tail] * (2 * len(messages) + 1)
+        pieces[:-1:2] = map(between.__getitem__, levels)
+        pieces[1::2] = messages
+        pieces[0] = head(levels[0] or None)
+        return JoinedLines(b"".join(pieces), len(messages))
 
     def _from_json(self, line: str, timestamp: str, added: dict[frozenset[str], str]) -> bytes | None:
         """The line's own bytes, with what it lacks of time, service and attributes added; None where it is no object.
@@ -231,6 +239,14 @@ class LineCutter:
 
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _first_byte = itemgetter(0)
+
+
+def _escaped_parts(text: str) -> list[bytes]:
+    """What escaped() gives, parted at the separators; the quotes are taken off last, so that less is copied."""
+    parts = msgspec.json.encode(text).split(_SEPARATOR.encode())
+    parts[0] = parts[0][1:]
+    parts[-1] = parts[-1][:-1]
+    return parts
 
 
 def _without_blanks(lines: list[str], sizes: list[int]) -> tuple[list[str], list[int]]:

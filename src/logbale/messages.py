@@ -73,6 +73,8 @@ class Hello(_Message, frozen=True):
     agent: Text = ""
     host: Text = ""
     token: Text | None = None
+    sent: Sequence = 0
+    """The highest sequence that another receiver may have been sent before; 0 where none was that is still held."""
 
 
 class RejectedBatch(msgspec.Struct, frozen=True):

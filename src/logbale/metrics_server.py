@@ -15,7 +15,7 @@ from starlette.routing import Route, Router
 
 from logbale.exposition import CONTENT_TYPE, Exposition
 from logbale.http_server import MAX_CONNECTIONS, HTTPServer
-from logbale.metrics import Snapshot
+from logbale.kafka.metrics import AnySnapshot
 from logbale.tls.server import Listening
 
 if TYPE_CHECKING:  # a shipper has none, and should not load it
@@ -32,7 +32,7 @@ class MetricsServer(HTTPServer):
 
     def __init__(
         self,
-        snapshot: Callable[[], Snapshot],
+        snapshot: Callable[[], AnySnapshot],
         ready: Ready,
         *,
         host: str,

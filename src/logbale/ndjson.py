@@ -7,7 +7,6 @@ of invalid UTF-8 or too deep nesting, and a newline between tokens would split a
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -100,9 +99,9 @@ def to_ndjson(
 
 def _from_lines(raw: bytes, max_entries: int, max_depth: int, with_levels: bool) -> Lines:
     """Raises msgspec.DecodeError where not each line is one object as it stands, EntryError for what is too much."""
-    # Before they are decoded, and no further than to the limit: a batch of empty objects takes 25 times its size.
-    openers = _openers(raw, max_entries)
-    count = len(openers) - 1
+    # Before they are decoded: a batch of empty objects takes 25 times its size.
+    openers = _openers(raw)
+    count = openers.count(b"\n")
     _check_count(max(1, count), max_entries)
     # The parser takes any space between and inside objects. Each newline must end one: it does if "}" stands before it
     # and "{" or the end behind it, because between those two JSON has a comma everywhere but between two whole texts.
@@ -162,7 +161,7 @@ def _from_array(raw: bytes, max_entries: int, max_depth: int, with_levels: bool)
         ndjson, rewritten = _on_one_line_each(entries)
     else:
         ndjson, rewritten = b"\n".join([*entries, b""]), 0
-    _check_depth(ndjson, _openers(ndjson, len(times)), max_depth)
+    _check_depth(ndjson, _openers(ndjson), max_depth)
     levels = count_levels(map(_level, times)) if with_levels else {}
     return Lines(ndjson, len(times), *_span(times), rewritten, levels)
 
@@ -185,16 +184,17 @@ def _on_one_line_each(entries: list[msgspec.Raw]) -> tuple[bytes, int]:
 
 
 _NO_OPENERS = bytes(set(range(256)) - set(b"{[\n"))
+_ARRAYS_AS_OBJECTS = bytes.maketrans(b"[", b"{")
 
 
-def _openers(ndjson: bytes, max_lines: int) -> list[bytes]:
-    """What opens objects and arrays in each line, quoted or not; the lines beyond `max_lines` are one."""
-    return ndjson.translate(None, _NO_OPENERS).split(b"\n", max_lines + 1)
+def _openers(ndjson: bytes) -> bytes:
+    """A "{" for each thing that opens an object or an array, quoted or not, and the newlines between the lines."""
+    return ndjson.translate(_ARRAYS_AS_OBJECTS, _NO_OPENERS)
 
 
-def _check_depth(ndjson: bytes, openers: list[bytes], max_depth: int) -> None:
+def _check_depth(ndjson: bytes, openers: bytes, max_depth: int) -> None:
     """Raises EntryError where an entry nests too deep. Only one with that many brackets can, and few have."""
-    if max(map(len, openers)) <= max_depth:
+    if b"{" * (max_depth + 1) not in openers:
         return
     for line in ndjson.split(b"\n"):
         if nests_too_deep(line, max_depth):
@@ -241,11 +241,14 @@ def _canonical(timestamp: str) -> str:
 
 def _to_ndjson_slowly(raw: bytes, max_entries: int, max_depth: int, *, has_lines: bool, with_levels: bool) -> Lines:
     """The same through the standard library, which takes more: every odd entry is written anew as plain ASCII."""
+    import json  # not above: a start takes long enough, and hardly ever comes here
+
+    loads = partial(json.loads, parse_int=_integer)
     expected = "not one JSON object a line" if has_lines else "not a JSON array of objects"
     try:
         # surrogateescape keeps a stray byte apart from any character until _clean writes it out.
         text = raw.decode("utf-8", "surrogateescape")
-        entries = [_loads(line) for line in text.split("\n") if line] if has_lines else _loads(text)
+        entries = [loads(line) for line in text.split("\n") if line] if has_lines else loads(text)
     except RecursionError:
         raise _too_deep(max_depth) from None
     except ValueError as error:
@@ -263,9 +266,6 @@ def _to_ndjson_slowly(raw: bytes, max_entries: int, max_depth: int, *, has_lines
 def _integer(digits: str) -> int | str:
     """What Python makes no integer of stays text: one such line must not cost the others of its batch."""
     return int(digits) if len(digits) <= MAX_DIGITS else digits
-
-
-_loads = partial(json.loads, parse_int=_integer)
 
 
 def _clean(value: Any, depth: int, max_depth: int) -> Any:

@@ -235,10 +235,20 @@ class ShipperSession:
         self._unacked: deque[tuple[int, int]] = deque()
         self.unacked_bytes = 0
 
-    def hello(self, *, agent: str, host: str, token: str | None = None) -> bytes:
-        """The first frame of the connection."""
+    def hello(self, *, agent: str, host: str, token: str | None = None, sent: int = 0) -> bytes:
+        """The first frame of the connection; another receiver may have been `sent` everything up to there."""
         algorithms = [algorithm.label for algorithm in Algorithm]
-        return encode_message(Hello(VERSION, self.stream, self._first, algorithms, agent, host, token))
+        return encode_message(Hello(VERSION, self.stream, self._first, algorithms, agent, host, token, sent))
+
+    @property
+    def last_sent(self) -> int:
+        """The highest sequence that the receiver may have of this client."""
+        return self._last_sent
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is unacknowledged."""
+        return not self._unacked
 
     def receive(self, frame: Frame, now: float) -> tuple[Event | None, bytes]:
         """What the receiver says, and what to answer at once. Raises ProtocolError."""

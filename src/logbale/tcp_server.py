@@ -230,7 +230,7 @@ class TCPLogReceiver:
             refused = self.metrics.errors["too_many_of_address"]
             if is_worth_saying(refused):
                 log.warning(
-                    "%s refused, the %d. such: too many connections of its address sent nothing sound yet "
+                    "%s refused (%d so far): too many connections of its address sent nothing sound yet "
                     "(MAX_CONNECTIONS_PER_ADDRESS)",
                     connection.peer,
                     refused,

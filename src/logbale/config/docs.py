@@ -79,7 +79,8 @@ def settings_page() -> str:
 
 def _flags(setting: Setting) -> str:
     if setting.is_address:
-        return "`receive --listen`, `ship --to`"
+        commands = {"--listen": "receive", "--to": "ship"}
+        return ", ".join(f"`{commands[flag]} {flag}`" for flag in setting.flags)
     return ", ".join(f"`{flag}`" for flag in reversed(setting.flags)) or "none"
 
 

@@ -49,15 +49,16 @@ def warn_of_open_receiver(settings: Settings) -> None:
 def refuse_unsafe_shipper(settings: Settings) -> None:
     """Raises ConfigError likewise."""
     problems = []
-    host = connect_host(settings.server_host)
     name = "TOKEN_FILE" if settings.token_file else "TOKEN"
     if settings.has_token and settings.session_mode == "off":
         problems.append(
             f"{name} with SESSION_MODE=off: the base protocol has no token; set SESSION_MODE=on, or leave {name} out"
         )
-    if settings.has_token and not settings.tls_ca_file and not is_loopback(host):
+    hosts = [connect_host(host) for host, _ in settings.receiver_addresses]
+    where = f"RECEIVERS={settings.receivers!r}" if settings.receivers else f"SERVER_HOST={hosts[0]!r}"
+    if settings.has_token and not settings.tls_ca_file and not all(map(is_loopback, hosts)):
         problems.append(
-            f"{name} with SERVER_HOST={host!r} and no TLS: whoever is on the way could read the token; set "
+            f"{name} with {where} and no TLS: whoever is on the way could read the token; set "
             "TLS_CA_FILE, or reach the receiver through something that encrypts and ends on 127.0.0.1"
         )
     _raise(problems)

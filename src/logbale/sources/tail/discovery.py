@@ -22,6 +22,13 @@ COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".Z")
 """Ends of the names of files that are copies of others, made smaller."""
 
 
+_DATE = r"[.-]\d{4}-?\d\d-?\d\d(?:[-_.T]?\d\d(?:[-_:]?\d\d)*)?$"
+_ROTATED = re.compile(rf"\.\d+$|\.(?:old|bak)$|{_DATE}")
+"""What rotation adds to the end of a name: logrotate's .1 and -20261124, .2026-11-24 of Python's logging, .old."""
+_DATED = re.compile(_DATE)
+"""What it has before the extension: web-20261124.log."""
+
+
 class Found(NamedTuple):
     """A file at the moment it was seen."""
 
@@ -172,6 +179,15 @@ def rotations_between(
         if found.mtime_ns >= older_mtime_ns and identity != newer and identity not in known
     ]
     return sorted(between, key=lambda item: item[1].mtime_ns)
+
+
+def service_of(path: str) -> str:
+    """The log's name without its extension and without what rotation adds: `web` of web.log as of web.log.2.gz."""
+    name = os.path.basename(path)
+    for ending in COMPRESSED:
+        name = name.removesuffix(ending) or name
+    stem = os.path.splitext(_ROTATED.sub("", name) or name)[0]
+    return _DATED.sub("", stem) or stem
 
 
 def reason(error: OSError) -> str:

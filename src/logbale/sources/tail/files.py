@@ -9,14 +9,13 @@ import stat
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from logbale.errors import StorageError
 from logbale.lines import LineParser
 from logbale.models import Chunk
 from logbale.multiline import LineJoiner, start_pattern
-from logbale.sources.tail.discovery import Discovery, Found, by_inode, reason, rotations_between, search
+from logbale.sources.tail.discovery import Discovery, Found, by_inode, reason, rotations_between, search, service_of
 from logbale.sources.tail.file import FollowedFile
 from logbale.sources.tail.identity import HEAD_BYTES, Cursors, FileName, Identity, printable
 from logbale.sources.tail.links import planted_link
@@ -218,7 +217,7 @@ class FollowedFiles:
         if cursor is not None and cursor[0].path != _known_as(path) and os.path.isabs(cursor[0].path):
             shown = cursor[0].path
         attributes = {"file": os.path.abspath(shown), "host": self._host, **self._fields}
-        service = str(attributes.pop("service", Path(shown).stem))
+        service = str(attributes.pop("service", service_of(shown)))
         joiner = LineJoiner(self._start, max_bytes=self._max_line) if self._start is not None else None
         parser = LineParser(service, attributes, max_line=self._max_line, max_depth=self._max_depth)
         file = FollowedFile(
