@@ -8,6 +8,7 @@ import ssl
 import struct
 from collections import Counter
 
+import msgspec
 import pytest
 from certificates import Certificates
 from hypothesis import given
@@ -16,7 +17,6 @@ from test_delivery import eventually, next_message, receiver
 from test_tcp_server import exchange, in_thread
 from test_tls import receiver as tls_receiver
 
-from logbale import proxies
 from logbale.config import load
 from logbale.errors import ConfigError, ProtocolError
 from logbale.messages import Hello, encode_message
@@ -114,7 +114,7 @@ def test_no_bytes_have_another_end_than_a_header_or_a_refusal(noise, kept):
 )
 def test_only_addresses_in_proxy_from_are_believed(host, trusted):
     """Single ones and networks."""
-    assert Proxies("10.0.0.4, 10.1.0.7/24,2001:db8::/64", Counter()).is_trusted(host) == trusted
+    assert Proxies("10.0.0.4, 10.1.0.7/24,2001:db8::/64", Counter(), lambda: 5.0).is_trusted(host) == trusted
 
 
 @pytest.mark.parametrize("value", ["balancer", "10.0.0.1,", "10.0.0.1/33", "0.0.0.0/0", "::/0"])
@@ -242,12 +242,11 @@ def test_nothing_behind_a_header_is_taken_where_the_client_is_refused(run):
     run(scenario)
 
 
-def test_a_header_that_does_not_come_ends_the_connection_and_delays_no_stop(run, monkeypatch):
-    """After five seconds; at a stop at once; a balancer that only looks whether the port is open is no fault."""
-    monkeypatch.setattr(proxies, "HEADER_TIMEOUT", 0.05)
+def test_a_header_that_does_not_come_ends_the_connection_and_delays_no_stop(run):
+    """After HELLO_TIMEOUT; at a stop at once; a balancer that only looks whether the port is open is no fault."""
 
     async def scenario():
-        async with receiver(proxy_from="127.0.0.1") as server:
+        async with receiver(proxy_from="127.0.0.1", hello_timeout=0.05) as server:
             reader, writer = await asyncio.open_connection(*server.address)
             writer.write(header()[:-1])
             with pytest.raises(ConnectionResetError):  # to a base client an orderly end is the word that all is stored
@@ -256,7 +255,7 @@ def test_a_header_that_does_not_come_ends_the_connection_and_delays_no_stop(run,
             assert server.metrics.errors["proxy_header"] == 1
             _, looks = await asyncio.open_connection(*server.address)
             looks.close()
-            monkeypatch.setattr(proxies, "HEADER_TIMEOUT", 60.0)
+            server.settings = msgspec.structs.replace(server.settings, hello_timeout=60.0)
             reader, writer = await asyncio.open_connection(*server.address)
             await eventually(lambda: len(server._proxies.waiting) == 1)
         assert await asyncio.wait_for(reader.read(), 5) == b""

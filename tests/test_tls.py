@@ -21,7 +21,6 @@ from logbale.config import Settings
 from logbale.log_shipper import LogShipper
 from logbale.metrics import ReceiverMetrics
 from logbale.tcp_server import TCPLogReceiver
-from logbale.tls import transport
 from logbale.tls.material import receiver_tls
 
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
@@ -337,9 +336,8 @@ HOSTILE = [
 
 
 @pytest.mark.slow
-def test_a_thousand_bad_handshakes_keep_nobody_out(run, files, caplog, monkeypatch):
+def test_a_thousand_bad_handshakes_keep_nobody_out(run, files, caplog):
     """The listener lives, nothing stays behind, each is counted, and the log has a line for the 1st, 2nd, 4th … ."""
-    monkeypatch.setattr(transport, "HANDSHAKE_TIMEOUT", 0.2)
 
     def misbehave(address, number):
         with contextlib.suppress(OSError), base_client.connect(address) as connection:
@@ -350,7 +348,7 @@ def test_a_thousand_bad_handshakes_keep_nobody_out(run, files, caplog, monkeypat
                 pass
 
     async def scenario():
-        async with receiver(files, **files.client_trust()) as server:
+        async with receiver(files, hello_timeout=1.0, **files.client_trust()) as server:
             gate = asyncio.Semaphore(50)
 
             async def one(number):
@@ -389,9 +387,8 @@ def test_a_look_whether_the_port_is_open_is_no_failure(run, files, caplog):
     assert not caplog.records
 
 
-def test_handshakes_end_in_time_and_count_as_connections(run, files, monkeypatch):
-    """Who says nothing, and who says it byte by byte, takes a place for HANDSHAKE_TIMEOUT and no longer."""
-    monkeypatch.setattr(transport, "HANDSHAKE_TIMEOUT", 0.5)
+def test_handshakes_end_in_time_and_count_as_connections(run, files):
+    """Who says nothing, and who says it byte by byte, takes a place for HELLO_TIMEOUT and no longer."""
 
     async def drip(client):
         with contextlib.suppress(OSError):
@@ -400,7 +397,7 @@ def test_handshakes_end_in_time_and_count_as_connections(run, files, monkeypatch
                 await asyncio.sleep(0.02)
 
     async def scenario():
-        async with receiver(files, max_connections=2) as server:
+        async with receiver(files, max_connections=2, hello_timeout=0.5) as server:
             silent, slow = [await in_thread(base_client.connect, server.address) for _ in range(2)]
             dripping = asyncio.create_task(drip(slow))
             await eventually(lambda: server.metrics.clients == 2)
@@ -422,10 +419,9 @@ def test_handshakes_end_in_time_and_count_as_connections(run, files, monkeypatch
 )
 def test_an_error_that_nobody_foresaw_keeps_nobody_out(run, files, monkeypatch, where):
     """Where a connection begins, and in its handshake: the next one is served."""
-    monkeypatch.setattr(transport, "HANDSHAKE_TIMEOUT", 0.2)
 
     async def scenario():
-        async with receiver(files) as server:
+        async with receiver(files, hello_timeout=0.5) as server:
             loop = asyncio.get_running_loop()
             loop.set_exception_handler(lambda *_: None)
             with monkeypatch.context() as patch:

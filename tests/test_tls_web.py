@@ -16,7 +16,6 @@ from test_tls_files import eventually
 from logbale.config import Settings
 from logbale.log_receiver import LogReceiver
 from logbale.log_shipper import LogShipper
-from logbale.tls import transport
 
 
 @pytest.fixture
@@ -165,12 +164,13 @@ def test_connections_live_on_through_a_reload(run, files):
     run(scenario)
 
 
-def test_handshakes_count_among_the_connections(run, files, monkeypatch):
-    """Who never ends one takes a place, for HANDSHAKE_TIMEOUT."""
-    monkeypatch.setattr(transport, "HANDSHAKE_TIMEOUT", 0.5)
+def test_handshakes_count_among_the_connections(run, files):
+    """Who never ends one takes a place, for HELLO_TIMEOUT."""
 
     async def scenario():
-        async with receiver(dashboard_tls="on", dashboard_max_connections=2, **files.receiver()) as server:
+        async with receiver(
+            dashboard_tls="on", dashboard_max_connections=2, hello_timeout=0.5, **files.receiver()
+        ) as server:
             port, context = server.settings.dashboard_port, files.client_context()
             silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
             await asyncio.sleep(0.1)

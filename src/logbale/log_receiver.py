@@ -98,7 +98,12 @@ class LogReceiver:
         await self._server.start()
         page_tls = metrics_tls = None
         if tls is not None:
-            web = Listening(lambda: tls.current.web, self._server.tls_failures, plain_answer=http_answer)
+            web = Listening(
+                lambda: tls.current.web,
+                self._server.tls_failures,
+                plain_answer=http_answer,
+                timeout=lambda: self.settings.hello_timeout,
+            )
             page_tls = web if page_is_encrypted(settings) else None
             metrics_tls = web if metrics_are_encrypted(settings) else None
         if settings.is_observed:

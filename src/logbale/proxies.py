@@ -11,6 +11,7 @@ import logging
 import socket
 import struct
 from collections import Counter
+from collections.abc import Callable
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any, cast
 
@@ -21,15 +22,14 @@ from logbale.proxy_protocol import read_proxy_header
 
 log = logging.getLogger("logbale.receiver")
 
-HEADER_TIMEOUT = 5.0
-"""Seconds from the connection to its whole header."""
-
 
 class Proxies:
     """The balancers that are believed, and their connections whose header is not here yet."""
 
-    def __init__(self, networks: str, errors: Counter[str]) -> None:
+    def __init__(self, networks: str, errors: Counter[str], timeout: Callable[[], float]) -> None:
+        """`timeout` gives the seconds from a connection to its whole header."""
         self.errors = errors
+        self.timeout = timeout
         self.waiting: set[_HeaderFirst] = set()
         self._networks = [ip_network(part.strip(), strict=False) for part in networks.split(",")]
 
@@ -61,6 +61,7 @@ class _HeaderFirst(asyncio.Protocol):
         self._peer = (NO_ADDRESS, 0)
         self._transport: asyncio.Transport
         self._timer: asyncio.TimerHandle | None = None
+        self._timeout = proxies.timeout()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -70,7 +71,7 @@ class _HeaderFirst(asyncio.Protocol):
             self._hand_over(self._transport)
             return
         self._proxies.waiting.add(self)
-        self._timer = asyncio.get_running_loop().call_later(HEADER_TIMEOUT, self._expire)
+        self._timer = asyncio.get_running_loop().call_later(self._timeout, self._expire)
 
     def data_received(self, data: bytes) -> None:
         self._received += data
@@ -106,7 +107,7 @@ class _HeaderFirst(asyncio.Protocol):
         self._protocol.connection_made(transport)
 
     def _expire(self) -> None:
-        self._refuse(f"no whole PROXY header within {HEADER_TIMEOUT:g} s")
+        self._refuse(f"no whole PROXY header within {self._timeout:g} s (HELLO_TIMEOUT)")
 
     def _refuse(self, why: str) -> None:
         self._proxies.errors["proxy_header"] += 1

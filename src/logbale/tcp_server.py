@@ -104,9 +104,15 @@ class TCPLogReceiver:
         self._paused = False
         self._stopping = False
         self._server: asyncio.Server | None = None
-        self._proxies = Proxies(settings.proxy_from, metrics.errors) if settings.proxy_from else None
+
+        def timeout() -> float:
+            return self.settings.hello_timeout
+
+        self._proxies = Proxies(settings.proxy_from, metrics.errors, timeout) if settings.proxy_from else None
         self.tls_failures = Failures(metrics.errors)
-        self._tls = Listening(tls, self.tls_failures, plain_answer=_plain_answer) if tls is not None else None
+        self._tls = None
+        if tls is not None:
+            self._tls = Listening(tls, self.tls_failures, plain_answer=_plain_answer, timeout=timeout)
 
     async def start(self) -> None:
         """Listens on SERVER_HOST and SERVER_PORT. Raises OSError where that cannot be had."""

@@ -527,7 +527,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="Most connections of one address that sent no hello or sound batch yet; loopback is exempt"),
     ] = 64
     hello_timeout: Annotated[
-        Seconds, _RECEIVER, _NEW_CONNECTIONS, Meta(description="Seconds from the first byte of a hello to its last")
+        Seconds,
+        _RECEIVER,
+        _NEW_CONNECTIONS,
+        Meta(description="Seconds that a TLS handshake, a balancer's header and a hello may take, each"),
     ] = 5.0
     frame_timeout: Annotated[
         Seconds,

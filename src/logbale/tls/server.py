@@ -12,7 +12,7 @@ from time import monotonic
 from logbale.floods import is_worth_saying
 from logbale.origins import NO_ADDRESS
 from logbale.tls.failures import TLSError, at_receiver, plaintext
-from logbale.tls.transport import TLSTransport
+from logbale.tls.transport import HANDSHAKE_TIMEOUT, TLSTransport
 
 log = logging.getLogger("logbale.receiver")
 
@@ -67,8 +67,12 @@ class Listening:
         failures: Failures,
         *,
         plain_answer: Callable[[bytes], bytes] = lambda _: b"",
+        timeout: Callable[[], float] = lambda: HANDSHAKE_TIMEOUT,
     ) -> None:
-        """`plain_answer` gives what a peer that speaks no TLS is told, from the first bytes that it sent."""
+        """`plain_answer` gives what a peer that speaks no TLS is told, from the first bytes that it sent; `timeout` the
+        seconds that the next handshake may take.
+        """
+        self.timeout = timeout
         self.context = context
         self.failures = failures
         self.plain_answer = plain_answer
@@ -80,7 +84,7 @@ class Listening:
 
 class _ServerTransport(TLSTransport):
     def __init__(self, protocol: asyncio.BaseProtocol, listening: Listening) -> None:
-        super().__init__(protocol, listening.context(), server_name=None)
+        super().__init__(protocol, listening.context(), server_name=None, timeout=listening.timeout())
         self._listening = listening
         self._first = b""
         self._peer: tuple[str, int] | None = None

@@ -35,9 +35,17 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
     connection is lost with a TLSError. What it writes before that is not sent.
     """
 
-    def __init__(self, protocol: asyncio.BaseProtocol, context: ssl.SSLContext, *, server_name: str | None) -> None:
-        """`server_name` is that of the other end; None at the end that is the server."""
+    def __init__(
+        self,
+        protocol: asyncio.BaseProtocol,
+        context: ssl.SSLContext,
+        *,
+        server_name: str | None,
+        timeout: float = HANDSHAKE_TIMEOUT,
+    ) -> None:
+        """`server_name` is that of the other end; None at the end that is the server. `timeout`: the handshake's."""
         super().__init__()
+        self._timeout = timeout
         self._protocol = cast(asyncio.Protocol, protocol)
         self._context = context
         self._incoming = ssl.MemoryBIO()
@@ -73,7 +81,7 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._raw = cast(asyncio.Transport, transport)
-        self._timer = asyncio.get_running_loop().call_later(HANDSHAKE_TIMEOUT, self._expire)
+        self._timer = asyncio.get_running_loop().call_later(self._timeout, self._expire)
         self._protocol.connection_made(self)
         if not self._is_closing:
             self._shake_hands()
@@ -223,7 +231,7 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
     def _expire(self) -> None:
         self._timer = None
         if not self._is_open:
-            self._fail(too_slow(HANDSHAKE_TIMEOUT))
+            self._fail(too_slow(self._timeout))
 
     def _fail(self, error: TLSError, *, lingers: bool = True) -> None:
         """The end of it: the peer gets OpenSSL's alert, or what `failed` says, and some time to read that."""
