@@ -3,13 +3,28 @@
 import asyncio
 import errno
 import os
+import shutil
+import sys
+import tempfile
 import warnings
+from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# A time limit for each example fails whatever a busy machine makes slow; a whole run has one of its own.
-settings.register_profile("logbale", deadline=None)
+MEMORY = "/dev/shm"
+MEMORY_BYTES = 1 << 30
+"""Free there at least, or the tests' files stay on the disk: a container has 64 MiB by default."""
+
+# A sync of a busy disk takes tens of milliseconds, and the tests make some ten thousand of them. What a disk forgets is
+# model_disk's business and that of the fault suite, not of chance here.
+if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= MEMORY_BYTES:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", MEMORY)
+    tempfile.tempdir = os.environ["TMPDIR"] = MEMORY
+
+# A time limit for each example fails whatever a busy machine makes slow, and so does one for making them; a whole run
+# has one of its own.
+settings.register_profile("logbale", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("logbale")
 
 try:
@@ -69,3 +84,18 @@ def fail(monkeypatch):
             monkeypatch.setattr(os, name, failing)
 
     return set_failure
+
+
+@pytest.fixture(scope="session")
+def kafka_cluster(tmp_path_factory):
+    """Three brokers (scripts/kafka_cluster.py). A test that ends one starts it again; each makes topics of its own."""
+    pytest.importorskip("confluent_kafka", reason="logbale[kafka] is not installed")
+    sys.path.append(str(Path(__file__).parent.parent / "scripts"))
+    from kafka_cluster import Cluster, Unavailable
+
+    try:
+        cluster = Cluster.start(tmp_path_factory.mktemp("kafka"))
+    except Unavailable as unavailable:
+        pytest.skip(f"no Kafka cluster: {unavailable}")
+    yield cluster
+    cluster.stop()

@@ -126,6 +126,12 @@ def test_blank_lines_are_no_entries_but_their_bytes_count():
     assert parse(b"\n\n")[1].entries == []
 
 
+@pytest.mark.parametrize("blanks", [" ", "\t", "   \t ", "\u3000"])
+def test_a_line_of_blanks_alone_is_an_entry_as_it_came(blanks):
+    """Only its writer knows whether they mean something."""
+    assert messages(f"a\n{blanks}\nb\n".encode()) == ["a", blanks, "b"]
+
+
 def test_bytes_that_are_no_utf8_stay_readable():
     """Spelled out and counted, by the line."""
     entries, _, parser = parse(b"caf\xe9 \xff\nfine \xc3\xa9\n")

@@ -16,10 +16,10 @@ import msgspec
 
 from logbale.line_levels import LEVEL_NAMES, LEVELS, LineLevels
 from logbale.models import Chunk, EntryEncoder, JoinedLines, escaped, rfc3339
-from logbale.ndjson import nests_too_deep
+from logbale.ndjson import MAX_DEPTH, nests_too_deep
 
 MAX_LINE_BYTES = 1024 * 1024
-"""Longer lines are cut into pieces of this size."""
+"""Longer lines are cut into pieces of this size, where nothing else is said (MAX_LINE_BYTES)."""
 
 _AS_WRITTEN = {word.encode(): level for word, level in LEVELS.items()}
 _AS_ESCAPED = {escaped(word): level for word, level in LEVELS.items()}
@@ -35,16 +35,25 @@ _SPACES_ESCAPED = "\t\r\v\f"
 class LineParser:
     """Makes Chunks of the lines of one origin; counts what it had to mend."""
 
-    def __init__(self, service: str, attributes: Mapping[str, Any], *, max_line: int = MAX_LINE_BYTES) -> None:
+    def __init__(
+        self,
+        service: str,
+        attributes: Mapping[str, Any],
+        *,
+        max_line: int = MAX_LINE_BYTES,
+        max_depth: int = MAX_DEPTH,
+    ) -> None:
         """`attributes` go into every entry that has no field of that name itself."""
         self.invalid_utf8 = 0
         """Lines with bytes that are no UTF-8; they stand in the entry as \\xff."""
         self.split_lines = 0
         """Cuts made in lines that were too long for one entry."""
-        self._service = service
-        self._attributes = dict(attributes)
-        self._wanted = frozenset({"timestamp", "service", *attributes})
+        # File names and arguments may be any bytes, which Python has as halves of surrogate pairs.
+        self._service = _readable(service)
+        self._attributes = {_readable(name): _readable(value) for name, value in attributes.items()}
+        self._wanted = frozenset({"timestamp", "service", *self._attributes})
         self._max_line = max_line
+        self._max_depth = max_depth
         self._encoder = EntryEncoder(self._attributes)
         self._as_written = LineLevels(_AS_WRITTEN)
         self._as_escaped = LineLevels(_AS_ESCAPED)
@@ -176,7 +185,7 @@ class LineParser:
             fields = _object.decode(line)
         except (msgspec.MsgspecError, RecursionError):
             return None
-        if nests_too_deep(line.encode()):
+        if nests_too_deep(line.encode(), self._max_depth):
             return None
         present = self._wanted.intersection(fields)
         if (tail := added.get(present)) is None:
@@ -185,6 +194,13 @@ class LineParser:
             tail = added[present] = msgspec.json.encode(missing).decode()[1:]
         comma = "," if fields and tail != "}" else ""
         return f"{line.rstrip()[:-1]}{comma}{tail}\n".encode()
+
+
+def _readable(value: Any) -> Any:
+    r"""A text with what is no character as \xff; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 class LineCutter:
