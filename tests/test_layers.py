@@ -49,6 +49,13 @@ CORE = {
     "sinks",
     "kafka/message",
     "kafka/assembly",
+    "kafka/chain",
+    "kafka/metrics",
+    "kafka/words",
+    "sinks/marks",
+    "rendezvous",
+    "failover",
+    "sent_to",
 }
 FORBIDDEN = {"asyncio", "socket", "os", "time", "uuid", "psutil", "threading", "concurrent", "pathlib"}
 

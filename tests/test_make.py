@@ -41,6 +41,15 @@ def test_make_alone_lists_every_target():
     assert {"build", "run", "client", "logs", "stop", "test", "benchmark", "clean", "demo", "check"} <= set(phony)
 
 
+def test_ci_runs_every_test():
+    """What `make test` leaves for `make test-long` runs there, too; the two are each other's opposite."""
+    (targets,) = re.findall("^MODEL_SEEDS=.* make (.*)$", (ROOT / ".ci/run").read_text(), re.MULTILINE)
+    assert {"check", "test", "test-long"} <= set(targets.split())
+    script = (ROOT / "scripts/runtime.sh").read_text()
+    runs = re.findall(r"^  (test\S*)\) export ARGS=.* -m (.*)'\}", script, re.MULTILINE)
+    assert runs == [("test", '"not long"'), ("test-long", "long")]
+
+
 @needs_make
 def test_an_unknown_runtime_is_refused_by_name():
     """RUNTIME takes two words; another one is named, with what was expected."""
@@ -193,10 +202,11 @@ def test_docker_hands_every_setting_on():
 
 
 def test_the_compose_file_hands_every_setting_on():
-    """Each setting is named for one end or the other, but the places that the containers fix."""
+    """Each setting is named for one end or the other, but those of no end here, and the places that are fixed."""
     text = (ROOT / "docker-compose.yml").read_text()
     named = set(re.findall(r"^      ([A-Z_]+):", text, re.MULTILINE))
-    assert named == SETTINGS - {"ARCHIVE_DIR", "METRICS_PORT", "SPOOL_DIR"}
+    of_the_archiver = {"ARCHIVE_TOPIC", "ARCHIVE_TO", "ARCHIVE_GROUP"}
+    assert named == SETTINGS - of_the_archiver - {"ARCHIVE_DIR", "METRICS_PORT", "SPOOL_DIR"}
 
 
 def test_the_images_share_their_first_stage():

@@ -47,10 +47,29 @@ def test_where_nobody_knows_the_mark_the_shipper_says_where_to_begin(run):
                 while (message := await next_message(reader)).get("last", 0) < base + 2:
                     assert message["type"] == "ack"
                 writer.transport.abort()
-            assert [(item.sequence, item.base) for item in server.sink.items] == [
-                *((n, 7) for n in (7, 8, 9)),
-                *((n, 9) for n in (9, 10, 11)),
-            ]
+            items = server.sink.items
+            assert [item.sequence for item in items] == [7, 8, 9, 9, 10, 11]
+            assert (items[0].base, items[3].base) == (7, 9)
+            assert all(item.base <= item.sequence for item in items)
+
+    run(scenario)
+
+
+def test_the_base_moves_with_what_is_stored(run):
+    """Behind a hole in what an archiver reads, the next batch says that all before it was stored."""
+
+    async def scenario():
+        async with receiver(ForgetfulSink()) as server:
+            reader, writer = await asyncio.open_connection(*server.address)
+            writer.write(encode_message(Hello(2, "web-1", 7)))
+            await next_message(reader)
+            raw = b'{"n":1}\n'
+            for sequence in (7, 8, 9):
+                writer.write(encode_batch(sequence, len(raw), batch_crc(sequence, raw), raw, Algorithm.NONE))
+                while (await next_message(reader)).get("last") != sequence:
+                    pass
+            writer.transport.abort()
+            assert [(item.sequence, item.base) for item in server.sink.items] == [(7, 7), (8, 8), (9, 9)]
 
     run(scenario)
 

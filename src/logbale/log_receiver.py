@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from logbale.archive.writer import ArchiveWriter
 from logbale.config import Settings, format_address, is_loopback, sink_names
 from logbale.config.credentials import dashboard_password
-from logbale.config.exposure import refuse_unsafe_receiver
+from logbale.config.exposure import refuse_unsafe_receiver, warn_of_open_receiver
 from logbale.errors import UnavailableError
 from logbale.kafka.address import SCHEME
 from logbale.kafka.library import require_kafka
@@ -61,7 +61,7 @@ class LogReceiver:
         self._open = contextlib.AsyncExitStack()
         self._archive: ArchiveSink | None = None
         self._kafka: KafkaSink | None = None
-        self._live = LiveTail()
+        self._live = LiveTail(max_viewers=settings.dashboard_max_viewers)
         self._server: TCPLogReceiver | None = None
         self._tls: TLSFiles[ReceiverTLS] | None = None
         self._monitor: Monitor | None = None
@@ -82,6 +82,7 @@ class LogReceiver:
     async def _start(self) -> None:
         settings = self.settings
         refuse_unsafe_receiver(settings)
+        warn_of_open_receiver(settings)
         tls = self._tls = for_receiver(settings)
         sink = await self._make_sink()
         self._open.push_async_callback(sink.close)
@@ -112,6 +113,7 @@ class LogReceiver:
                     host=settings.dashboard_host,
                     port=settings.metrics_port,
                     tls=metrics_tls,
+                    max_connections=settings.dashboard_max_connections,
                     monitor=self._monitor,
                 )
             )
@@ -123,6 +125,7 @@ class LogReceiver:
                 host=settings.dashboard_host,
                 port=settings.dashboard_port,
                 tls=page_tls,
+                max_connections=settings.dashboard_max_connections,
                 names=(lambda: tls.current.certificate.hosts) if tls is not None else tuple,
                 info={"sink": settings.sink, "archive": settings.archive_dir},
                 ready=self._ready,

@@ -39,7 +39,12 @@ class ReceivedBatch(msgspec.Struct, frozen=True):
     frame_raw_bytes: int = 0
     """Bytes of its lines."""
     base: int = 0
-    """The lowest sequence that its session could have brought (`next` of the hello); 0 for a base client."""
+    """What its stream has below this was settled before this batch was taken; 0 for a base client.
+
+    `next` of the hello at first; then it moves with what the sink has stored.
+    """
+    elsewhere: bool = False
+    """Another receiver may have stored it too (`sent` of the hello)."""
 
     @property
     def raw_bytes(self) -> int:
