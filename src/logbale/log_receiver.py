@@ -15,6 +15,7 @@ from logbale.archive.writer import ArchiveWriter
 from logbale.config import Settings, format_address, is_loopback, sink_names
 from logbale.config.credentials import dashboard_password
 from logbale.config.exposure import refuse_unsafe_receiver, warn_of_open_receiver
+from logbale.errors import UnavailableError
 from logbale.kafka.address import SCHEME
 from logbale.kafka.library import require_kafka
 from logbale.lockout import Lockout
@@ -205,7 +206,14 @@ class LogReceiver:
         require_kafka("SINK=kafka://…")
         from logbale.sinks.kafka import open_kafka  # imported where it is used: it brings librdkafka along
 
-        kafka = self._kafka = await open_kafka(topic, self.settings)
+        opening = asyncio.ensure_future(open_kafka(topic, self.settings))
+        stop = asyncio.ensure_future(self._stop_requested.wait())  # brokers may take half a minute not to answer
+        await asyncio.wait({opening, stop}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not opening.done():
+            opening.cancel()
+            raise UnavailableError(f"stopped before a broker of {topic} had answered")
+        kafka = self._kafka = opening.result()
         self._metrics.published = kafka.published
         return kafka
 
