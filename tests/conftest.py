@@ -4,8 +4,10 @@ import asyncio
 import errno
 import os
 import shutil
+import sys
 import tempfile
 import warnings
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -82,3 +84,18 @@ def fail(monkeypatch):
             monkeypatch.setattr(os, name, failing)
 
     return set_failure
+
+
+@pytest.fixture(scope="session")
+def kafka_cluster(tmp_path_factory):
+    """Three brokers (scripts/kafka_cluster.py). A test that ends one starts it again; each makes topics of its own."""
+    pytest.importorskip("confluent_kafka", reason="logbale[kafka] is not installed")
+    sys.path.append(str(Path(__file__).parent.parent / "scripts"))
+    from kafka_cluster import Cluster, Unavailable
+
+    try:
+        cluster = Cluster.start(tmp_path_factory.mktemp("kafka"))
+    except Unavailable as unavailable:
+        pytest.skip(f"no Kafka cluster: {unavailable}")
+    yield cluster
+    cluster.stop()

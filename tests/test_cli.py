@@ -482,6 +482,50 @@ def test_config_check_answers_with_its_exit_code(tmp_path):
     )
 
 
+PLAIN = {"SERVER_HOST": "127.0.0.1"}
+
+
+@pytest.mark.parametrize(
+    ("end", "settings", "code", "says"),
+    [
+        ((), {"TLS_KEY_FILE": "k.pem"}, 78, "TLS_KEY_FILE is set and TLS_CERT_FILE is not"),
+        (
+            (),
+            {"TLS_CERT_FILE": "c.pem"},
+            0,
+            "`logbale ship` would not start with them: TLS_CERT_FILE is set and TLS_CA",
+        ),
+        ((), {"TLS_BIND_STREAMS": "on"}, 0, "`logbale receive` would not start with them: TLS_BIND_STREAMS is set"),
+        ((), {"DASHBOARD_TLS": "on"}, 78, "DASHBOARD_TLS=on needs TLS_CERT_FILE"),
+        (("receive",), {"TLS_CLIENT_CA_FILE": "ca.pem"}, 78, "TLS_CLIENT_CA_FILE is set and TLS_CERT_FILE is not"),
+        (("receive",), {"TLS_CERT_FILE": "none.pem"}, 78, "TLS_CERT_FILE='none.pem': cannot be read: No such file"),
+        (("receive",), {"TOKENS_FILE": "none"}, 78, "TOKENS_FILE='none': cannot read it: No such file"),
+        (
+            ("receive",),
+            {"DASHBOARD_ENABLED": "on", "DASHBOARD_PORT": "0", "DASHBOARD_PASSWORD_FILE": "none"},
+            78,
+            "DASHBOARD_PASSWORD_FILE='none': cannot read it",
+        ),
+        (("receive",), {"SERVER_HOST": "0.0.0.0"}, 0, "SERVER_HOST=0.0.0.0 without TLS and tokens: whoever reaches"),
+        (("receive",), {}, 0, "the settings are sound"),
+        (("ship",), {"TLS_CERT_FILE": "c.pem"}, 78, "TLS_CERT_FILE is set and TLS_CA_FILE is not"),
+        (("ship",), {"TLS_CA_FILE": "none.pem"}, 78, "TLS_CA_FILE='none.pem': cannot be read: No such file"),
+        (("ship",), {"TOKEN_FILE": "none"}, 78, "TOKEN_FILE='none': cannot read it: No such file"),
+        (("ship",), {"SERVER_PORT": "0"}, 78, "SERVER_PORT=0: expected the port of a receiver"),
+        (("ship",), {"SERVER_HOST": "logs.example.org"}, 0, "the settings are sound"),
+        (("receive",), {"TLS_BIND_STREAMS": "on"}, 78, "TLS_BIND_STREAMS is set and TLS_CERT_FILE is not"),
+    ],
+)
+def test_config_check_judges_as_the_start_does(tmp_path, end, settings, code, says):
+    """What an end would refuse at its start, `config check` refuses before; without an end, what neither would take."""
+    judged = logbale_run("config", "check", *end, cwd=tmp_path, **PLAIN | settings)
+    assert (judged.returncode, judged.stdout) == (code, "")
+    assert says in judged.stderr
+    if end == ("receive",) and code:
+        started = logbale_run("receive", "--listen", "127.0.0.1:0", cwd=tmp_path, **PLAIN | settings)
+        assert (started.returncode, started.stderr.splitlines()[-1]) == (78, judged.stderr.splitlines()[-1])
+
+
 # bench
 
 

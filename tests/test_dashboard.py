@@ -312,10 +312,9 @@ def test_a_stop_is_prompt_with_connections_open():
     asyncio.run(run())
 
 
-def test_connections_over_the_limit_are_refused(monkeypatch):
+def test_connections_over_the_limit_are_refused():
     """Browsers cannot use up the descriptors that shippers need; one that leaves makes room."""
-    monkeypatch.setattr(http_server, "MAX_CONNECTIONS", 3)
-    with served(dashboard()) as server, contextlib.ExitStack() as stack:
+    with served(dashboard(max_connections=3)) as server, contextlib.ExitStack() as stack:
         for _ in range(3):
             held = stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
             held.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")

@@ -13,7 +13,7 @@ import pytest
 from chunks import chunk_of, objects_of
 from proxy import Proxy
 
-from logbale import session_link
+from logbale import failover
 from logbale.config import Settings
 from logbale.log_shipper import LogShipper
 from logbale.messages import Goaway, Hello, encode_message
@@ -70,8 +70,8 @@ class Numbers:
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
     """Reconnects do not wait: a test of a hundred cuts is no test of patience."""
-    monkeypatch.setattr(session_link, "FIRST_DELAY", 0.001)
-    monkeypatch.setattr(session_link, "LONGEST_DELAY", 0.001)
+    monkeypatch.setattr(failover, "FIRST_DELAY", 0.001)
+    monkeypatch.setattr(failover, "LONGEST_DELAY", 0.001)
 
 
 @contextlib.asynccontextmanager

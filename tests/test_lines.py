@@ -243,4 +243,4 @@ def test_the_level_of_a_line_does_not_depend_on_the_lines_beside_it(line):
 def test_a_carriage_return_between_tokens_ends_no_entry():
     """JSON allows it there, and a JSON line keeps its bytes: a raw batch still has one entry a line."""
     _, chunk, _ = parse(b'{"a":\r1}\n{"b":2}\n')
-    assert entry_lines(b"".join(chunk.entries)) == chunk.entries
+    assert entry_lines(b"".join(chunk.entries)) == list(chunk.entries)

@@ -52,6 +52,9 @@ RECEIVER = ReceiverSnapshot(
     latency=Latency(0.001, 0.002, 3),
     ack_durations=distribution(0.0007, 0.3, 0.3, 200.0),
     levels={"ERROR": 151, "": 157},
+    published_messages=179,
+    published_bytes=181,
+    publish_durations=distribution(0.02, 0.5, 191.5),
 )
 OVERVIEW = Overview(
     now=1_764_144_000.0,
@@ -82,6 +85,10 @@ SHIPPER = ShipperSnapshot(
     backlog_bytes=277,
     stalled_seconds=281.5,
     reconnects=263,
+    receiver="b:5000",
+    receiver_choice=2,
+    receivers=3,
+    failovers=307,
     errors={"connect": 269},
     certificate_expires=1764144001.5,
     latency=Latency(0.001, 0.002, 3),
@@ -125,6 +132,9 @@ def test_a_receivers_numbers_arrive_under_their_names():
     assert found["logbale_receiver_errors_total", ("reason", "limit")] == 149
     assert found["logbale_receiver_level_entries_total", ("level", "ERROR")] == 151
     assert found["logbale_receiver_level_entries_total", ("level", "none")] == 157
+    assert found["logbale_receiver_published_messages_total",] == 179
+    assert found["logbale_receiver_published_bytes_total",] == 181
+    assert found["logbale_receiver_publish_seconds_count",] == 3
     assert {name: found["logbale_receiver_alarm", ("id", name)] for name in ALARMS} == {
         name: name == "disk" for name in ALARMS
     }
@@ -168,6 +178,9 @@ def test_a_shippers_numbers_arrive_under_their_names():
     assert found["logbale_shipper_backlog_bytes",] == 277
     assert found["logbale_shipper_stalled_seconds_total",] == 281.5
     assert found["logbale_shipper_reconnects_total",] == 263
+    assert found["logbale_shipper_receivers",] == 3
+    assert found["logbale_shipper_receiver_choice",] == 2
+    assert found["logbale_shipper_failovers_total",] == 307
     assert found["logbale_shipper_errors_total", ("reason", "connect")] == 269
 
 
@@ -183,7 +196,7 @@ def test_a_histogram_has_its_buckets():
 COMPUTED = {"ratio", "rates", "mean_rates", "received", "latency", "compress_seconds"}
 """What Prometheus computes from the others: rate(), histogram_quantile() and sums over labels."""
 
-OTHERWISE = {"ack_durations", "compress_durations", "cpu_percent"}
+OTHERWISE = {"ack_durations", "compress_durations", "publish_durations", "cpu_percent"}
 """Histograms, whose samples are others, and the machine's CPU, of which the machine's exporter knows more."""
 
 

@@ -12,7 +12,7 @@ from test_dashboard import dashboard
 
 from logbale.config import Settings
 from logbale.config.credentials import dashboard_password
-from logbale.config.exposure import refuse_unsafe_receiver
+from logbale.config.exposure import refuse_unsafe_receiver, warn_of_open_receiver
 from logbale.config.secret import Secret
 from logbale.dashboard.password import Password
 from logbale.errors import ConfigError
@@ -180,3 +180,24 @@ def test_a_password_inside_tls_is_no_secret_told_to_all(tmp_path):
         assert shown.returncode == 0, shown.stderr
         assert end.end() == 0
     assert "plain HTTP" not in end.messages.read_text()
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"server_host": "0.0.0.0"}, True),
+        ({"server_host": "192.0.2.7"}, True),
+        ({"server_host": "::"}, True),
+        ({"server_host": "127.0.0.1"}, False),
+        ({"server_host": "::1"}, False),
+        ({"server_host": "0.0.0.0", "tls_cert_file": "c"}, False),
+    ],
+)
+def test_a_receiver_that_is_open_to_all_says_so_once(caplog, settings, says):
+    """It does not look safe, so it starts; one warning names the ways out."""
+    warn_of_open_receiver(Settings(**settings))
+    found = [record.getMessage() for record in caplog.records]
+    assert len(found) == says
+    assert all(
+        "TLS_CERT_FILE and TOKENS_FILE or TLS_CLIENT_CA_FILE, or SERVER_HOST=127.0.0.1" in line for line in found
+    )

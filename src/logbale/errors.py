@@ -5,6 +5,7 @@ LogbaleError
 ├── EntryError         bytes that are not one log entry, or not an array of them
 ├── ProtocolError      a peer broke the framing; its connection ends
 ├── DecompressionError a payload does not decompress, or only beyond a limit
+├── MessageError       a message in Kafka is not what a receiver of ours writes
 ├── StorageError       the archive cannot be read or written; exit code 74
 │   └── LockedError    another process holds the directory; exit code 78
 └── UnavailableError   no receiver took what had to be delivered; exit code 69
@@ -36,7 +37,7 @@ class ProtocolError(LogbaleError):
     """A peer broke the framing; nothing after this point of its stream can be trusted.
 
     `reason` is what it is counted under: `protocol`, or the limit that it met: `frame_limit`, `hello_timeout`,
-    `frame_timeout`, `frame_memory`.
+    `frame_timeout`, `frame_memory`, `name_limit`.
     """
 
     def __init__(self, detail: str, *, reason: str = "protocol") -> None:
@@ -46,6 +47,14 @@ class ProtocolError(LogbaleError):
 
 class DecompressionError(LogbaleError):
     """A payload does not decompress, or only beyond a limit. `reason` is `corrupt` or `limit`."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+class MessageError(LogbaleError):
+    """A message in Kafka is not what a receiver of ours writes. `reason` is `foreign`, `newer` or `malformed`."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)

@@ -22,7 +22,8 @@ from prometheus_client.registry import Collector
 from logbale import __version__
 from logbale.alarms import ALARMS
 from logbale.durations import Distribution
-from logbale.metrics import ReceiverSnapshot, ShipperSnapshot, Snapshot, Totals
+from logbale.kafka.metrics import AnySnapshot, ArchiverSnapshot
+from logbale.metrics import ReceiverSnapshot, ShipperSnapshot, Totals
 from logbale.protocol import Algorithm
 
 if TYPE_CHECKING:  # a shipper has none, and should not load what makes one
@@ -34,10 +35,14 @@ MAX_REASONS = 64
 """Reasons that get a series of their own, first come first served; the others share `other`."""
 
 
+MAX_PARTITIONS = 256
+"""Partitions that get a series of their own: those of one archiver are fewer."""
+
+
 class Exposition:
     """The page that Prometheus scrapes: `text()` takes a fresh snapshot each time."""
 
-    def __init__(self, snapshot: Callable[[], Snapshot], overview: Callable[[], Overview] | None = None) -> None:
+    def __init__(self, snapshot: Callable[[], AnySnapshot], overview: Callable[[], Overview] | None = None) -> None:
         """`overview` is what a receiver knows beside its snapshot."""
         self._registry = CollectorRegistry()
         self._registry.register(_SnapshotCollector(snapshot, overview))
@@ -49,12 +54,15 @@ class Exposition:
 
 
 class _SnapshotCollector(Collector):
-    def __init__(self, snapshot: Callable[[], Snapshot], overview: Callable[[], Overview] | None) -> None:
+    def __init__(self, snapshot: Callable[[], AnySnapshot], overview: Callable[[], Overview] | None) -> None:
         self._snapshot = snapshot
         self._overview = overview
 
     def collect(self) -> Iterator[Metric]:
         snapshot = self._snapshot()
+        if isinstance(snapshot, ArchiverSnapshot):
+            yield from _archiver(snapshot)
+            return
         receiver = isinstance(snapshot, ReceiverSnapshot)
         end = "receiver" if receiver else "shipper"
         yield InfoMetricFamily("logbale_build", "Version of logbale", {"version": __version__, "end": end})
@@ -92,6 +100,14 @@ def _receiver(snapshot: ReceiverSnapshot) -> Iterator[Metric]:
     for level, count in snapshot.levels.items():
         levels.add_metric([level or "none"], count)
     yield levels
+    if snapshot.publish_durations is not None:
+        yield _counter("logbale_receiver_published_messages", "Kafka delivered", snapshot.published_messages or 0)
+        yield _counter("logbale_receiver_published_bytes", "Bytes of their values", snapshot.published_bytes or 0)
+        yield _histogram(
+            "logbale_receiver_publish_seconds",
+            "A group of batches given to Kafka to delivered",
+            snapshot.publish_durations,
+        )
 
 
 def _beside(overview: Overview) -> Iterator[Metric]:
@@ -113,6 +129,9 @@ def _beside(overview: Overview) -> Iterator[Metric]:
 def _shipper(snapshot: ShipperSnapshot) -> Iterator[Metric]:
     yield _gauge("logbale_shipper_connected", "1 while a receiver is connected", snapshot.connected)
     yield _counter("logbale_shipper_reconnects", "Connections after the first", snapshot.reconnects)
+    yield _gauge("logbale_shipper_receivers", "Receivers to choose from", snapshot.receivers)
+    yield _gauge("logbale_shipper_receiver_choice", "Place of the one in use: 1 is best", snapshot.receiver_choice)
+    yield _counter("logbale_shipper_failovers", "Receivers that took the place of a lost one", snapshot.failovers)
     yield _counter("logbale_shipper_read_entries", "Entries accepted from the sources", snapshot.read_entries)
     yield from _totals("logbale_shipper_sent", "sent", snapshot.sent)
     yield _counter("logbale_shipper_delivered_entries", "Entries acknowledged as stored", snapshot.delivered_entries)
@@ -130,6 +149,35 @@ def _shipper(snapshot: ShipperSnapshot) -> Iterator[Metric]:
     level = GaugeMetricFamily("logbale_shipper_compression_level", "Level in use", labels=["algorithm"])
     level.add_metric([snapshot.algorithm], snapshot.level)
     yield level
+
+
+def _archiver(snapshot: ArchiverSnapshot) -> Iterator[Metric]:
+    yield InfoMetricFamily("logbale_build", "Version of logbale", {"version": __version__, "end": "archiver"})
+    yield _gauge("logbale_archiver_uptime_seconds", "Time since the start", snapshot.uptime)
+    yield _gauge("logbale_archiver_partitions", "Partitions that are ours", snapshot.partitions)
+    yield _labelled("logbale_archiver_messages", "Messages read, by what became of them", "outcome", snapshot.messages)
+    yield _labelled("logbale_archiver_noticed", "What should not be, by what it is", "what", snapshot.noticed)
+    yield _counter("logbale_archiver_stored_batches", "Batches in the store", snapshot.stored.batches)
+    yield _counter("logbale_archiver_stored_entries", "Entries in the store", snapshot.stored.entries)
+    yield _counter("logbale_archiver_stored_raw_bytes", "Raw bytes of these entries", snapshot.stored.raw_bytes)
+    yield _counter("logbale_archiver_stored_bytes", "Bytes of the segments put", snapshot.stored.wire_bytes)
+    yield _counter("logbale_archiver_segments", "Segments put", snapshot.segments)
+    yield _counter("logbale_archiver_races_lost", "Segments that another owner put first", snapshot.races_lost)
+    yield _counter("logbale_archiver_lost_offsets", "Offsets deleted before archived", snapshot.lost_offsets)
+    yield _gauge("logbale_archiver_waiting_entries", "Entries read, in no segment yet", snapshot.waiting_entries)
+    lag = GaugeMetricFamily("logbale_archiver_lag_messages", "In the topic, not in the store", labels=["partition"])
+    for number, messages in list(snapshot.lag.items())[:MAX_PARTITIONS]:
+        lag.add_metric([str(number)], messages)
+    yield lag
+    yield _gauge("logbale_archiver_lag_messages_sum", "The same of all partitions", sum(snapshot.lag.values()))
+    yield _by_reason("logbale_archiver_errors", "Errors by reason", snapshot.errors)
+
+
+def _labelled(name: str, text: str, label: str, counts: Mapping[str, int]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=[label])
+    for value, number in counts.items():
+        family.add_metric([value], number)
+    return family
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 from logbale.archive.writer import ArchiveWriter
 from logbale.config import Settings, format_address, is_loopback, sink_names
 from logbale.config.credentials import dashboard_password
-from logbale.config.exposure import refuse_unsafe_receiver
+from logbale.config.exposure import refuse_unsafe_receiver, warn_of_open_receiver
+from logbale.kafka.address import SCHEME
+from logbale.kafka.library import require_kafka
 from logbale.lockout import Lockout
 from logbale.metrics import ReceiverMetrics, ReceiverSnapshot
 from logbale.monitor import Monitor
@@ -33,6 +35,7 @@ from logbale.tls.server import Listening, http_answer
 if TYPE_CHECKING:
     from logbale.dashboard.password import Password
     from logbale.http_server import HTTPServer
+    from logbale.sinks.kafka import KafkaSink
 
 log = logging.getLogger("logbale.receiver")
 
@@ -56,7 +59,8 @@ class LogReceiver:
         self._stop_now = asyncio.Event()
         self._open = contextlib.AsyncExitStack()
         self._archive: ArchiveSink | None = None
-        self._live = LiveTail()
+        self._kafka: KafkaSink | None = None
+        self._live = LiveTail(max_viewers=settings.dashboard_max_viewers)
         self._server: TCPLogReceiver | None = None
         self._tls: TLSFiles[ReceiverTLS] | None = None
         self._monitor: Monitor | None = None
@@ -66,7 +70,7 @@ class LogReceiver:
         """Opens the sinks (after a crash: recovers the archive), then listens.
 
         Raises ConfigError where the settings are not safe or TLS cannot be had, StorageError where the archive cannot,
-        and OSError where an address cannot.
+        UnavailableError where no broker of Kafka answers, and OSError where an address cannot.
         """
         try:
             await self._start()
@@ -77,6 +81,7 @@ class LogReceiver:
     async def _start(self) -> None:
         settings = self.settings
         refuse_unsafe_receiver(settings)
+        warn_of_open_receiver(settings)
         tls = self._tls = for_receiver(settings)
         sink = await self._make_sink()
         self._open.push_async_callback(sink.close)
@@ -107,6 +112,7 @@ class LogReceiver:
                     host=settings.dashboard_host,
                     port=settings.metrics_port,
                     tls=metrics_tls,
+                    max_connections=settings.dashboard_max_connections,
                     monitor=self._monitor,
                 )
             )
@@ -118,6 +124,7 @@ class LogReceiver:
                 host=settings.dashboard_host,
                 port=settings.dashboard_port,
                 tls=page_tls,
+                max_connections=settings.dashboard_max_connections,
                 names=(lambda: tls.current.certificate.hosts) if tls is not None else tuple,
                 info={"sink": settings.sink, "archive": settings.archive_dir},
                 ready=self._ready,
@@ -160,7 +167,11 @@ class LogReceiver:
 
     async def _make_sink(self) -> Sink:
         names = sink_names(self.settings.sink)
-        durable: Sink = self._make_null_sink() if "archive" not in names else await self._open_archive()
+        durable: Sink
+        if topics := [name for name in names if name.startswith(SCHEME)]:
+            durable = await self._open_kafka(topics[0])
+        else:
+            durable = self._make_null_sink() if "archive" not in names else await self._open_archive()
         views: list[View] = [ConsoleSink(self._out, color=self._color)] if "console" in names else []
         if self.settings.dashboard_enabled:
             views.append(self._live)
@@ -172,6 +183,14 @@ class LogReceiver:
         archive = self._archive = ArchiveSink(writer)
         self.reloading.add(lambda settings: partial(archive.limit, **_archive_limits(settings)))
         return archive
+
+    async def _open_kafka(self, topic: str) -> Sink:
+        require_kafka("SINK=kafka://…")
+        from logbale.sinks.kafka import open_kafka  # imported where it is used: it brings librdkafka along
+
+        kafka = self._kafka = await open_kafka(topic, self.settings)
+        self._metrics.published = kafka.published
+        return kafka
 
     def _make_null_sink(self) -> NullSink:
         sink = NullSink(max_streams=self.settings.max_streams)
@@ -235,6 +254,8 @@ class LogReceiver:
             await asyncio.sleep(TICK_INTERVAL)
             if self._archive is not None:
                 await self._archive.tick()
+            if self._kafka is not None:
+                await self._kafka.tick()
 
     async def _watch(self) -> None:
         """Apart from _tick(), which waits for the disk."""

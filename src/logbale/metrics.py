@@ -48,7 +48,7 @@ class Rates(msgspec.Struct, frozen=True):
     wire_bytes: float = 0.0
 
 
-class _RateWindow:
+class RateWindow:
     """Rates from samples of rising totals: one a second is kept, those older than the window go."""
 
     def __init__(self, now: float) -> None:
@@ -71,7 +71,8 @@ class _RateWindow:
         )
 
 
-def _mean(totals: Totals, elapsed: float) -> Rates:
+def mean(totals: Totals, elapsed: float) -> Rates:
+    """Over the whole run."""
     if elapsed <= 0:
         return Rates()
     return Rates(totals.entries / elapsed, totals.raw_bytes / elapsed, totals.wire_bytes / elapsed)
@@ -124,6 +125,14 @@ class ShipperSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds that the oldest batch waits which this process read; 0 where none does."""
     cpu_percent: float | None = None
     """How busy the CPU is that this process may use; None before the first reading."""
+    receiver: str = ""
+    """The one in use, or the last one that was."""
+    receiver_choice: int = 0
+    """Its place among those that this stream wants: 1 is the first choice, 0 before there was any."""
+    receivers: int = 1
+    """How many there are to choose from."""
+    failovers: int = 0
+    """How often another receiver had to take the place of one that was lost."""
 
 
 class ShipperMetrics:
@@ -148,6 +157,10 @@ class ShipperMetrics:
         self.arrived_bytes = 0
         """Wire bytes that the receiver acknowledged; to a receiver without a session: that left."""
         self.connections = 0
+        self.receiver = ""
+        self.receiver_choice = 0
+        self.receivers = 1
+        self.failovers = 0
         self.errors: Counter[str] = Counter()
         self.certificate_expires: float | None = None
         self.ack_durations = Durations()
@@ -158,7 +171,7 @@ class ShipperMetrics:
         self._stalled = 0.0
         self._stalled_since: float | None = None
         self._started = now
-        self._window = _RateWindow(now)
+        self._window = RateWindow(now)
 
     def batch_sent(self, *, entries: int, raw_bytes: int, wire_bytes: int) -> None:
         """A whole frame has left."""
@@ -191,7 +204,7 @@ class ShipperMetrics:
             sent=msgspec.structs.replace(self.sent),
             ratio=self.sent.ratio,
             rates=self._window.sample(self.sent, now),
-            mean_rates=_mean(self.sent, uptime),
+            mean_rates=mean(self.sent, uptime),
             bypassed=self.compression.bypassed,
             compress_seconds=self.compression.seconds,
             algorithm=self.algorithm,
@@ -209,7 +222,28 @@ class ShipperMetrics:
             spool_bytes=self.spool_bytes,
             oldest_waiting=self.oldest_waiting,
             cpu_percent=self.cpu_percent,
+            receiver=self.receiver,
+            receiver_choice=self.receiver_choice,
+            receivers=self.receivers,
+            failovers=self.failovers,
         )
+
+
+class Published(msgspec.Struct):
+    """What a receiver whose sink is Kafka has published."""
+
+    messages: int = 0
+    """Delivered: all in-sync replicas have them."""
+    bytes: int = 0
+    """Of their values."""
+    durations: Durations = msgspec.field(default_factory=Durations)
+    """Of each group of batches, from its first message to its last delivery report."""
+
+    def add(self, messages: int, size: int, seconds: float) -> None:
+        """Counts one group more."""
+        self.messages += messages
+        self.bytes += size
+        self.durations.add(seconds)
 
 
 class ReceiverSnapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -249,6 +283,11 @@ class ReceiverSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """The same, since the start."""
     levels: dict[str, int] = {}
     """Entries received, by canonical level; "" has none. Counted while somebody may look (`Settings.is_observed`)."""
+    published_messages: int | None = None
+    """Delivered to Kafka; None, and the others too, where that is not the sink."""
+    published_bytes: int | None = None
+    publish_durations: Distribution | None = None
+    """Of each group of batches."""
 
 
 class ReceiverMetrics:
@@ -272,13 +311,15 @@ class ReceiverMetrics:
         self.certificate_expires: float | None = None
         self.ack_durations = Durations()
         self.levels: dict[str, int] = {}
+        self.published: Published | None = None
+        """Where the sink is Kafka."""
         self.pending_entries = 0
         """On their way to the sink, counted one by one: what waiting_entries must come to."""
         self.last_stored: float | None = None
         """When something became durable in the sink last, by the caller's clock."""
         self._latency = LatencyWindow(now)
         self._started = now
-        self._window = _RateWindow(now)
+        self._window = RateWindow(now)
 
     def item_stored(self, now: float, arrived: float | None) -> None:
         """Something became durable in the sink; of a batch, when it had been received whole."""
@@ -305,6 +346,7 @@ class ReceiverMetrics:
         """Everything at once."""
         uptime = now - self._started
         acks = self.ack_durations.distribution()
+        published = self.published
         return ReceiverSnapshot(
             uptime=uptime,
             clients=self.clients,
@@ -312,7 +354,7 @@ class ReceiverMetrics:
             received=msgspec.structs.replace(self.received),
             ratio=self.received.ratio,
             rates=self._window.sample(self.received, now),
-            mean_rates=_mean(self.received, uptime),
+            mean_rates=mean(self.received, uptime),
             by_algorithm={name: msgspec.structs.replace(totals) for name, totals in self.by_algorithm.items()},
             stored_entries=self.stored_entries,
             duplicate_entries=self.duplicate_entries,
@@ -331,6 +373,9 @@ class ReceiverMetrics:
             latency=self._latency.sample(acks, now),
             ack_durations=acks,
             levels=dict(self.levels),
+            published_messages=published.messages if published is not None else None,
+            published_bytes=published.bytes if published is not None else None,
+            publish_durations=published.durations.distribution() if published is not None else None,
         )
 
 

@@ -26,7 +26,7 @@ from logbale.messages import (
 )
 from logbale.protocol import Algorithm, Frame
 from logbale.session import ReceiverSession, SequencedBatch
-from logbale.sinks import Item, Outcome, ReceivedBatch, Rejected, RejectedSequence, SkippedRange
+from logbale.sinks import Item, Mark, Outcome, ReceivedBatch, Rejected, RejectedSequence, SkippedRange
 from logbale.tls.names import MARK, owns
 
 if TYPE_CHECKING:
@@ -46,11 +46,18 @@ class ReceivingSession:
         """From the hello on."""
         self._connection = connection
         self._receiver = connection.receiver
-        self._session = ReceiverSession(max_raw=self._connection.settings.max_raw_bytes)
+        settings = connection.settings
+        self._session = ReceiverSession(
+            max_raw=settings.max_raw_bytes, max_hello=settings.max_hello_bytes, max_name=settings.max_name_bytes
+        )
         self._window_log = NO_CONTEXT
         """The largest window that a new context may have."""
         self._asked_for: int | None = None
         """Another one, which the client was asked for and has not confirmed."""
+        self._next = 0
+        """The lowest sequence that the client may send, as its hello says."""
+        self._sent = 0
+        """The highest sequence that it may have sent to another receiver, as its hello says."""
         self._context: ContextDecompressor | None = None
         self._context_bytes = 0
 
@@ -143,13 +150,16 @@ class ReceivingSession:
             return
         sink = self._receiver.sink
         sink.forget_rejects(stream.name, before=hello.next)
-        mark = sink.mark(stream.name)
+        known = sink.mark(stream.name)
+        # Where nobody knows, the client does: it has the acknowledgement of everything before its next one.
+        mark = Mark(hello.next - 1) if known is None else known
         stream.accepted = stream.durable = mark.sequence
         self.stream = stream
+        self._next, self._sent = hello.next, hello.sent
         self._window_log = self._receiver.session_came(self)
         self._connection.write(
             self._session.welcome(
-                last=mark.sequence,
+                last=mark.sequence if known is not None else None,
                 last_crc=mark.crc,
                 rejects=mark.rejects,
                 max_frame=self._connection.settings.max_frame_bytes,
@@ -184,7 +194,9 @@ class ReceivingSession:
             skip.reason,
         )
         self._receiver.metrics.skipped_entries += skip.entries
-        self._submit(SkippedRange(stream.name, first, skip.last, skip.entries, skip.reason), wire_bytes=0)
+        self._submit(
+            SkippedRange(stream.name, first, skip.last, skip.entries, skip.reason, self._base_of(stream)), wire_bytes=0
+        )
 
     def _take_batch(self, batch: SequencedBatch) -> None:
         context = self._context_of(batch)
@@ -262,6 +274,8 @@ class ReceivingSession:
                 batch.crc,
                 decoded.frame,
                 decoded.raw_bytes if decoded.frame else 0,
+                self._base_of(stream),
+                batch.sequence <= self._sent,
             )
             self._submit(item, batch.wire_bytes)
 
@@ -283,12 +297,18 @@ class ReceivingSession:
             "%s: batch %d of stream %s is rejected: %s", self._connection.peer, batch.sequence, stream.name, reason
         )
         self._receiver.metrics.errors["rejected"] += 1
-        self._submit(RejectedSequence(stream.name, batch.sequence, reason, batch.crc), batch.wire_bytes)
+        self._submit(
+            RejectedSequence(stream.name, batch.sequence, reason, batch.crc, self._base_of(stream)), batch.wire_bytes
+        )
 
     def _acknowledge_duplicate(self) -> None:
         """What is durable already is acknowledged at once; what is on its way will be when it is."""
         if not self._connection.unsettled:
             self.acknowledge()
+
+    def _base_of(self, stream: Stream) -> int:
+        """What is below it was settled before what is taken now, here or, by its hello, with another receiver."""
+        return max(self._next, stream.durable + 1)
 
     def _submit(self, item: Item, wire_bytes: int) -> None:
         assert self.stream is not None, "the session takes nothing to submit before the welcome"

@@ -10,18 +10,23 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Literal
 
+from logbale.kafka.metrics import AnySnapshot, ArchiverSnapshot
+from logbale.kafka.words import archiver_rows, archiver_status, archiver_summary
 from logbale.metrics import ReceiverSnapshot, ShipperSnapshot, Snapshot, Totals
 from logbale.terminal import count, duration, escape, rate, ratio, size
 
 
-def summary(snapshot: Snapshot) -> str:
+def summary(snapshot: AnySnapshot) -> str:
     """One line: what was done since the start, the rate of the last seconds, and what is not as it should be."""
+    if isinstance(snapshot, ArchiverSnapshot):
+        return archiver_summary(snapshot)
     if isinstance(snapshot, ShipperSnapshot):
         done = f"delivered {count(snapshot.delivered_entries, 'entry', 'entries')}, sent {_totals(snapshot.sent)}"
         odd = [
             (snapshot.waiting_entries, "waiting"),
             (sum(snapshot.dropped.values()), "dropped"),
             (snapshot.reconnects, "reconnects"),
+            (snapshot.failovers, "failovers"),
         ]
     else:
         done = f"stored {count(snapshot.stored_entries, 'entry', 'entries')}, received {_totals(snapshot.received)}"
@@ -57,11 +62,13 @@ def _errors(errors: Mapping[str, int]) -> str:
     return ", ".join(f"{escape(reason)} {number:,}" for reason, number in sorted(errors.items()) if number)
 
 
-def rows(snapshot: Snapshot, *, left_before: int = 0) -> list[tuple[str, str]]:
+def rows(snapshot: AnySnapshot, *, left_before: int = 0) -> list[tuple[str, str]]:
     """The table's lines: what, how much. Errors and the like only where there were any.
 
     `left_before` of a shipper's entries were not read, but waited when it began.
     """
+    if isinstance(snapshot, ArchiverSnapshot):
+        return archiver_rows(snapshot)
     return _shipper_rows(snapshot, left_before) if isinstance(snapshot, ShipperSnapshot) else _receiver_rows(snapshot)
 
 
@@ -81,6 +88,7 @@ def _shipper_rows(snapshot: ShipperSnapshot, left_before: int) -> list[tuple[str
         ("compression", f"{setting}, {duration(snapshot.compress_seconds)}"),
         *_where_any(("batches sent raw", snapshot.bypassed)),
         ("reconnects", f"{snapshot.reconnects:,}"),
+        *_where_any(("failovers", snapshot.failovers)),
         *_error_rows(snapshot.errors),
         ("time", duration(snapshot.uptime)),
     ]
@@ -126,17 +134,20 @@ def _where_any(*counted: tuple[str, int]) -> Iterable[tuple[str, str]]:
     return [(what, f"{number:,}") for what, number in counted if number]
 
 
-def print_table(snapshot: Snapshot, *, left_before: int = 0) -> None:
+def print_table(snapshot: AnySnapshot, *, left_before: int = 0) -> None:
     """The table, on standard error. Two columns need no library, whose import takes as long as 50,000 entries."""
     found = rows(snapshot, left_before=left_before)
     whats, how_muches = (max(map(len, column)) for column in zip(*found, strict=True))
-    print("shipped" if isinstance(snapshot, ShipperSnapshot) else "received", file=sys.stderr)
+    titles = {ShipperSnapshot: "shipped", ArchiverSnapshot: "archived"}
+    print(titles.get(type(snapshot), "received"), file=sys.stderr)
     for what, how_much in found:
         print(f"  {what:<{whats}}  {how_much:>{how_muches}}", file=sys.stderr)
 
 
-def status(snapshot: Snapshot) -> tuple[Literal["good", "odd", "bad"], str, str]:
+def status(snapshot: AnySnapshot) -> tuple[Literal["good", "odd", "bad"], str, str]:
     """How it is, in three steps and in a few words, and then its numbers, what matters most first."""
+    if isinstance(snapshot, ArchiverSnapshot):
+        return archiver_status(snapshot)
     if isinstance(snapshot, ShipperSnapshot):
         dropped = sum(snapshot.dropped.values())
         parts = [
@@ -150,6 +161,8 @@ def status(snapshot: Snapshot) -> tuple[Literal["good", "odd", "bad"], str, str]
         ]
         how: Literal["good", "odd", "bad"] = "bad" if not snapshot.connected else "odd" if dropped else "good"
         state = "connected" if snapshot.connected else "not connected"
+        if snapshot.connected and snapshot.receivers > 1:
+            state += f" to {snapshot.receiver}, choice {snapshot.receiver_choice} of {snapshot.receivers}"
     else:
         parts = [
             *_where_any(("rejected", snapshot.rejected_entries)),

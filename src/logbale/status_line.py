@@ -12,7 +12,7 @@ import sys
 import threading
 from typing import Any, TextIO, cast
 
-from logbale.metrics import Snapshot
+from logbale.kafka.metrics import AnySnapshot
 from logbale.status import status
 
 USUAL_WIDTH = 80
@@ -45,7 +45,7 @@ class StatusLine:
             if not self._is_open:
                 self._put(_CLEAR)
 
-    def update(self, snapshot: Snapshot) -> None:
+    def update(self, snapshot: AnySnapshot) -> None:
         """Shows these numbers."""
         self._line = line_of(snapshot, self._width(), color=self._color)
         # A terminal that was closed is no reason to stop the work.
@@ -76,7 +76,7 @@ class StatusLine:
         return getattr(self._err, name)
 
 
-def line_of(snapshot: Snapshot, width: int, *, color: bool) -> str:
+def line_of(snapshot: AnySnapshot, width: int, *, color: bool) -> str:
     """The line, for a terminal of so many columns: one stays free, or some terminals would begin a new line."""
     how, state, numbers = status(snapshot)
     line = f"{'○' if how == 'bad' else '●'} {state}  {numbers}"

@@ -72,7 +72,7 @@ class Streams:
         if stream is None:
             if not self._sink.can_admit(name):
                 return None
-            stream = self._streams[name] = Stream(name, self._sink.mark(name))
+            stream = self._streams[name] = Stream(name, self._sink.mark(name) or Mark())
         older, stream.writer = stream.writer, writer
         if older is not None:
             older.superseded()

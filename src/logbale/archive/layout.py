@@ -5,6 +5,10 @@
 
 The serial orders segments; day and time are for people, and a clock that jumps does no harm. Whatever has another name
 is passed over, and no symbolic link is followed.
+
+An archiver's segments are sealed from the start. Each partition has its own, ordered by the offset in their names:
+
+    logs/00003/00000000000000001200.ndjson.zst               topic, partition, where in it the segment starts
 """
 
 from __future__ import annotations
@@ -31,6 +35,8 @@ CHECK_PATH = "check the path; ARCHIVE_DIR names it where none is given"
 
 _DAY = re.compile(r"\d{4}-\d\d-\d\d")
 _NAME = re.compile(r"(\d{8,})-(\d{8}T\d{6}Z)\.ndjson\.zst(\.part)?")
+_IN_CHAIN = re.compile(r"(\d{20})\.ndjson\.zst")
+_PARTITION = re.compile(r"\d{5,10}")
 _LEFTOVER = re.compile(rf"{_NAME.pattern}({re.escape(SEALING)}|{re.escape(REPLACEMENT)})")
 _TIME = "%Y%m%dT%H%M%SZ"
 
@@ -39,7 +45,10 @@ class SegmentPath(msgspec.Struct, frozen=True):
     """A segment's place in the order, and its file."""
 
     serial: int
+    """In a chain, the offset that it starts at."""
     path: Path
+    chain: str = ""
+    """What names its order: `topic/partition` as far as the archive's path does not say it; "" is a receiver's."""
 
     @property
     def is_open(self) -> bool:
@@ -67,15 +76,63 @@ def new_segment(directory: Path, serial: int, now: float) -> SegmentPath:
     return SegmentPath(serial, directory / f"{begun:%Y-%m-%d}" / f"{serial:08}-{begun:{_TIME}}.ndjson.zst{OPEN}")
 
 
+def name_in_chain(topic: str, partition: int, start: int) -> str:
+    """What an archiver calls the segment that starts at this offset."""
+    return f"{chain_folder(topic, partition)}/{start:020}.ndjson.zst"
+
+
+def chain_folder(topic: str, partition: int) -> str:
+    """Where the segments of a partition are."""
+    return f"{topic}/{partition:05}"
+
+
 def has_segment_name(path: Path) -> bool:
     """Whether a file is called as a segment is."""
-    return _NAME.fullmatch(path.name) is not None
+    return (_NAME.fullmatch(path.name) or _IN_CHAIN.fullmatch(path.name)) is not None
 
 
 def segment_at(path: Path) -> SegmentPath:
     """The segment in a file of any name; one that is not ours has the serial 0."""
-    match = _NAME.fullmatch(path.name)
+    match = _NAME.fullmatch(path.name) or _IN_CHAIN.fullmatch(path.name)
     return SegmentPath(int(match[1]) if match else 0, path)
+
+
+def chains(directory: Path) -> list[SegmentPath]:
+    """The segments that archivers put below a directory, be it their own, a topic's or a partition's; chain by chain.
+
+    Raises StorageError.
+    """
+    found = _chain(directory, ".")
+    for name in _folders(directory):
+        if _PARTITION.fullmatch(name):
+            found += _chain(directory / name, name)
+        elif not _DAY.fullmatch(name):
+            for partition in filter(_PARTITION.fullmatch, _folders(directory / name)):
+                found += _chain(directory / name / partition, f"{name}/{partition}")
+    return sorted(found, key=lambda segment: (segment.chain, segment.serial))
+
+
+def _chain(folder: Path, name: str) -> list[SegmentPath]:
+    paths = [Path(entry.path) for entry in _scan(folder) if entry.is_file(follow_symlinks=False)]
+    return [
+        SegmentPath(int(match[1]), path, name)
+        for path in paths
+        if (match := _IN_CHAIN.fullmatch(path.name)) is not None
+    ]
+
+
+def _folders(directory: Path) -> list[str]:
+    return [entry.name for entry in _scan(directory) if entry.is_dir(follow_symlinks=False)]
+
+
+def _scan(directory: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(directory) as entries:
+            return list(entries)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StorageError(f"{directory}: cannot list the archive: {error.strerror}") from error
 
 
 def all_segments(directory: Path) -> list[SegmentPath]:

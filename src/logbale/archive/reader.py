@@ -29,10 +29,13 @@ def log_damage(damage: Damage) -> None:
 
 
 def segments(path: Path) -> list[SegmentPath]:
-    """The segments of an archive in serial order, of one of its days, or the one in a file. Raises StorageError."""
+    """The segments of an archive in order, of one of its days, or the one in a file. Raises StorageError.
+
+    A directory that a receiver writes has no chains of archivers.
+    """
     if path.is_file():
         return [layout.segment_at(path)]
-    return layout.segments(path) or layout.segments_of_day(path)
+    return layout.segments(path) or layout.chains(path) or layout.segments_of_day(path)
 
 
 def blocks(
@@ -43,7 +46,7 @@ def blocks(
     `path` is an archive's directory or one segment; `since` (inclusive) and `until` (exclusive) are times in the form
     of models.rfc3339. Raises StorageError.
     """
-    wanted = _Span(since, until)
+    wanted = Span(since, until)
     for reader in _readers(path):
         with reader:
             yield from _blocks_of(reader, wanted, on_damage)
@@ -64,11 +67,11 @@ def lines(
     time there goes by its `timestamp`, and one whose time cannot be read is never left out; where times are asked for,
     `on_untimed` gets both, and the time that it went by, if any.
     """
-    wanted = _Span(since, until, time_field, on_untimed)
+    wanted = Span(since, until, time_field, on_untimed)
     for reader in _readers(path):
         with reader:
             for block in _blocks_of(reader, wanted, on_damage):
-                yield from _lines_of(block, reader.path, wanted, on_damage)
+                yield from lines_of(block, reader.path, wanted, on_damage)
 
 
 class ArchiveFollower:
@@ -89,12 +92,14 @@ class ArchiveFollower:
     ) -> None:
         """Starts at the first segment, or with `from_end` after what is there now. The rest is as for lines()."""
         self._path = path
-        self._wanted = _Span(since, until, time_field)
+        self._wanted = Span(since, until, time_field)
         self._on_damage = on_damage
         self._reader: SegmentReader | None = None
-        self._serial = -1
+        self._shown: dict[str, int] = {}
+        """The serial that each chain has come to."""
         if from_end and (present := segments(path)):
-            self._serial, self._reader = present[-1].serial, open_segment(present[-1])
+            self._shown = {segment.chain: segment.serial for segment in present}
+            self._reader = open_segment(present[-1])
             while self._reader is not None and self._reader.read() is not None:
                 pass
 
@@ -113,7 +118,7 @@ class ArchiveFollower:
     def poll(self) -> list[bytes]:
         """The lines of the next block, or [] where there is none yet: ask again later. Raises StorageError."""
         while (block := self._next_block()) and (reader := self._reader):
-            found = list(_lines_of(block, reader.path, self._wanted, self._on_damage))
+            found = list(lines_of(block, reader.path, self._wanted, self._on_damage))
             if found:
                 return found
         return []
@@ -122,22 +127,22 @@ class ArchiveFollower:
         while True:
             if block := self._read():
                 return block
-            later = [segment for segment in segments(self._path) if segment.serial > self._serial]
+            later = [segment for segment in segments(self._path) if segment.serial > self._shown.get(segment.chain, -1)]
             if not later:
                 return None
             # With a later segment there, nothing more is appended to this one; just before it, something may have been.
             if block := self._read():
                 return block
             if self._reader is not None:
-                _report_end(self._reader, self._on_damage)
+                report_end(self._reader, self._on_damage)
                 self.close()
-            self._serial, self._reader = later[0].serial, open_segment(later[0])
+            self._shown[later[0].chain], self._reader = later[0].serial, open_segment(later[0])
 
     def _read(self) -> Block | None:
-        return next(_sound_blocks(self._reader, self._on_damage), None) if self._reader is not None else None
+        return next(sound_blocks(self._reader, self._on_damage), None) if self._reader is not None else None
 
 
-class _Span:
+class Span:
     """The times that are asked for. A time that is unknown (empty) is neither outside nor inside."""
 
     def __init__(
@@ -199,17 +204,17 @@ def _readers(path: Path) -> Iterator[SegmentReader]:
             yield reader
 
 
-def _blocks_of(reader: SegmentReader, wanted: _Span, on_damage: OnDamage) -> Iterator[Block]:
+def _blocks_of(reader: SegmentReader, wanted: Span, on_damage: OnDamage) -> Iterator[Block]:
     """The wanted blocks of a whole segment."""
     if not wanted.is_all and (footer := reader.footer()) and wanted.has_none(footer):
         return
-    for block in _sound_blocks(reader, on_damage):
+    for block in sound_blocks(reader, on_damage):
         if not wanted.has_none(block.header):
             yield block
-    _report_end(reader, on_damage)
+    report_end(reader, on_damage)
 
 
-def _sound_blocks(reader: SegmentReader, on_damage: OnDamage) -> Iterator[Block]:
+def sound_blocks(reader: SegmentReader, on_damage: OnDamage) -> Iterator[Block]:
     """The blocks from where the reader stands to the present end."""
     while (frame := reader.read()) is not None:
         if isinstance(frame, Damage):
@@ -218,14 +223,14 @@ def _sound_blocks(reader: SegmentReader, on_damage: OnDamage) -> Iterator[Block]
             yield frame
 
 
-def _report_end(reader: SegmentReader, on_damage: OnDamage) -> None:
+def report_end(reader: SegmentReader, on_damage: OnDamage) -> None:
     """Reports a sealed segment that does not end with its footer: something is missing there."""
     tail = reader.size - reader.offset
     if not layout.segment_at(reader.path).is_open and (tail or not reader.after_footer):
         on_damage(Damage(reader.path, reader.offset, tail, "it does not end with the footer of a sealed segment"))
 
 
-def _lines_of(block: Block, path: Path, wanted: _Span, on_damage: OnDamage) -> Iterator[bytes]:
+def lines_of(block: Block, path: Path, wanted: Span, on_damage: OnDamage) -> Iterator[bytes]:
     """The wanted lines of a block; of all but those at the edges of the span, each is."""
     if wanted.has_none(block.header):
         return

@@ -39,6 +39,8 @@ class Verified(msgspec.Struct, kw_only=True):
     """Bytes at the end of an open segment that are no whole block (yet)."""
     damage: list[Damage] = []
     """In the order of the file."""
+    absent: list[str] = []
+    """Batches between those that are here which are in another archive, as their shippers said: no damage."""
     unreadable: str = ""
     """Why the system, or a newer format, kept it from being read to its end."""
 
@@ -48,6 +50,8 @@ def verify(path: Path) -> Iterator[Verified]:
     streams = Streams()
     before: SegmentPath | None = None
     for segment in reader.segments(path):
+        if before is not None and before.chain != segment.chain:
+            streams, before = Streams(), None
         opened = _open(segment)
         if opened is None:
             continue  # deleted since it was listed
@@ -75,18 +79,20 @@ class Streams:
     def __init__(self) -> None:
         self._reached: dict[str, int] = {}
         self._begun: set[str] = set()
+        self.chain_end: int | None = None
+        """Where the segment before says that the next one of its chain starts; None where it says nothing."""
+        self.absent: list[str] = []
+        """What is durable at another receiver, as the shippers said that came from there."""
 
     def add(self, header: BlockHeader, report: Callable[[str], None]) -> None:
         """The next block."""
-        covered: dict[str, list[tuple[int, int]]] = {}
-        for stream, part in header.streams.items():
-            covered.setdefault(stream, []).append((part.first, part.last))
-        for reject in header.rejects:
-            covered.setdefault(reject.stream, []).append((reject.sequence, reject.sequence))
-        for skip in header.skips:
-            covered.setdefault(skip.stream, []).append((skip.first, skip.last))
-        for stream, parts in covered.items():
-            self._add(stream, sorted(parts), report)
+        arrivals = header.arrivals or {}
+        for stream, parts in header.parts().items():
+            lowest, reached = parts[0][0], self._reached.get(stream)
+            if reached is not None and lowest == arrivals.get(stream) and lowest > reached + 1:
+                self.absent.append(f"stream {stream}: {_numbers(reached + 1, lowest - 1)}")
+                self._reached[stream] = lowest - 1
+            self._add(stream, parts, report)
 
     def _add(self, stream: str, parts: list[tuple[int, int]], report: Callable[[str], None]) -> None:
         reached = self._reached.get(stream)
@@ -132,7 +138,7 @@ class _Check:
         self._offsets: list[int] = []
         self._times: list[tuple[str, str]] = []
         sealed = not layout.segment_at(opened.path).is_open
-        self._result = Verified(path=opened.path, serial=segment.serial, sealed=sealed, damage=[])
+        self._result = Verified(path=opened.path, serial=segment.serial, sealed=sealed, damage=[], absent=[])
 
     def run(self, before: SegmentPath | None) -> Verified:
         """All of it; `before` is the segment before it in the archive."""
@@ -148,6 +154,13 @@ class _Check:
         return result
 
     def _compare(self, before: SegmentPath) -> None:
+        if self._segment.chain:
+            end = self._streams.chain_end
+            if end is not None and end != self._segment.serial:
+                reason = f"the segment before it ends at offset {end}: what is between is missing, deleted or lost"
+                self._report(0, 0, reason)
+                self._streams.take({})
+            return
         missing = range(before.serial + 1, self._segment.serial)
         if len(missing) == 1:
             self._report(0, 0, f"the segment before it is missing: {missing[0]}, deleted or lost")
@@ -177,6 +190,7 @@ class _Check:
             self._result.unfinished = tail
         elif footer is None or tail:
             self._report(self._reader.offset, tail, "it does not end with the footer of a sealed segment")
+        self._streams.chain_end = None
         if footer is not None:
             self._footer(footer, footer_at)
 
@@ -193,6 +207,7 @@ class _Check:
             result.raw += header.raw
             if header.count:
                 self._times.append((header.first, header.last))
+        self._streams.absent = result.absent
         self._streams.add(header, lambda reason: self._report(block.offset, len(block.data), reason))
 
     def _footer(self, footer: Footer, offset: int) -> None:
@@ -203,6 +218,8 @@ class _Check:
         def report(reason: str) -> None:
             self._report(offset, size, reason)
 
+        if footer.chain:
+            self._streams.chain_end = footer.chain.next
         if result.serial and footer.serial != result.serial:
             report(f"the footer's serial is {footer.serial}, the name's {result.serial}")
         if result.damage:

@@ -8,27 +8,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from logbale.archive import format, layout, recovery
-from logbale.archive.format import BlockEncoder, MiB, Range, Reject, Skip
+from logbale.archive import blocks, layout, recovery
+from logbale.archive.format import BlockEncoder
 from logbale.archive.retention import Retention
 from logbale.archive.sealer import Closed, Sealer
 from logbale.archive.segment import OpenSegment
 from logbale.archive.statistics import Statistics
 from logbale.durable import DirectoryLock, make_directory, storage_error
 from logbale.errors import StorageError
-from logbale.sinks import Item, Outcome, ReceivedBatch, RejectedSequence, SkippedRange, Stored
-from logbale.sinks.marks import Marks, short_reason
-
-BLOCK_BYTES = 4 * MiB
-"""Raw bytes a block; only a single larger batch makes a larger one."""
-BLOCK_BATCHES = 4096
-"""Batches a block: so many streams of 128 characters fit its header's limit."""
-NOTE_WEIGHT = 3
-"""Batches that a reject or a skip counts as, for its reason."""
+from logbale.sinks import Item, Outcome, Stored
+from logbale.sinks.marks import Marks
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +66,7 @@ class ArchiveWriter:
         self._open: OpenSegment | None = None
         self._spoilt: OpenSegment | None = None
         """A segment with bytes behind its synced part that could not be taken back yet."""
+        self._spoilt_why: OSError | None = None
 
     def limit(
         self,
@@ -120,11 +114,11 @@ class ArchiveWriter:
         if not items:
             return []
         segment = self._segment()
-        blocks = 0
+        written_blocks = 0
         try:
-            for group in _blocks(items):
-                segment.append(self._encode(group))
-                blocks += 1
+            for group in blocks.group(items, self.marks):
+                segment.append(blocks.encode(self._encoder, group))
+                written_blocks += 1
         except BaseException as error:
             self._take_back(segment, reusable=True)
             if isinstance(error, OSError):
@@ -137,7 +131,7 @@ class ArchiveWriter:
             # The system may have dropped the pages and call the next sync a success: this one is never retried.
             self._take_back(segment, reusable=False)
             raise storage_error(segment.place.path, "sync", error) from error
-        self.statistics.blocks += blocks
+        self.statistics.blocks += written_blocks
         self.statistics.disk_bytes += written
         for item in items:
             self.marks.add(item)
@@ -208,35 +202,6 @@ class ArchiveWriter:
                 f"{self._lock.path}: deleted while in use, so another process could write here too; restart this one"
             )
 
-    def _encode(self, items: list[Item]) -> bytes:
-        batches = [item for item in items if isinstance(item, ReceivedBatch)]
-        first, last = format.span((batch.first, batch.last) for batch in batches)
-        if len(batches) == 1 and batches[0].frame:
-            frame, raw = batches[0].frame, batches[0].raw_bytes
-        else:
-            ndjson = b"".join([batch.lines() for batch in batches])
-            frame, raw = self._encoder.compress(ndjson), len(ndjson)
-        return self._encoder.block(
-            frame,
-            raw=raw,
-            count=sum(batch.count for batch in batches),
-            first=first,
-            last=last,
-            streams=format.join_ranges(
-                (batch.stream, Range(batch.sequence, batch.sequence, batch.crc)) for batch in batches if batch.stream
-            ),
-            rejects=[
-                Reject(item.stream, item.sequence, short_reason(item.reason), item.crc)
-                for item in items
-                if isinstance(item, RejectedSequence)
-            ],
-            skips=[
-                Skip(item.stream, item.first, item.last, item.entries, short_reason(item.reason))
-                for item in items
-                if isinstance(item, SkippedRange)
-            ],
-        )
-
     def _segment(self) -> OpenSegment:
         """The open segment, or a new one. Raises StorageError."""
         if self._open is not None and self._open.is_lost:
@@ -272,7 +237,7 @@ class ArchiveWriter:
         Where even this fails, nothing more is written before _settle() has done it.
         """
         self._open, self._spoilt = None, segment
-        with suppress(OSError):
+        try:
             if segment.synced:
                 try:
                     segment.cut()
@@ -284,6 +249,8 @@ class ArchiveWriter:
                 self._next_serial = segment.place.serial
                 self.statistics.segments -= 1
             self._spoilt = None
+        except OSError as error:
+            self._spoilt_why = error
         if self._spoilt is None and segment.synced:
             if reusable:
                 self._open = segment
@@ -295,29 +262,5 @@ class ArchiveWriter:
         if (segment := self._spoilt) is None:
             return
         self._take_back(segment, reusable=False)
-        if self._spoilt is not None:
-            raise StorageError(
-                f"{segment.place.path}: cannot take back an unfinished write; check the disk and the system's log"
-            )
-
-
-def _blocks(items: list[Item]) -> Iterator[list[Item]]:
-    """The items of each block, in order."""
-    group: list[Item] = []
-    raw = weight = 0
-    for item in items:
-        item_raw, item_weight = (item.raw_bytes, 1) if isinstance(item, ReceivedBatch) else (0, NOTE_WEIGHT)
-        # What came as a frame is a block as it is: nothing is gained by compressing it anew, and much time lost.
-        has_frame = isinstance(item, ReceivedBatch) and bool(item.frame)
-        is_full = raw + item_raw > BLOCK_BYTES or weight + item_weight > BLOCK_BATCHES
-        if group and (is_full or has_frame):
-            yield group
-            group, raw, weight = [], 0, 0
-        if has_frame:
-            yield [item]
-            continue
-        group.append(item)
-        raw += item_raw
-        weight += item_weight
-    if group:
-        yield group
+        if self._spoilt is not None and self._spoilt_why is not None:
+            raise storage_error(segment.place.path, "take back an unfinished write", self._spoilt_why)

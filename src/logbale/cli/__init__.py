@@ -1,4 +1,4 @@
-"""The command line: logbale receive | ship | tail | top | bench | cat | verify | spool | dead-letters | certs | config.
+"""The command line: logbale receive | ship | archive | tail | top | bench | cat | verify | spool | dead-letters | ….
 
 Exit codes: 0, 1 (an error without a code of its own), 2 (usage), 69 (unavailable), 74 (input, output), 78 (a setting).
 """
@@ -19,6 +19,7 @@ from logbale.cli.output import INTERRUPTED, start_messages
 _MODULES = {
     "receive": "receive",
     "ship": "ship",
+    "archive": "archive",
     "tail": "tail",
     "top": "top",
     "bench": "bench",

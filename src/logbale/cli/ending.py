@@ -29,7 +29,7 @@ def failure(
 
 def _undelivered(settings: Settings, report: ShipReport, *, waited: bool) -> str:
     """What is left of what was read."""
-    receiver = format_address(connect_host(settings.server_host), settings.server_port)
+    receiver = " or ".join(format_address(connect_host(host), port) for host, port in settings.receiver_addresses)
     if not report.left_entries:
         return f"everything was sent, but {receiver} has not confirmed that it is stored"
     entries = count(report.left_entries, "entry", "entries")

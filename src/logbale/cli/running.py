@@ -16,14 +16,16 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from functools import partial
 from types import FrameType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from logbale.cli.output import INTERRUPTED, complain, flush, set_log_level, wants_color
 from logbale.cli.service import ServiceManager
 from logbale.config import Settings, format_address
-from logbale.errors import LogbaleError, UnavailableError
-from logbale.metrics import Snapshot
+from logbale.errors import ConfigError, LogbaleError, UnavailableError
 from logbale.reloading import Reloading
+
+if TYPE_CHECKING:
+    from logbale.kafka.metrics import AnySnapshot
 
 log = logging.getLogger("logbale")
 
@@ -50,7 +52,9 @@ def exit_code(action: Callable[[], int]) -> int:
         flush()
         return code
     except LogbaleError as error:
-        complain(str(error))
+        # A configuration has a line for each thing that is wrong with it; nothing else has more than one.
+        for line in str(error).split("\n") if isinstance(error, ConfigError) else [str(error)]:
+            complain(line)
         return error.exit_code
     except BrokenPipeError:
         with contextlib.suppress(BrokenPipeError):
@@ -206,7 +210,7 @@ def _reload(reloading: Reloading, load: Callable[[], Settings]) -> str:
 
 
 @contextlib.asynccontextmanager
-async def summaries(snapshot: Callable[[], Snapshot], *, interval: float = SUMMARY_INTERVAL) -> AsyncIterator[None]:
+async def summaries(snapshot: Callable[[], AnySnapshot], *, interval: float = SUMMARY_INTERVAL) -> AsyncIterator[None]:
     """Logs a summary line every `interval` seconds while the body runs; none twice, so that an idle end is quiet."""
     from logbale.status import summary
 
@@ -224,7 +228,7 @@ async def summaries(snapshot: Callable[[], Snapshot], *, interval: float = SUMMA
 
 @contextlib.asynccontextmanager
 async def face(
-    snapshot: Callable[[], Snapshot], terminal: contextlib.ExitStack, *, is_free: bool = True
+    snapshot: Callable[[], AnySnapshot], terminal: contextlib.ExitStack, *, is_free: bool = True
 ) -> AsyncIterator[None]:
     """While the body runs: a status line on a terminal, if that `is_free`, and summary lines otherwise.
 

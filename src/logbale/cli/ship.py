@@ -72,7 +72,7 @@ logbale ship --demo --rate 1000 --run-time 60            generated entries
     examples=EXAMPLES,
     params=[
         click.Argument(["paths"], nargs=-1, metavar="[PATH|GLOB|-]..."),
-        AddressOption("--to", "The receiver"),
+        AddressOption("--to", "The receiver", several=True),
         click.Option(["--demo"], is_flag=True, help="Ship generated entries: LOG_RATE a second for RUN_TIME seconds"),
         click.Option(["--once"], is_flag=True, help="Read to the end, deliver, and end; without it files are followed"),
         click.Option(
@@ -142,10 +142,11 @@ def ship(
     spool = open_spool(settings, name, paths, owner=own_name(tls.current) if tls is not None else "")
     with contextlib.nullcontext() if spool is None else removed_if_unused(spool):
         source: StdinSource | TailSource
+        limits = {"max_line": settings.max_line_bytes, "max_depth": settings.max_json_depth}
         if paths == ("-",):
             from logbale.sources.stdin import StdinSource
 
-            source = StdinSource(fields=attributes, host=socket.gethostname())
+            source = StdinSource(fields=attributes, host=socket.gethostname(), **limits)
         else:
             from logbale.sources.tail import TailSource
 
@@ -159,6 +160,7 @@ def ship(
                 multiline=multiline,
                 polling=poll,
                 resume=spool.cursors if spool is not None else None,
+                **limits,
             )
         is_finite = once or paths == ("-",)
         return run_loop(
@@ -227,7 +229,7 @@ def _first(load: Callable[[], Loaded]) -> Settings:
 def _checked(load: Callable[[], Loaded]) -> Settings:
     """The settings, where they name a receiver to connect to and are safe. Raises ConfigError."""
     loaded = load()
-    if loaded.settings.server_port == 0:
+    if any(port == 0 for _, port in loaded.settings.receiver_addresses):
         raise ConfigError(wrong("SERVER_PORT", 0, "the port of a receiver, 1 to 65535", loaded.origins["server_port"]))
     refuse_unsafe_shipper(loaded.settings)
     shipper_token(loaded.settings)

@@ -47,6 +47,23 @@ def split_address(text: str) -> tuple[str, str]:
     return text, ""
 
 
+def split_addresses(text: str, host: str, port: int) -> list[tuple[str, int]]:
+    """Each host and port of `a:5000,b,:5001`; `host` and `port` are what one leaves out.
+
+    Raises ValueError, saying what was expected.
+    """
+    expected = "HOST or HOST:PORT, several with commas, ports from 1 to 65535"
+    found: list[tuple[str, int]] = []
+    for part in text.split(",") if text else ():
+        one_host, one_port = split_address(part.strip())
+        if one_port and not (one_port.isascii() and one_port.isdigit() and 0 < int(one_port) <= 65535):
+            raise ValueError(expected)
+        if not (one_host or one_port):
+            raise ValueError(expected)
+        found.append((host_name(one_host) if one_host else host, int(one_port or port)))
+    return found
+
+
 def format_address(host: str, port: int) -> str:
     """`127.0.0.1:5000`, `[::1]:5000`."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -3,16 +3,18 @@
 The command line's flags, .env.example and docs/settings.md are made from them (fields.py reads them).
 """
 
-from __future__ import annotations
-
+# Without `from __future__ import annotations`: they are read at every start, and as texts that takes 8 ms more.
 from ipaddress import ip_network
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-from logbale.config.addresses import host_name
+from logbale.config.addresses import host_name, split_addresses
 from logbale.config.secret import Secret
+from logbale.kafka.address import EXPECTED, SCHEME, kafka_topic
+from logbale.segment_store.opening import EXPECTED as STORES
+from logbale.segment_store.opening import store_address
 
 KiB = 1024
 MiB = 1024 * KiB
@@ -27,18 +29,31 @@ DURABLE_SINKS = {"archive", "null"}
 
 def sink_names(text: str) -> list[str]:
     """The sinks that a value of SINK names, in its order. Raises ValueError, saying what was expected."""
-    names = [name.strip() for name in text.split(",")]
-    if not set(names) <= set(SINKS):
-        raise ValueError("archive, console or null, several with commas")
+    names: list[str] = []
+    for part in map(str.strip, text.split(",")):
+        if names and names[-1].startswith(SCHEME) and "/" not in names[-1].removeprefix(SCHEME):
+            names[-1] += f",{part}"  # a comma between brokers
+        else:
+            names.append(part)
+    topics = [name for name in names if name.startswith(SCHEME)]
+    for topic in topics:
+        kafka_topic(topic)
+    if not set(names) <= {*SINKS, *topics}:
+        raise ValueError(f"archive, console, null or {EXPECTED}, several with commas")
     if len(names) > len(set(names)):
         raise ValueError("each sink once")
-    if len(DURABLE_SINKS.intersection(names)) > 1:
-        raise ValueError("either archive or null: one sink decides what counts as stored")
+    if len({*DURABLE_SINKS, *topics}.intersection(names)) > 1:
+        raise ValueError("one of archive, null and kafka://…: one sink decides what counts as stored")
     return names
 
 
 def _sinks(text: str) -> str:
     return ",".join(sink_names(text))
+
+
+def _addresses(text: str) -> str:
+    split_addresses(text, "", 1)
+    return text
 
 
 def _directory(text: str) -> str:
@@ -59,6 +74,22 @@ def _networks(text: str) -> str:
     return text
 
 
+def _topic(text: str) -> str:
+    if text:
+        kafka_topic(text)
+    return text
+
+
+def _store(text: str) -> str:
+    return store_address(text) if text else text
+
+
+def _group(text: str) -> str:
+    if not text or len(text) > 249 or not text.isprintable():
+        raise ValueError("a name of 1 to 249 characters")
+    return text
+
+
 Port = Annotated[int, Meta(ge=0, le=65535, extra={"metavar": "PORT"})]
 Level = Annotated[int, Meta(ge=1, le=9)]
 Seconds = Annotated[float, Meta(gt=0, extra={"metavar": "SECONDS"})]
@@ -67,7 +98,22 @@ _BatchBytes = Annotated[int, Meta(ge=1, le=32 * MiB, extra={"metavar": "BYTES"})
 _FrameBytes = Annotated[int, Meta(ge=1, le=0xFFFFFFFF, extra={"metavar": "BYTES"})]
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Host = Annotated[str, Meta(extra={"check": host_name, "allowed": "a host name or an IP address", "metavar": "HOST"})]
-Sinks = Annotated[str, Meta(extra={"check": _sinks, "allowed": "archive, console, null", "metavar": "NAMES"})]
+Sinks = Annotated[
+    str, Meta(extra={"check": _sinks, "allowed": f"archive, console, null, {EXPECTED}", "metavar": "NAMES"})
+]
+Addresses = Annotated[
+    str,
+    Meta(
+        extra={
+            "check": _addresses,
+            "allowed": "HOST or HOST:PORT, several with commas, or empty",
+            "metavar": "ADDRESSES",
+            "address": True,
+            "flags": ("--to",),
+            "commands": ("ship",),
+        }
+    ),
+]
 Directory = Annotated[str, Meta(extra={"check": _directory, "allowed": "a path", "metavar": "DIR"})]
 File = Annotated[str, Meta(extra={"allowed": "a path, or empty", "metavar": "FILE"})]
 SecretText = Annotated[str, Meta(extra={"check": Secret, "secret": True})]  # nosec B105  # says of what kind it is
@@ -92,11 +138,14 @@ class Derived(msgspec.Struct, frozen=True):
 
 # The groups, in the order of the documents, and the commands whose flags theirs are.
 _BOTH = Meta(extra={"group": "Both ends", "commands": ("receive", "ship")})
+_EVERY_END = {"commands": ("receive", "archive", "ship")}
 _TLS = Meta(extra={"group": "TLS", "commands": ("receive", "ship")})
 _BATCHES = Meta(extra={"group": "The shipper: batches", "commands": ("ship",)})
 _COMPRESSION = Meta(extra={"group": "The shipper: compression", "commands": ("ship",)})
 _GENERATOR = Meta(extra={"group": "The shipper: the generator", "commands": ("ship",)})
 _RECEIVER = Meta(extra={"group": "The receiver", "commands": ("receive",)})
+_BOTH_ARCHIVES = {"commands": ("receive", "archive")}
+_ARCHIVER = Meta(extra={"group": "The archiver", "commands": ("archive",)})
 _DASHBOARD = Meta(extra={"group": "The dashboard", "commands": ("receive",)})
 _ACCESS = Meta(extra={"group": "Who may ship", "commands": ("receive",)})
 
@@ -127,22 +176,37 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _BOTH,
         Meta(description="TCP port of the receiver; 0 lets the system choose", extra={"address": True}),
     ] = 5000
+    receivers: Annotated[
+        Addresses,
+        _BOTH,
+        Meta(description="Several receivers in place of SERVER_HOST and SERVER_PORT; a stream's name chooses its own"),
+    ] = ""
     metrics_port: Annotated[
-        Port, _BOTH, Meta(description="Port for /metrics, /healthz and /readyz, at either end; 0 is off")
+        Port,
+        _BOTH,
+        Meta(description="Port for /metrics, /healthz and /readyz, at either end; 0 is off", extra=_EVERY_END),
     ] = 0
     # Not LOG_LEVEL: many programs read that, with words that are not ours.
     message_level: Annotated[
         Literal["debug", "info", "warning", "error"],
         _BOTH,
         _LIVE,
-        Meta(description="Messages from here on; -v is debug, -q warning", extra=_flags("--log-level")),
+        Meta(description="Messages from here on; -v is debug, -q warning", extra=_EVERY_END | _flags("--log-level")),
     ] = "info"
     drain_timeout: Annotated[
         Annotated[float, Meta(ge=0, extra={"metavar": "SECONDS"})],
         _BOTH,
         _LIVE,
-        Meta(description="Seconds that a stop may take to deliver what was read"),
+        Meta(description="Seconds that a stop may take to deliver what was read", extra=_EVERY_END),
     ] = 10.0
+
+    max_json_depth: Annotated[
+        Annotated[int, Meta(ge=1, le=256)],
+        _BOTH,
+        Meta(
+            description="Levels of an entry's JSON: a receiver refuses more, a shipper makes text of it; alike at both"
+        ),
+    ] = 64
 
     tls_cert_file: Annotated[
         File,
@@ -190,6 +254,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     batch_max_bytes: Annotated[
         _BatchBytes, _BATCHES, _LIVE, Meta(description="Raw bytes at which a batch leaves, however few its entries")
     ] = MiB
+    max_line_bytes: Annotated[
+        Annotated[int, Meta(ge=KiB, le=4 * MiB, extra={"metavar": "BYTES"})],
+        _BATCHES,
+        Meta(description="Longest line that is read whole; a longer one becomes several entries, which is counted"),
+    ] = MiB
     buffer_max_bytes: Annotated[
         Bytes,
         _BATCHES,
@@ -208,6 +277,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _BATCHES,
         Meta(description="on: acknowledged and stored once; off: the base protocol, best effort"),
     ] = "on"
+    return_interval: Annotated[
+        Seconds,
+        _BATCHES,
+        _LIVE,
+        Meta(description="With several receivers: seconds between looks at whether a better one than this is back"),
+    ] = 30.0
     batch_linger: Annotated[
         Annotated[float, Meta(ge=0, extra={"metavar": "SECONDS"})],
         _BATCHES,
@@ -305,16 +380,32 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 30
 
     sink: Annotated[
-        Sinks, _RECEIVER, Meta(description="Where entries go: archive, console, null; several with commas")
+        Sinks, _RECEIVER, Meta(description="Where entries go; several with commas, one of them the one that stores")
     ] = "archive"
+    kafka_format: Annotated[
+        Literal["batch", "ndjson"],
+        _RECEIVER,
+        Meta(
+            description="What a message in Kafka is: a batch, fit to be archived once, or an entry, for others",
+            extra=_flags("--format"),
+        ),
+    ] = "batch"
+    kafka_config_file: Annotated[
+        File,
+        _RECEIVER,
+        Meta(
+            description="File with librdkafka's settings, name=value lines: TLS and passwords for the brokers",
+            extra=_flags("--kafka-config") | _BOTH_ARCHIVES,
+        ),
+    ] = ""
     archive_dir: Annotated[
         Directory, _RECEIVER, Meta(description="Directory of the archive", extra=_flags("--archive"))
     ] = "archive"
     archive_segment_bytes: Annotated[
-        Bytes, _RECEIVER, _LIVE, Meta(description="File size at which a segment is sealed")
+        Bytes, _RECEIVER, _LIVE, Meta(description="File size at which a segment is sealed", extra=_BOTH_ARCHIVES)
     ] = 64 * MiB
     archive_segment_seconds: Annotated[
-        Seconds, _RECEIVER, _LIVE, Meta(description="Age at which a segment is sealed")
+        Seconds, _RECEIVER, _LIVE, Meta(description="Age at which a segment is sealed", extra=_BOTH_ARCHIVES)
     ] = 3600
     archive_retention_seconds: Annotated[
         Annotated[float, Meta(ge=0, extra={"metavar": "SECONDS"})],
@@ -332,7 +423,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Annotated[float, Meta(gt=0, extra={"metavar": "DAYS"})],
         _RECEIVER,
         _LIVE,
-        Meta(description="Days of silence after which a stream is forgotten; what its shipper repeats then is doubled"),
+        Meta(
+            description="Days of silence after which a stream is forgotten; what its shipper repeats then is doubled",
+            extra=_BOTH_ARCHIVES,
+        ),
     ] = 30
     max_streams: Annotated[
         Annotated[int, Meta(ge=1, le=1_000_000)],
@@ -358,6 +452,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _NEW_CONNECTIONS,
         Meta(description="Most compressed streams (gzip members, zstd frames) in one frame"),
     ] = 16
+    max_window_bytes: Annotated[
+        Annotated[int, Meta(ge=2 * MiB, le=128 * MiB, extra={"metavar": "BYTES"})],
+        _RECEIVER,
+        _NEW_CONNECTIONS,
+        Meta(description="Largest window of a zstd frame: what its decoder keeps. Ours have 2 MiB at most"),
+    ] = 8 * MiB
+    max_hello_bytes: Annotated[
+        Annotated[int, Meta(ge=4 * KiB, le=64 * KiB, extra={"metavar": "BYTES"})],
+        _RECEIVER,
+        _NEW_CONNECTIONS,
+        Meta(description="Longest hello, and message of a session; a shipper's take up to 4 KiB"),
+    ] = 4 * KiB
+    max_name_bytes: Annotated[
+        Annotated[int, Meta(ge=33, le=128, extra={"metavar": "BYTES"})],
+        _RECEIVER,
+        _NEW_CONNECTIONS,
+        Meta(description="Longest name of a stream; a shipper makes up its host's name and 33 bytes more, 97 at most"),
+    ] = 128
     max_batch_entries: Annotated[
         Count, _RECEIVER, _NEW_CONNECTIONS, Meta(description="Most entries accepted in one batch")
     ] = 100_000
@@ -395,11 +507,34 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="Bytes a second: a frame has its length divided by this in addition"),
     ] = 2 * KiB
 
+    archive_topic: Annotated[
+        str,
+        _ARCHIVER,
+        Meta(
+            description="The topic that is archived; `logbale archive` takes it as its argument too",
+            extra={"check": _topic, "allowed": EXPECTED, "metavar": "URL"},
+        ),
+    ] = ""
+    archive_to: Annotated[
+        str,
+        _ARCHIVER,
+        Meta(
+            description="Where its segments go",
+            extra={"check": _store, "allowed": STORES, "metavar": "URL", "flags": ("--to",)},
+        ),
+    ] = ""
+    archive_group: Annotated[
+        str,
+        _ARCHIVER,
+        Meta(
+            description="Consumer group whose members share the partitions",
+            extra={"check": _group, "allowed": "a name", "metavar": "NAME", "flags": ("--group",)},
+        ),
+    ] = "logbale-archive"
+
     dashboard_enabled: Annotated[bool, _DASHBOARD, Meta(description="Serve the page with live numbers")] = False
     dashboard_host: Annotated[
-        Host,
-        _DASHBOARD,
-        Meta(description="Address of the dashboard and of METRICS_PORT", extra={"commands": ("receive", "ship")}),
+        Host, _DASHBOARD, Meta(description="Address of the dashboard and of METRICS_PORT", extra=_EVERY_END)
     ] = "127.0.0.1"
     dashboard_tls: Annotated[
         Literal["auto", "on", "off"],
@@ -421,6 +556,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         8080
     )
 
+    dashboard_max_connections: Annotated[
+        Count,
+        _DASHBOARD,
+        Meta(
+            description="Most connections at a time to the page, and to METRICS_PORT",
+            extra={"commands": ("receive", "ship")},
+        ),
+    ] = 128
+    dashboard_max_viewers: Annotated[
+        Count, _DASHBOARD, Meta(description="Most viewers of the live tail at a time; together they take 2 % of a core")
+    ] = 20
     dashboard_password_file: Annotated[
         File,
         _DASHBOARD,
@@ -476,6 +622,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             extra={"check": _networks, "allowed": "addresses or networks, several with commas", "metavar": "NETWORKS"},
         ),
     ] = ""
+
+    @property
+    def receiver_addresses(self) -> list[tuple[str, int]]:
+        """Hosts and ports that a shipper may connect to, as they were given."""
+        if not self.receivers:
+            return [(self.server_host, self.server_port)]
+        return split_addresses(self.receivers, self.server_host, self.server_port)
 
     @property
     def has_tokens(self) -> bool:

@@ -12,7 +12,7 @@ from logbale import __version__
 from logbale.metrics import ReceiverSnapshot, Snapshot
 from logbale.monitor import Monitor
 
-NOT_TOLD = ("ack_durations", "compress_durations")
+NOT_TOLD = ("ack_durations", "compress_durations", "publish_durations")
 """Fields of a snapshot that are for Prometheus: here their percentiles are."""
 
 

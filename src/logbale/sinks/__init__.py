@@ -38,6 +38,13 @@ class ReceivedBatch(msgspec.Struct, frozen=True):
     """The lines as one zstd frame with size and checksum, where they came so: large ones, fit to be kept as it is."""
     frame_raw_bytes: int = 0
     """Bytes of its lines."""
+    base: int = 0
+    """What its stream has below this was settled before this batch was taken; 0 for a base client.
+
+    `next` of the hello at first; then it moves with what the sink has stored.
+    """
+    elsewhere: bool = False
+    """Another receiver may have stored it too (`sent` of the hello)."""
 
     @property
     def raw_bytes(self) -> int:
@@ -64,6 +71,8 @@ class RejectedSequence(msgspec.Struct, frozen=True):
     reason: str
     crc: int = 0
     """CRC-32 as the session's prefix has it: the mark needs it, to tell one history from another."""
+    base: int = 0
+    """As ReceivedBatch has it."""
 
     @property
     def last_sequence(self) -> int:
@@ -79,6 +88,8 @@ class SkippedRange(msgspec.Struct, frozen=True):
     last: int
     entries: int
     reason: str
+    base: int = 0
+    """As ReceivedBatch has it."""
 
     @property
     def last_sequence(self) -> int:
@@ -123,8 +134,8 @@ class Sink(Protocol):
         """Stores or rejects each, in order, durably on return. Raises StorageError where it can do neither now."""
         ...
 
-    def mark(self, stream: str) -> Mark:
-        """How far the stream is durable here; sequence 0 where it is unknown."""
+    def mark(self, stream: str) -> Mark | None:
+        """How far the stream is durable here; sequence 0 where it is unknown, None where this sink cannot know."""
         ...
 
     def can_admit(self, stream: str) -> bool:

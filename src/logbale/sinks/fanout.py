@@ -51,7 +51,7 @@ class FanoutSink:
                     self._failed(view, error)
         return outcomes
 
-    def mark(self, stream: str) -> Mark:
+    def mark(self, stream: str) -> Mark | None:
         """As the durable sink has it."""
         return self._durable.mark(stream)
 

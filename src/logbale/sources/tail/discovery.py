@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import logging
 import os
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 from logbale.errors import StorageError
 from logbale.sources.tail.identity import Identity
+from logbale.sources.tail.links import planted_link
 
 log = logging.getLogger("logbale.tail")
 
@@ -69,7 +71,7 @@ class Discovery:
                 log.warning("%s: %s; it is read from its start when it appears", path, reason(error))
             return
         if (kind := other_kind(status)) is None:
-            found.setdefault(Identity.of(status), Found(path, status.st_size, status.st_mtime_ns))
+            _note(found, path, status)
         elif first:
             raise StorageError(f"{path}: {kind}")
         else:
@@ -85,7 +87,7 @@ class Discovery:
             except OSError:  # deleted since, or a link that leads nowhere
                 continue
             if (kind := other_kind(status)) is None:
-                found.setdefault(Identity.of(status), Found(path, status.st_size, status.st_mtime_ns))
+                _note(found, path, status)
             elif not stat.S_ISDIR(status.st_mode):
                 self.leave_out(path, kind)
 
@@ -123,6 +125,16 @@ class Discovery:
                 parent = os.path.dirname(parent)
             found.add(parent)
         return found
+
+
+def _note(found: dict[Identity, Found], path: str, status: os.stat_result) -> None:
+    """Adds a file. Of its paths the first one stands, unless that is a planted link: it must not hide the file."""
+    identity = Identity.of(status)
+    if (before := found.get(identity)) is not None:
+        with contextlib.suppress(OSError):
+            if before.path == path or planted_link(before.path, identity) is None:
+                return
+    found[identity] = Found(path, status.st_size, status.st_mtime_ns)
 
 
 def search(directories: Iterable[str], wanted: Callable[[os.DirEntry[str]], bool]) -> dict[Identity, Found]:

@@ -1,0 +1,81 @@
+"""Segments in an object store (S3 and what speaks like it, Google Cloud Storage, Azure), through obstore.
+
+Credentials, region and endpoint come from the environment, by the names that the vendors' own tools use.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import IO, Any
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.store import from_url
+
+from logbale.errors import StorageError
+from logbale.segment_store import StoredSegment
+
+REQUEST_TIMEOUT = timedelta(minutes=5)
+"""For one request: a segment of 64 MiB at 2 Mbit/s."""
+RETRIES = 3
+"""That obstore makes by itself. Whoever calls tries again for as long as it takes, and says so."""
+RETRY_TIMEOUT = timedelta(seconds=20)
+_SHOWN = 400
+"""Characters of an error: it may hold an answer of any length."""
+
+
+def _is_http_allowed() -> bool:
+    """Whether an endpoint without TLS, such as one in a private network, is meant."""
+    return os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("true", "1", "yes", "on")
+
+
+class BucketStore:
+    """Segments below a prefix of a bucket."""
+
+    def __init__(self, url: str, **options: Any) -> None:
+        """`s3://bucket/prefix`, `gs://…`, `az://…`. Raises StorageError where that cannot be one."""
+        self._url = url.rstrip("/")
+        try:
+            self._store = from_url(
+                self._url,
+                # Options given here replace those of the environment, all of them.
+                client_options={"timeout": REQUEST_TIMEOUT, "allow_http": _is_http_allowed()},
+                retry_config={"max_retries": RETRIES, "retry_timeout": RETRY_TIMEOUT},
+                **options,
+            )
+        except (BaseError, ValueError) as error:
+            raise self._error("use the store", error) from error
+
+    def last(self, folder: str) -> StoredSegment | None:
+        """The highest name, by listing the folder: a request for each thousand segments."""
+        highest = None
+        try:
+            for page in obstore.list(self._store, folder, chunk_size=1000):
+                for found in page:
+                    if highest is None or found["path"] > highest["path"]:
+                        highest = found
+        except (BaseError, OSError) as error:
+            raise self._error(f"list {folder}", error) from error
+        return None if highest is None else StoredSegment(highest["path"], highest["size"])
+
+    def read(self, name: str, start: int, length: int) -> bytes:
+        """These bytes of the object; by a range from its start, as Azure has none from the end."""
+        try:
+            return bytes(obstore.get_range(self._store, name, start=start, length=length))
+        except (BaseError, OSError) as error:
+            raise self._error(f"read {name}", error) from error
+
+    def put(self, name: str, body: IO[bytes]) -> bool:
+        """One conditional request (If-None-Match: *), which the store itself refuses where the name is taken."""
+        try:
+            obstore.put(self._store, name, body.read(), mode="create", use_multipart=False)
+        except AlreadyExistsError:
+            return False
+        except (BaseError, OSError) as error:
+            raise self._error(f"store {name}", error) from error
+        return True
+
+    def _error(self, what: str, error: Exception) -> StorageError:
+        reason = " ".join(str(error).split("Debug source")[0].split())[:_SHOWN]
+        return StorageError(f"{self._url}: cannot {what}: {reason}; check the address, the credentials and the network")
