@@ -3,10 +3,11 @@ ARG PYTHON=3.12
 
 FROM python:${PYTHON}-slim AS build
 WORKDIR /build
-COPY requirements.txt ./
+ARG REQUIREMENTS=requirements.txt
+COPY ${REQUIREMENTS} ./
 # The virtual environment has no pip of its own: the outer one fills it, from wheels whose hashes are pinned.
 RUN python -m venv --without-pip /opt/logbale \
- && pip --python /opt/logbale/bin/python install --no-cache-dir --only-binary :all: --require-hashes -r requirements.txt
+ && pip --python /opt/logbale/bin/python install --no-cache-dir --only-binary :all: --require-hashes -r ${REQUIREMENTS}
 COPY pyproject.toml README.md LICENSE ./
 COPY src src
 RUN pip --python /opt/logbale/bin/python install --no-cache-dir --no-deps .

@@ -15,7 +15,7 @@ READY_DEV := .venv/ready-dev
 $(if $(wildcard $(READY)),$(shell \
   { [ "$$(cat $(READY))" = "$(CURDIR)" ] && .venv/bin/python -c 1; } 2>/dev/null || rm -rf .venv))
 
-.PHONY: help demo test check chaos chaos-smoke chaos-full fuzz build run client logs stop benchmark bench-pipeline bench-peers profile guard guard-update lock audit sbom clean
+.PHONY: help demo test test-long check chaos chaos-smoke chaos-full fuzz build run client logs stop benchmark bench-pipeline bench-peers profile guard guard-update lock audit sbom clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,14 +23,16 @@ help: ## this list
 demo: $(READY) ## set up, ship this machine's own logs through a receiver, print what it took (under 30 s)
 	@.venv/bin/python scripts/demo.py
 
-test: ## set up and run every test; ARGS="-k name" narrows, RUNTIME=docker runs them in Dockerfile.test
-	@scripts/runtime.sh test
+test: ## set up and run the tests, two at a time; ARGS="-k name" narrows, RUNTIME=docker runs them in Dockerfile.test
+test-long: ## the few that take a good part of a minute each
+test test-long:
+	@scripts/runtime.sh $@
 
 check: audit ## formatting, lint, types, known weaknesses and the fast tests
 	.venv/bin/ruff format --check
 	.venv/bin/ruff check
 	.venv/bin/mypy
-	$(if $(filter test,$(MAKECMDGOALS)),@echo "the fast tests: among those of make test",.venv/bin/pytest -q -m "not slow")
+	$(if $(filter test,$(MAKECMDGOALS)),@echo "the fast tests: among those of make test",.venv/bin/pytest -q -n 2 --dist worksteal -m "not slow and not long")
 
 chaos: ## harm logbale in every way on the list, a tenth as often as chaos-full (10 min); ARGS="F1 F7" narrows
 chaos-smoke: ## a few of each fast fault (5 min)

@@ -84,7 +84,7 @@ def run(lines: Path, flags: list[str], directory: Path, cluster: Cluster, sink: 
         seconds = time.monotonic() - start
         kafka_cpu = brokers_cpu(cluster) - before
         receiver.terminate()
-        receive_cpu, receive_memory = usage(receiver)
+        receive_cpu, _ = usage(receiver)
     if shipper.returncode or (entries := counted()) < count_lines(lines):
         raise SystemExit(f"{sink}: not all has arrived:\n{(directory / 'shipper').read_text()}")
     return {
@@ -93,7 +93,6 @@ def run(lines: Path, flags: list[str], directory: Path, cluster: Cluster, sink: 
         "ship_cpu": ship_cpu,
         "receive_cpu": receive_cpu,
         "kafka_cpu": kafka_cpu,
-        "receive_memory": receive_memory,
     }
 
 
@@ -127,13 +126,13 @@ def main() -> None:
     )
     print(f"medians of {options.rounds} rounds in turn")
     print(machine.sentence(made_on))
-    print("sink           seconds  entries/s  CPU s ship + receive + brokers  receiver's MiB  rounds' seconds")
+    print("sink           seconds  entries/s  CPU s ship + receive + brokers  rounds' seconds")
     for sink, rows in rounds.items():
         row = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
         print(
             f"{sink:<12}  {row['seconds']:>8.2f} {row['entries'] / row['seconds']:>10,.0f}"
             f"  {row['ship_cpu']:>10.2f} + {row['receive_cpu']:>7.2f} + {row['kafka_cpu']:>7.2f}"
-            f"  {row['receive_memory']:>14.0f}  {', '.join(format(row['seconds'], '.2f') for row in rows)}"
+            f"  {', '.join(format(row['seconds'], '.2f') for row in rows)}"
         )
 
 

@@ -14,7 +14,10 @@ from pathlib import Path
 from chaos.report import as_json, summary, table
 from chaos.suite import FAULTS, YARDSTICK, Result, perform
 
-MODULES = ("crash", "reload", "calls", "power", "network", "disk", "spool", "tail", "load")
+MODULES = (
+    *("crash", "reload", "calls", "power", "network", "link"),
+    *("disk", "spool", "tail", "load", "viewers", "clock", "fleet"),
+)
 
 
 def main() -> int:

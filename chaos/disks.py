@@ -1,7 +1,9 @@
 """Disks that lose their power, and disks that fill up."""
 
 import fcntl
+import itertools
 import os
+import signal
 import struct
 import subprocess
 import time
@@ -91,6 +93,63 @@ class SmallDisk:
     def free(self) -> None:
         """Gives it back."""
         self._ballast.unlink()
+
+
+class FewInodes:
+    """An ext4 file system that has few inodes, and that becomes read-only at an error, as most are set to."""
+
+    def __init__(self, run: Run, directory: Path) -> None:
+        """Raises Skipped where this machine mounts no loop devices."""
+        self._image = directory / "few.img"
+        self.path = directory / "few"
+        self.path.mkdir()
+        with self._image.open("wb") as file:
+            file.truncate(64 << 20)
+        _command("mkfs.ext4", "-q", "-N", "64", "-e", "remount-ro", str(self._image))
+        self._mount()
+        run.finally_do(lambda: _run("umount", "--lazy", str(self.path)))
+        self._ballast: list[Path] = []
+
+    def use_up(self) -> None:
+        """Takes every inode that is left."""
+        try:
+            for number in itertools.count():
+                path = self.path / f"ballast-{number}"
+                path.touch(exist_ok=False)
+                self._ballast.append(path)
+        except OSError:
+            return
+
+    def free(self) -> None:
+        """Gives them back."""
+        while self._ballast:
+            self._ballast.pop().unlink()
+
+    def fail(self, user: End) -> None:
+        """The kernel finds an error in the file system, and writes no more; its `user` is frozen for that moment.
+
+        For the reason that cut_power() has: a sync that is under way would say that it has synced. Raises Skipped where
+        it cannot be made.
+        """
+        user.process.freeze()
+        device = subprocess.run(
+            ["findmnt", "-no", "SOURCE", str(self.path)], capture_output=True, text=True, check=False
+        ).stdout.strip()
+        try:
+            Path(f"/sys/fs/ext4/{Path(device).name}/trigger_fs_error").write_text("1")
+        except OSError as error:
+            raise Skipped(f"{error.filename}: {error.strerror}; run as root with /sys writable") from None
+        finally:
+            user.process.signal(signal.SIGCONT)
+
+    def mend(self) -> None:
+        """Checked and mounted anew. Whoever used it must have ended."""
+        _command("umount", str(self.path))
+        _run("e2fsck", "-p", str(self._image))
+        self._mount()
+
+    def _mount(self) -> None:
+        _command("mount", "-o", "loop", str(self._image), str(self.path))
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_SEGMENT = re.compile(r"(\d+)-\d{8}T\d{6}Z\.ndjson\.zst(\.part)?$")
+_SEGMENT = re.compile(r"(\d+)(-\d{8}T\d{6}Z)?\.ndjson\.zst(\.part)?$")
+"""Of a receiver's archive, or without a time, of an archiver's: one series a partition there, by offset."""
 _SHOWN = 5
 """Examples of each kind that a verdict keeps."""
 
@@ -97,7 +98,7 @@ def _parse(raw: bytes) -> tuple[str, int] | None:
 
 
 def segments(archive: Path) -> list[Path]:
-    """The archive's segments in serial order."""
+    """The archive's segments in serial order; of an archiver's, each partition's are."""
     found = [(int(match[1]), path) for path in archive.rglob("*.zst*") if (match := _SEGMENT.match(path.name))]
     return [path for _, path in sorted(found)]
 

@@ -125,6 +125,12 @@ class Process:
         """Memory in use."""
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU time used, in the process and in the system for it."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
 
 def free_port() -> int:
     """A port that nobody had a moment ago, and that the system gives to nobody while its receiver is down.
@@ -183,14 +189,17 @@ class End:
 class Receiver(End):
     """`logbale receive` into an archive, on the same port from its first start on."""
 
-    def __init__(self, directory: Path, archive: Path | None = None, **environ: str) -> None:
+    def __init__(
+        self, directory: Path, archive: Path | None = None, *, host: str = "127.0.0.1", **environ: str
+    ) -> None:
         super().__init__(directory, "receiver")
+        self.host = host
         self.archive = archive or directory / "archive"
         self.port = free_port()
         self.environ = environ
 
     def command(self) -> list[str | Path]:
-        return ["receive", "--listen", f"127.0.0.1:{self.port}", "--archive", self.archive]
+        return ["receive", "--listen", f"{self.host}:{self.port}", "--archive", self.archive]
 
     def start(self, **options: object) -> "Receiver":
         """Spawns it and waits until it listens. Raises Failed."""
@@ -201,20 +210,22 @@ class Receiver(End):
 
 
 class Shipper(End):
-    """`logbale ship` of files to a port; with a spool where `spool` names its directory."""
+    """`logbale ship` of files to a port, or to one of several; with a spool where `spool` names its directory."""
 
     def __init__(
         self,
         directory: Path,
-        port: int,
+        port: int | list[int],
         *paths: Path | str,
         name: str = "shipper",
         once: bool = False,
         spool: Path | None = None,
+        host: str = "127.0.0.1",
         **environ: str,
     ) -> None:
         super().__init__(directory, name)
-        self.port = port
+        self.host = host
+        self.ports = [port] if isinstance(port, int) else port
         self.spool = spool
         self._paths = paths
         self._once = once
@@ -224,7 +235,8 @@ class Shipper(End):
     def command(self) -> list[str | Path]:
         reach = ["--once"] if self._once else ["--from-start"]
         name = [] if self.spool is None else ["--name", "chaos"]
-        return ["ship", "--to", f"127.0.0.1:{self.port}", *reach, *name, *self._paths]
+        to = ",".join(f"{self.host}:{port}" for port in self.ports)
+        return ["ship", "--to", to, *reach, *name, *self._paths]
 
     @property
     def delivered(self) -> float:

@@ -52,6 +52,11 @@ HOW_TO_GET = {
     "mount": "run as root with CAP_SYS_ADMIN, with /dev/loop* there",
     "zstd": "apt-get install zstd",
     "prlimit": "apt-get install util-linux",
+    "nsenter": "apt-get install util-linux",
+    "ip": "apt-get install iproute2",
+    "tc": "apt-get install iproute2",
+    "iptables": "apt-get install iptables",
+    "faketime": "apt-get install faketime",
 }
 
 
@@ -119,15 +124,16 @@ class Run:
         directory.mkdir(parents=True)
         return directory
 
-    def receiver(self, directory: Path, archive: Path | None = None, **environ: str) -> Receiver:
+    def receiver(self, directory: Path, archive: Path | None = None, **options: str) -> Receiver:
         """A receiver, not started; killed at the end."""
-        return self._kept(Receiver(directory, archive, **environ))
+        return self.kept(Receiver(directory, archive, **options))
 
-    def shipper(self, directory: Path, port: int, *paths: Path | str, **options: object) -> Shipper:
+    def shipper(self, directory: Path, port: int | list[int], *paths: Path | str, **options: object) -> Shipper:
         """A shipper, not started; killed at the end."""
-        return self._kept(Shipper(directory, port, *paths, **options))  # type: ignore[arg-type]
+        return self.kept(Shipper(directory, port, *paths, **options))  # type: ignore[arg-type]
 
-    def _kept(self, end: T) -> T:
+    def kept(self, end: T) -> T:
+        """An end that is killed when the fault is over."""
         with self._lock:
             self._ends.append(end)  # type: ignore[arg-type]
         return end

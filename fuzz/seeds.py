@@ -1,4 +1,4 @@
-"""Writes fuzz/corpus anew: a few sound inputs for each target, to begin from. `python -m fuzz.seeds`."""
+"""Writes what fuzzing begins from into fuzz/corpus: a few sound inputs for each target. `python -m fuzz.seeds`."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def spooled() -> bytes:
 def write(target: str, *inputs: bytes) -> None:
     directory = CORPUS / target
     directory.mkdir(parents=True, exist_ok=True)
-    for old in directory.iterdir():
+    for old in directory.glob("[0-9][0-9]"):  # not what fuzzing has found
         old.unlink()
     for number, data in enumerate(inputs):
         (directory / f"{number:02}").write_bytes(data)

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-LOCKS = ("requirements.txt", "requirements-dev.txt")
+LOCKS = ("requirements.txt", "requirements-dev.txt", "requirements-kafka.txt")
 KNOWN_BAD = "starlette==0.48.0"
 """With CVE-2025-62727."""
 
@@ -67,7 +67,7 @@ def main() -> int:
     for line in found:
         print(line)
     excepted = "".join(f"; {name} does not count: {reason}" for name, reason in EXCEPTIONS.items())
-    print(f"pip-audit: {len(found)} known advisories on {' and '.join(LOCKS)}{excepted}")
+    print(f"pip-audit: {len(found)} known advisories on {', '.join(LOCKS)}{excepted}")
     return int(bool(found))
 
 

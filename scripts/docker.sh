@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The make targets with a Docker engine: docker.sh build|run|client|logs|stop|benchmark|test
+# The make targets with a Docker engine: docker.sh build|run|client|logs|stop|benchmark|test|test-long
 # Plain docker, since an engine often comes without compose; docker-compose.yml describes the same containers.
 set -euo pipefail
 
@@ -136,7 +136,7 @@ case $1 in
     eval "docker run --rm --user $(id -u):$(id -g) --volume '$PWD/bench-results:/app/bench-results' \
       logbale-test python benchmark.py --chart bench-results/benchmark.png ${ARGS:-}"
     ;;
-  test)
+  test | test-long)
     image test Dockerfile.test
     eval "exec docker run --rm logbale-test pytest ${ARGS:-}"
     ;;

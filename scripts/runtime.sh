@@ -4,6 +4,12 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 target=$1
 
+# All of them two at a time, and for that each to its own files and ports; one that is named runs whatever its marks.
+case $target in
+  test) export ARGS=${ARGS:-'-n 2 --dist worksteal -m "not long"'} ;;
+  test-long) export ARGS=${ARGS:-'-n 2 --dist worksteal -m long'} ;;
+esac
+
 engine() {
   timeout 5 docker version --format '{{.Server.Version}}' 2>/dev/null
 }
@@ -19,7 +25,7 @@ case ${RUNTIME:-} in
     exec scripts/docker.sh "$target"
     ;;
   "")
-    if [[ $target == test ]]; then
+    if [[ $target == test* ]]; then
       echo "$target: native (RUNTIME=docker runs it in a container)"
     elif version=$(engine); then
       echo "$target: Docker $version (RUNTIME=native runs it without)"
@@ -37,7 +43,7 @@ esac
 export PYTHONUNBUFFERED=1 # what is printed through a pipe or into a log is seen at once
 case $target in
   build) make -s --no-print-directory .venv/ready && echo ".venv is ready" ;;
-  test) make -s --no-print-directory .venv/ready-dev && eval "exec .venv/bin/pytest ${ARGS:-}" ;;
+  test | test-long) make -s --no-print-directory .venv/ready-dev && eval "exec .venv/bin/pytest $ARGS" ;;
   benchmark)
     make -s --no-print-directory .venv/ready-dev
     mkdir -p bench-results

@@ -20,7 +20,8 @@ atexit.register(shutil.rmtree, SPOOLS, ignore_errors=True)
 CLEAN = {
     name: value
     for name, value in os.environ.items()
-    if name not in {setting.variable for setting in SETTINGS.values()} | {"LOGBALE_CONFIG", "NO_COLOR"}
+    if name
+    not in {setting.variable for setting in SETTINGS.values()} | {"LOGBALE_CONFIG", "NO_COLOR", "COLUMNS", "LINES"}
 } | {"SPOOL_DIR": SPOOLS}
 """The environment without the settings of the test run, and with a place for spools that goes with it."""
 
@@ -57,17 +58,25 @@ class Process:
 
     def says(self, pattern, *, after=0):
         """Waits until it has said something that matches, behind so many characters; the match."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while (match := re.compile(pattern).search(self.messages.read_text(), after)) is None:
             assert self.process.poll() is None, self.messages.read_text()
             assert time.monotonic() < deadline, self.messages.read_text()
             time.sleep(0.01)
         return match
 
+    def until(self, is_so):
+        """Waits until it is so, while it runs."""
+        deadline = time.monotonic() + 60
+        while not is_so():
+            assert self.process.poll() is None, self.messages.read_text()
+            assert time.monotonic() < deadline, self.messages.read_text()
+            time.sleep(0.01)
+
     def end(self, number=signal.SIGTERM):
         """Sends a signal; the exit code."""
         self.process.send_signal(number)
-        return self.process.wait(30)
+        return self.process.wait(60)
 
 
 @contextlib.contextmanager

@@ -3,15 +3,28 @@
 import asyncio
 import errno
 import os
+import shutil
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# A time limit for each example fails whatever a busy machine makes slow; a whole run has one of its own.
-settings.register_profile("logbale", deadline=None)
+MEMORY = "/dev/shm"
+MEMORY_BYTES = 1 << 30
+"""Free there at least, or the tests' files stay on the disk: a container has 64 MiB by default."""
+
+# A sync of a busy disk takes tens of milliseconds, and the tests make some ten thousand of them. What a disk forgets is
+# model_disk's business and that of the fault suite, not of chance here.
+if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= MEMORY_BYTES:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", MEMORY)
+    tempfile.tempdir = os.environ["TMPDIR"] = MEMORY
+
+# A time limit for each example fails whatever a busy machine makes slow, and so does one for making them; a whole run
+# has one of its own.
+settings.register_profile("logbale", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("logbale")
 
 try:

@@ -58,7 +58,7 @@ class Terminal:
 
     def shows(self, pattern, since=0):
         """Waits until it has written something that matches, without the colours; where that ends."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while (match := re.search(pattern, plain(self.shown[since:]))) is None:
             assert time.monotonic() < deadline, self.shown[since:]
             self._read(0.1)
@@ -79,7 +79,7 @@ class Terminal:
         """Its exit code, after a signal if one is given; everything was read then, and the terminal is as it was."""
         if number is not None:
             self.process.send_signal(number)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while self.process.poll() is None:
             assert time.monotonic() < deadline, self.shown
             self._read(0.05)

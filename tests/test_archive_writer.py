@@ -6,6 +6,7 @@ import resource
 import shutil
 import stat
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 from archive_batches import START, batch, lines_of, mark, syncs_of, writer_of
@@ -345,6 +346,24 @@ def test_a_file_that_cannot_be_cut_is_set_aside_and_its_good_part_copied(tmp_pat
     assert suspect.stat().st_size > size
 
 
+def test_without_an_inode_it_says_so(tmp_path, fail, monkeypatch):
+    """The system's word is that of a full disk, and df would show room."""
+    writer = writer_of(tmp_path)
+    fail("open", errno.ENOSPC)
+    with pytest.raises(StorageError, match="free some space"):
+        writer.commit([batch(1)])
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_files=100, f_favail=0))
+    with pytest.raises(StorageError, match=r"no inode is left \(df -i\): delete some files"):
+        writer.commit([batch(1)])
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_files=0, f_favail=0))  # as btrfs has it
+    with pytest.raises(StorageError, match="free some space"):
+        writer.commit([batch(1)])
+    fail()
+    writer.commit([batch(1)])
+    writer.close()
+    assert read(tmp_path) == lines_of([1])
+
+
 def test_while_an_unfinished_write_cannot_be_taken_back_nothing_is_written(tmp_path, fail, monkeypatch):
     """Every commit fails and says why, until the disk lets it be undone; then it goes on by itself."""
     writer = writer_of(tmp_path)
@@ -352,7 +371,8 @@ def test_while_an_unfinished_write_cannot_be_taken_back_nothing_is_written(tmp_p
     real = os.ftruncate
     fail("fdatasync", errno.EIO)
     monkeypatch.setattr(os, "ftruncate", lambda fd, length: real(-1, length))
-    for expected in ("cannot sync", "cannot take back an unfinished write", "cannot take back an unfinished write"):
+    why = "cannot take back an unfinished write: Input/output error; check the disk"
+    for expected in ("cannot sync", why, why):
         with pytest.raises(StorageError, match=expected):
             writer.commit([batch(2)])
         writer.tick()

@@ -30,7 +30,7 @@ from logbale.spool_queue import SpoolQueue
 
 _ = at_once  # a fixture that every test here uses too
 
-LIMIT = 8.0
+LIMIT = 60.0
 """Seconds that a scenario may take: most of these attacks ended in a hang."""
 
 
@@ -190,7 +190,7 @@ def test_an_acknowledgement_while_room_is_looked_for_is_not_missed(run, tmp_path
         acknowledged = asyncio.create_task(queue.acknowledge(1))
         queue.append(batch_of([{"n": 2}]))
         await acknowledged
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(20):
             assert await queue.next_item(2) is not None
         assert queue.counts["spooled"] == 1
         queue.close_input()
@@ -388,7 +388,7 @@ def test_a_hello_that_is_never_finished_ends_the_connection(run, monkeypatch, be
             base = await asyncio.open_connection(*server.address)
             base[1].write(encode_header(100, 0))
             writer.write(beginning)
-            async with asyncio.timeout(3):
+            async with asyncio.timeout(4.5):
                 with contextlib.suppress(ConnectionError):
                     assert await reader.read() == b""
             await eventually(lambda: len(server._connections) == 1)
@@ -406,7 +406,7 @@ def test_a_control_frame_that_is_too_long_is_refused_before_it_is_kept(run):
         async with receiver() as server:
             reader, writer = await asyncio.open_connection(*server.address)
             writer.write(encode_header(MAX_CONTROL_BYTES + 1, Flag.CONTROL) + b"x" * 100)
-            async with asyncio.timeout(3):
+            async with asyncio.timeout(20):
                 with contextlib.suppress(ConnectionError):
                     await reader.read()
             assert server.metrics.errors == {"frame_limit": 1}
@@ -426,8 +426,8 @@ def test_rejects_and_skips_that_wait_for_the_sink_weigh_something(run, monkeypat
             server.sink.open.clear()
             for sequence in range(1, 20_000, 2):
                 writer.write(frame_of(sequence, b"[]") + encode_message(Skip(sequence + 1, sequence + 1, 0, "damaged")))
-            await asyncio.sleep(0.3)
-            assert server._paused
+            await eventually(lambda: server._paused)
+            await asyncio.sleep(0.1)
             assert len(server.committer._waiting) < 15_000
             server.sink.open.set()
             await eventually(lambda: server.sink.mark("web-1").sequence == 20_000)
@@ -566,7 +566,7 @@ def test_a_task_of_the_shipper_that_dies_is_heard_of(run, monkeypatch):
             monkeypatch.setattr(running._adaptive, "decide", lambda: 1 / 0)
             monkeypatch.setattr("logbale.cpu.CpuMeter.read", lambda _: 50.0)
             with pytest.raises(ZeroDivisionError):
-                async with asyncio.timeout(3):
+                async with asyncio.timeout(20):
                     await running.run()
             assert server.sink.numbers == list(range(len(server.sink.numbers)))
 

@@ -20,7 +20,7 @@ from logbale.cli.running import summaries
 from logbale.cli.ship import ship
 from logbale.config import SETTINGS
 from logbale.metrics import ReceiverMetrics
-from logbale.spool import spool_root
+from logbale.spool import list_spools, spool_root
 
 ROOT = Path(__file__).parent.parent
 
@@ -166,7 +166,7 @@ def test_a_file_that_was_idle_all_the_time_is_read_on_where_the_first_run_began(
         command = ("ship", tmp_path / "idle*.log", "--to", receiving.address, "--spool-dir", spools)
         with running(tmp_path, *command) as shipping:
             shipping.says("in session")
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 60
             while end == signal.SIGKILL and not list(spools.glob("*/*.spool")):
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
@@ -204,14 +204,14 @@ def test_a_shipper_that_ships_its_own_messages_does_not_talk_to_itself(tmp_path)
 
 def wait_for_line(archive, text):
     """Returns once it is stored."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while text not in logbale_run("cat", archive).stdout:
         assert time.monotonic() < deadline
 
 
 def wait_for_entries(archive, count):
     """Returns once so many are stored."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while len(logbale_run("cat", archive).stdout.splitlines()) < count:
         assert time.monotonic() < deadline
 
@@ -222,8 +222,11 @@ def test_a_second_signal_does_not_wait(tmp_path):
     log.write_text("one\n")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with running(tmp_path, "ship", log, "--from-start", "--to", f":{port}", "--drain-timeout", 600) as shipping:
+    spools = tmp_path / "spools"
+    options = ("--from-start", "--drain-timeout", 600, "--batch-interval", 0.1, "--spool-dir", spools)
+    with running(tmp_path, "ship", log, "--to", f":{port}", *options) as shipping:
         shipping.says("Connection refused")
+        shipping.until(lambda: any(one.entries for one in list_spools(spools)))
         shipping.process.send_signal(signal.SIGTERM)
         shipping.says("SIGTERM: stopping; once more ends at once")
         assert shipping.end() == 69
@@ -350,6 +353,13 @@ def test_wrong_settings_end_with_78_and_a_line_each():
     ]
 
 
+def test_an_address_that_ends_with_a_colon_is_refused():
+    """By the flag that has it; nothing goes to the default port instead."""
+    ended = logbale_run("ship", "--demo", "--to", "127.0.0.1:")
+    assert ended.returncode == 78
+    assert ended.stderr == "logbale: --to '127.0.0.1:': expected a port behind the colon, or no colon\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
@@ -470,6 +480,50 @@ def test_config_check_answers_with_its_exit_code(tmp_path):
         78,
         "logbale: 'batchsize': there is no such setting; did you mean batch_size? (from settings.toml)\n",
     )
+
+
+PLAIN = {"SERVER_HOST": "127.0.0.1"}
+
+
+@pytest.mark.parametrize(
+    ("end", "settings", "code", "says"),
+    [
+        ((), {"TLS_KEY_FILE": "k.pem"}, 78, "TLS_KEY_FILE is set and TLS_CERT_FILE is not"),
+        (
+            (),
+            {"TLS_CERT_FILE": "c.pem"},
+            0,
+            "`logbale ship` would not start with them: TLS_CERT_FILE is set and TLS_CA",
+        ),
+        ((), {"TLS_BIND_STREAMS": "on"}, 0, "`logbale receive` would not start with them: TLS_BIND_STREAMS is set"),
+        ((), {"DASHBOARD_TLS": "on"}, 78, "DASHBOARD_TLS=on needs TLS_CERT_FILE"),
+        (("receive",), {"TLS_CLIENT_CA_FILE": "ca.pem"}, 78, "TLS_CLIENT_CA_FILE is set and TLS_CERT_FILE is not"),
+        (("receive",), {"TLS_CERT_FILE": "none.pem"}, 78, "TLS_CERT_FILE='none.pem': cannot be read: No such file"),
+        (("receive",), {"TOKENS_FILE": "none"}, 78, "TOKENS_FILE='none': cannot read it: No such file"),
+        (
+            ("receive",),
+            {"DASHBOARD_ENABLED": "on", "DASHBOARD_PORT": "0", "DASHBOARD_PASSWORD_FILE": "none"},
+            78,
+            "DASHBOARD_PASSWORD_FILE='none': cannot read it",
+        ),
+        (("receive",), {"SERVER_HOST": "0.0.0.0"}, 0, "SERVER_HOST=0.0.0.0 without TLS and tokens: whoever reaches"),
+        (("receive",), {}, 0, "the settings are sound"),
+        (("ship",), {"TLS_CERT_FILE": "c.pem"}, 78, "TLS_CERT_FILE is set and TLS_CA_FILE is not"),
+        (("ship",), {"TLS_CA_FILE": "none.pem"}, 78, "TLS_CA_FILE='none.pem': cannot be read: No such file"),
+        (("ship",), {"TOKEN_FILE": "none"}, 78, "TOKEN_FILE='none': cannot read it: No such file"),
+        (("ship",), {"SERVER_PORT": "0"}, 78, "SERVER_PORT=0: expected the port of a receiver"),
+        (("ship",), {"SERVER_HOST": "logs.example.org"}, 0, "the settings are sound"),
+        (("receive",), {"TLS_BIND_STREAMS": "on"}, 78, "TLS_BIND_STREAMS is set and TLS_CERT_FILE is not"),
+    ],
+)
+def test_config_check_judges_as_the_start_does(tmp_path, end, settings, code, says):
+    """What an end would refuse at its start, `config check` refuses before; without an end, what neither would take."""
+    judged = logbale_run("config", "check", *end, cwd=tmp_path, **PLAIN | settings)
+    assert (judged.returncode, judged.stdout) == (code, "")
+    assert says in judged.stderr
+    if end == ("receive",) and code:
+        started = logbale_run("receive", "--listen", "127.0.0.1:0", cwd=tmp_path, **PLAIN | settings)
+        assert (started.returncode, started.stderr.splitlines()[-1]) == (78, judged.stderr.splitlines()[-1])
 
 
 # bench

@@ -67,7 +67,7 @@ def test_what_the_promise_rests_on_is_not_anybodys_to_set(tmp_path, name):
     config = tmp_path / "kafka.conf"
     config.write_text(f"{name}=x\n")
     ended = logbale_run("archive", "kafka://b/logs", "--to", f"file://{tmp_path}", "--kafka-config", config)
-    assert (ended.returncode, f"{name}: leave it out" in ended.stderr) == (78, True), ended.stderr
+    assert (ended.returncode, f"leave {name} out: " in ended.stderr) == (78, True), ended.stderr
 
 
 def test_a_missing_topic_is_an_error_with_the_way_out(topic, tmp_path):

@@ -149,13 +149,38 @@ def test_cat_goes_by_a_time_of_the_lines_own(tmp_path, cat):
             tmp_path / "archive",
             b'{"n":%d,"ts":"2026-01-0%dT12:00:00Z","timestamp":"2026-11-24T20:00:00Z"}' % (day, day),
         )
-    write_entries(tmp_path / "archive", b'{"n":4,"timestamp":"2026-11-24T20:00:00.000000Z"}')
     own = (tmp_path / "archive", "--time-field", "ts")
     assert cat(tmp_path / "archive", "--until", "2026-01-03") == []
-    ended = logbale_run("cat", *own, "--since", "2026-01-02", "--until", "2026-01-03")
-    assert [entry["n"] for entry in entries(ended.stdout)] == [2, 4]
-    assert "1 entry has no time that can be read" in ended.stderr
+    assert cat(*own, "--since", "2026-01-02", "--until", "2026-01-03") == [2]
     assert logbale_run("cat", *own).returncode == 2
+
+
+def test_cat_goes_by_timestamp_where_only_some_lines_have_a_time_of_their_own(tmp_path):
+    """A line without it is neither always left out nor always printed, and how many there were is said."""
+    write_untimed(
+        tmp_path / "archive",
+        b'{"n":1,"ts":"2026-01-02T12:00:00Z","timestamp":"2026-11-24T20:00:00Z"}',
+        b'{"n":2,"timestamp":"2026-11-24T20:00:00Z"}',
+        b'{"n":3,"ts":"soon","timestamp":"2026-01-02T20:00:00Z"}',
+        b'{"n":4,"ts":"soon"}',
+    )
+    own = (tmp_path / "archive", "--time-field", "ts")
+    ended = logbale_run("cat", *own, "--since", "2026-01-02", "--until", "2026-01-03")
+    assert [entry["n"] for entry in entries(ended.stdout)] == [1, 3, 4]
+    assert ended.stderr.splitlines() == [
+        "logbale: 2 entries have no ts that is a time, and went by timestamp",
+        "logbale: 1 entry has no time that can be read, and passed --since and --until",
+    ]
+
+
+def test_cat_and_verify_take_one_days_directory(archive, cat, monkeypatch):
+    """As they take an archive or a file; from inside it too."""
+    [day] = archive.glob("????-??-??")
+    assert cat(day) == list(range(10))
+    assert cat(day, "-n", 1) == [9]
+    assert "2 segments, 10 sound entries, 0 places" in logbale_run("verify", day).stdout
+    monkeypatch.chdir(day)
+    assert cat(".") == list(range(10))
 
 
 @pytest.mark.parametrize("command", ["cat", "verify"])

@@ -7,6 +7,7 @@ import tracemalloc
 import zlib
 
 import pytest
+from bombs import gibibyte_of_zeros
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -112,12 +113,7 @@ def test_the_limit_holds_to_the_byte(algorithm):
 @pytest.mark.parametrize("algorithm", COMPRESSED)
 def test_a_bomb_is_refused_cheaply(algorithm):
     """A gibibyte of zeros costs neither its memory nor its time."""
-    encoder = {
-        Algorithm.GZIP: lambda: zlib.compressobj(9, zlib.DEFLATED, 31),
-        Algorithm.ZLIB: lambda: zlib.compressobj(9),
-        Algorithm.ZSTD: zstd.ZstdCompressor,
-    }[algorithm]()
-    bomb = b"".join(encoder.compress(bytes(16 * MiB)) for _ in range(64)) + encoder.flush()
+    bomb = gibibyte_of_zeros(algorithm)
     tracemalloc.start()
     start = time.process_time()
     assert refused(algorithm, bomb, max_raw=32 * MiB) == "limit"
@@ -145,7 +141,7 @@ def test_a_window_beyond_the_limit_is_refused():
     options = {zstd.CompressionParameter.window_log: 27, zstd.CompressionParameter.content_size_flag: 0}
     encoder = zstd.ZstdCompressor(options=options)
     payload = encoder.compress(LOGLIKE) + encoder.flush()
-    assert refused(Algorithm.ZSTD, payload, max_raw=32 * MiB) == "corrupt"
+    assert refused(Algorithm.ZSTD, payload, max_raw=32 * MiB) == "limit"
 
 
 @pytest.mark.parametrize("algorithm", COMPRESSED)

@@ -364,6 +364,7 @@ def test_sinks_keep_their_order_and_lose_their_spaces():
         ("[::1]:5000", ("[::1]", "5000")),
         ("[::1]", ("[::1]", "")),
         ("::1", ("::1", "")),
+        ("::", ("::", "")),
         ("fe80::1%eth0", ("fe80::1%eth0", "")),
         ("127.0.0.1:0", ("127.0.0.1", "0")),
     ],
@@ -371,6 +372,13 @@ def test_sinks_keep_their_order_and_lose_their_spaces():
 def test_an_address_is_cut_at_the_right_colon(text, parts):
     """IPv6 has colons of its own."""
     assert split_address(text) == parts
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:", "logs.example.org:", "[::1]:", ":"])
+def test_a_colon_without_a_port_is_no_default(text):
+    """Where $PORT was empty, the default would be somebody else's."""
+    with pytest.raises(ValueError, match="a port behind the colon"):
+        split_address(text)
 
 
 @given(st.ip_addresses(), st.integers(0, 65535))

@@ -44,7 +44,7 @@ def shown(*batches, **options):
 
 def wait_until(condition):
     """For what another thread does; the limit is only met by a failure."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.001)

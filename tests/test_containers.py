@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -44,7 +45,7 @@ def test_nothing_but_the_receivers_port_is_published_beyond_this_host():
 # With an engine
 
 
-def compose(project, *arguments, check=True, **environ):
+def compose(project, *arguments, check=True, code=0, **environ):
     """What docker-compose printed; images of their own, so that nobody else's are replaced."""
     files = ("-f", ROOT / "docker-compose.yml", "-f", project / "images.yml")
     done = subprocess.run(
@@ -55,7 +56,7 @@ def compose(project, *arguments, check=True, **environ):
         timeout=900,
         check=False,
     )
-    assert done.returncode == 0 or not check, done.stderr
+    assert done.returncode == code or not check, done.stderr
     return done.stdout
 
 
@@ -125,3 +126,53 @@ def test_the_page_is_there_for_this_host_alone(project):
     while container(project, "server")["State"]["Health"]["Status"] != "healthy":
         assert time.monotonic() < deadline
         time.sleep(0.5)
+
+
+SECRET = "correct-horse-battery-staple"
+
+
+@pytest.fixture(scope="module")
+def guarded(project, tmp_path_factory):
+    """Both again, with TLS and a token: certificates of a CA that was made for it, mounted read-only into each."""
+    directory = tmp_path_factory.mktemp("logbaleguarded")
+    certs = directory / "certs"
+    subprocess.run([sys.executable, "-m", "logbale", "certs", certs, "--host", "server"], check=True, timeout=60)
+    for file in (certs, *certs.iterdir()):
+        os.chown(file, 10001, 10001)
+    services = "".join(
+        f"  {name}:\n    image: logbale-{name}-tested\n    volumes: ['{certs}:/certs:ro']\n"
+        for name in ("server", "client")
+    )
+    (directory / "images.yml").write_text(f"services:\n{services}")
+    tls = {
+        "TLS_CERT_FILE": "/certs/receiver.pem",
+        "TLS_KEY_FILE": "/certs/receiver.key",
+        "TLS_CA_FILE": "/certs/ca.pem",
+    }
+    environ = tls | {"TOKENS": SECRET, "TOKEN": SECRET, "RUN_TIME": "3", "LOG_RATE": "100", "DRAIN_TIMEOUT": "2"}
+    try:
+        compose(directory, "up", "--detach", **environ)
+        yield directory, environ
+    finally:
+        compose(directory, "down", "--volumes", check=False, **environ)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give the certificates to the containers' user")
+def test_a_token_and_tls_let_the_client_in_and_nobody_else(guarded):
+    """What the client ships with its token is stored; with another, or in plain, it reports that nothing was."""
+    directory, environ = guarded
+    deadline = time.monotonic() + 120
+    while (state := container(directory, "client")["State"])["Running"]:
+        assert time.monotonic() < deadline, compose(directory, "logs", **environ)
+        time.sleep(0.2)
+    logs = compose(directory, "logs", **environ)
+    assert state["ExitCode"] == 0, logs
+    assert "with TLS" in logs
+    for refused in ({"TOKEN": SECRET[::-1]}, {"TLS_CA_FILE": "", "TOKEN": ""}):
+        given = [part for name, value in {"SPOOL_DIR": "off", **refused}.items() for part in ("-e", f"{name}={value}")]
+        compose(directory, "run", "--rm", "-T", "--no-deps", *given, "client", code=69, **environ | refused)
+    stored = compose(directory, "exec", "-T", "server", "logbale", "cat", "/archive", **environ)
+    assert stored.count("\n") == 300
+    assert SECRET not in compose(directory, "logs", **environ)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from logbale.cpu import CpuMeter
+from logbale.cpu import CpuMeter, MachineMeter
 
 
 class Machine:
@@ -28,7 +28,7 @@ class Machine:
 
 
 def test_the_first_reading_is_discarded(tmp_path):
-    """psutil's first value is always 0 and means nothing; there is no reading before the second call."""
+    """The first value is always 0 and means nothing; there is no reading before the second call."""
     machine = Machine(tmp_path, "0::/\n")
     assert machine.after(0, 0.0) is None
     assert machine.after(5, 40.0) == 40.0
@@ -151,3 +151,25 @@ def test_this_machine_can_be_read():
     reading = meter.read()
     assert reading is not None
     assert 0 <= reading <= 100
+
+
+def test_a_cpu_is_busy_while_it_is_neither_idle_nor_waiting(tmp_path, monkeypatch):
+    """What its guests took is in its own time, and CPUs that the process may not use do not count."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 2})
+    (tmp_path / "proc").mkdir()
+
+    def put(*lines):
+        (tmp_path / "proc/stat").write_text("\n".join(["cpu  9 9 9 9 9 9 9 9 9 9", *lines, "intr 5", "ctxt 7"]))
+
+    meter = MachineMeter(tmp_path)
+    put("cpu0 10 10 10 10 10 10 10 10 10 10", "cpu1 0 0 0 0 0 0 0 0 0 0", "cpu2 5 0 0 5 0 0 0 0 0 0")
+    assert meter() == [0, 0]
+    put("cpu0 13 11 11 11 11 11 11 11 13 11", "cpu1 99 0 0 0 0 0 0 0 0 0", "cpu2 5 0 0 5 0 0 0 0 0 0")
+    assert meter() == [80, 0]
+    put("cpu0 13 11 11 11 10 11 11 11 13 11", "cpu2 6 0 0 5 0 0 0 0 0 0")
+    assert meter() == [0, 100]
+
+
+def test_nothing_is_said_of_a_machine_that_cannot_be_read(tmp_path):
+    """No /proc is no error."""
+    assert MachineMeter(tmp_path)() == []

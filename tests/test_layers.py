@@ -53,6 +53,9 @@ CORE = {
     "kafka/metrics",
     "kafka/words",
     "sinks/marks",
+    "rendezvous",
+    "failover",
+    "sent_to",
 }
 FORBIDDEN = {"asyncio", "socket", "os", "time", "uuid", "psutil", "threading", "concurrent", "pathlib"}
 

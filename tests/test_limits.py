@@ -201,7 +201,7 @@ def test_a_frame_that_dribbles_is_given_up(run, monkeypatch, beginning):
                 writer.write(b"x")
                 await asyncio.sleep(0.02)
             assert server.metrics.errors == {"frame_timeout": 1}
-            assert 0.25 < asyncio.get_running_loop().time() - begun < 2.0
+            assert 0.25 < asyncio.get_running_loop().time() - begun < 20.0  # thirty by default
             writer.transport.abort()
             await eventually(lambda: not server._connections)
 
@@ -259,8 +259,9 @@ def test_frames_that_grow_wait_while_the_sink_is_stuck(run):
             for writer in writers:
                 writer.write(large * 3)
             await eventually(lambda: sum(len(one._frames) for one in server._connections) > 20)
+            await eventually(lambda: server.metrics.received.batches)
             await asyncio.sleep(0.1)
-            assert 1 <= server.metrics.received.batches <= 6
+            assert server.metrics.received.batches <= 6
             assert server.metrics.in_flight_bytes <= 9 * 2**20
             server.sink.open.set()
             await eventually(lambda: len(server.sink.arrived) == 30_000)

@@ -126,6 +126,12 @@ def test_blank_lines_are_no_entries_but_their_bytes_count():
     assert parse(b"\n\n")[1].entries == []
 
 
+@pytest.mark.parametrize("blanks", [" ", "\t", "   \t ", "\u3000"])
+def test_a_line_of_blanks_alone_is_an_entry_as_it_came(blanks):
+    """Only its writer knows whether they mean something."""
+    assert messages(f"a\n{blanks}\nb\n".encode()) == ["a", blanks, "b"]
+
+
 def test_bytes_that_are_no_utf8_stay_readable():
     """Spelled out and counted, by the line."""
     entries, _, parser = parse(b"caf\xe9 \xff\nfine \xc3\xa9\n")
@@ -237,4 +243,4 @@ def test_the_level_of_a_line_does_not_depend_on_the_lines_beside_it(line):
 def test_a_carriage_return_between_tokens_ends_no_entry():
     """JSON allows it there, and a JSON line keeps its bytes: a raw batch still has one entry a line."""
     _, chunk, _ = parse(b'{"a":\r1}\n{"b":2}\n')
-    assert entry_lines(b"".join(chunk.entries)) == chunk.entries
+    assert entry_lines(b"".join(chunk.entries)) == list(chunk.entries)

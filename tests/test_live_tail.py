@@ -13,7 +13,7 @@ from logbale.allowance import Allowance
 from logbale.compression import zstd
 from logbale.entry_filter import EntryFilter, level_names
 from logbale.sinks import ReceivedBatch, live_tail, looking, viewer
-from logbale.sinks.live_tail import MAX_VIEWERS, RING_BYTES, LiveTail, NoPlace
+from logbale.sinks.live_tail import RING_BYTES, LiveTail, NoPlace
 from logbale.sinks.looking import MAX_ENTRY_BYTES
 
 ALL = EntryFilter()
@@ -335,11 +335,11 @@ def test_what_is_too_long_to_look_at_is_skipped_and_counted(run):
 
 
 def test_no_more_than_so_many_may_look_at_once(run):
-    """A place is free again when one leaves."""
+    """DASHBOARD_MAX_VIEWERS; a place is free again when one leaves."""
 
     async def scenario():
-        live = LiveTail()
-        viewers = [await live.join(ALL) for _ in range(MAX_VIEWERS)]
+        live = LiveTail(max_viewers=4)
+        viewers = [await live.join(ALL) for _ in range(4)]
         with pytest.raises(NoPlace):
             await live.join(ALL)
         live.leave(viewers[3])

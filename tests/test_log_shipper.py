@@ -101,7 +101,7 @@ def test_a_partial_batch_leaves_after_its_interval(run):
         async with receiver() as server:
             running = shipper(server, ScriptedSource([3], then="wait"), batch_interval=0.05)
             task = asyncio.create_task(running.run())
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 while len(server.sink.arrived) < 3:
                     await asyncio.sleep(0.005)
             running.stop()
@@ -137,7 +137,7 @@ def test_a_stop_without_a_receiver_ends_in_time_and_says_what_is_left(run):
         start = monotonic()
         running.stop()
         report = await task
-        assert monotonic() - start < 2
+        assert monotonic() - start < 8  # ten by default
         assert not report.delivered
         assert (report.left_batches, report.left_entries) == (3, 120)
 
@@ -154,7 +154,7 @@ def test_a_second_stop_ends_at_once(run):
             await asyncio.sleep(0.001)
         running.stop()
         running.stop()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             assert (await task).left_entries == 1
 
     run(scenario)
@@ -164,7 +164,7 @@ def test_a_finite_source_gives_up_when_the_receiver_cannot_be_reached(run):
     """DRAIN_TIMEOUT after the end of the source, not for ever."""
 
     async def scenario():
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             report = await LogShipper(nowhere(drain_timeout=0.2), ScriptedSource([10])).run()
         assert (report.delivered, report.left_entries) == (False, 10)
 
@@ -178,7 +178,9 @@ def test_reading_pauses_when_too_much_waits_for_the_connection(run):
         source = ScriptedSource([100] * 1000)
         running = LogShipper(nowhere(drain_timeout=60, buffer_max_bytes=20_000), source)
         task = asyncio.create_task(running.run())
-        await asyncio.sleep(0.2)
+        while source.taken < 2_000:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.1)
         # 10 bytes an entry: 2,000 entries fill the buffer; a chunk more may be on its way.
         assert 2_000 <= source.taken <= 2_200
         running.stop()
@@ -211,7 +213,7 @@ def test_an_error_of_the_source_does_not_wait_for_a_receiver_that_takes_nothing(
         async with receiver() as server:
             server.sink.commit = never
             source = ScriptedSource([60], then="fail")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 with pytest.raises(StorageError, match="gone"):
                     await shipper(server, source, drain_timeout=0.3, session_mode=mode).run()
 

@@ -41,6 +41,15 @@ def test_make_alone_lists_every_target():
     assert {"build", "run", "client", "logs", "stop", "test", "benchmark", "clean", "demo", "check"} <= set(phony)
 
 
+def test_ci_runs_every_test():
+    """What `make test` leaves for `make test-long` runs there, too; the two are each other's opposite."""
+    (targets,) = re.findall("^MODEL_SEEDS=.* make (.*)$", (ROOT / ".ci/run").read_text(), re.MULTILINE)
+    assert {"check", "test", "test-long"} <= set(targets.split())
+    script = (ROOT / "scripts/runtime.sh").read_text()
+    runs = re.findall(r"^  (test\S*)\) export ARGS=.* -m (.*)'\}", script, re.MULTILINE)
+    assert runs == [("test", '"not long"'), ("test-long", "long")]
+
+
 @needs_make
 def test_an_unknown_runtime_is_refused_by_name():
     """RUNTIME takes two words; another one is named, with what was expected."""

@@ -85,6 +85,10 @@ SHIPPER = ShipperSnapshot(
     backlog_bytes=277,
     stalled_seconds=281.5,
     reconnects=263,
+    receiver="b:5000",
+    receiver_choice=2,
+    receivers=3,
+    failovers=307,
     errors={"connect": 269},
     certificate_expires=1764144001.5,
     latency=Latency(0.001, 0.002, 3),
@@ -174,6 +178,9 @@ def test_a_shippers_numbers_arrive_under_their_names():
     assert found["logbale_shipper_backlog_bytes",] == 277
     assert found["logbale_shipper_stalled_seconds_total",] == 281.5
     assert found["logbale_shipper_reconnects_total",] == 263
+    assert found["logbale_shipper_receivers",] == 3
+    assert found["logbale_shipper_receiver_choice",] == 2
+    assert found["logbale_shipper_failovers_total",] == 307
     assert found["logbale_shipper_errors_total", ("reason", "connect")] == 269
 
 

@@ -10,8 +10,6 @@ import gc
 import logging
 import os
 from contextlib import suppress
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -30,17 +28,6 @@ SEEDS = int(os.environ.get("MODEL_SEEDS", "1000"))
 PARTS = 8
 FAILED = [895, 1650, 1771, 1974, 2961, 3160, 3823]
 """Seeds that broke a promise once: names of a directory and of a dead letter, sums over drops, rejects of drops."""
-
-
-@pytest.fixture
-def tmp_path(tmp_path):
-    """In memory where that is possible: the disks are simulated, and a real one below them is twice as slow."""
-    memory = Path("/dev/shm")
-    if not os.access(memory, os.W_OK):
-        yield tmp_path
-        return
-    with TemporaryDirectory(dir=memory, prefix="logbale-model-") as name:
-        yield Path(name)
 
 
 @pytest.fixture(autouse=True)

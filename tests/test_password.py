@@ -12,7 +12,7 @@ from test_dashboard import dashboard
 
 from logbale.config import Settings
 from logbale.config.credentials import dashboard_password
-from logbale.config.exposure import refuse_unsafe_receiver
+from logbale.config.exposure import refuse_unsafe_receiver, warn_of_open_receiver
 from logbale.config.secret import Secret
 from logbale.dashboard.password import Password
 from logbale.errors import ConfigError
@@ -146,11 +146,13 @@ def test_a_password_is_asked_for_by_a_receiver_and_given_by_its_viewers(tmp_path
         none = logbale_run("top", "--once", f"127.0.0.1:{port}")
         assert none.returncode == 69
         assert "answers 401" in none.stderr
-        assert "Set DASHBOARD_PASSWORD_FILE" in none.stderr
+        assert "Name its file with --dashboard-password-file (DASHBOARD_PASSWORD_FILE)" in none.stderr
         wrong = logbale_run("top", "--once", f"http://:sesam-shut@127.0.0.1:{port}")
         assert wrong.returncode == 69
         by_file = logbale_run("top", "--once", f"127.0.0.1:{port}", DASHBOARD_PASSWORD_FILE=str(file))
         assert by_file.returncode == 0, by_file.stderr
+        by_flag = logbale_run("top", "--once", f"127.0.0.1:{port}", "--dashboard-password-file", file)
+        assert by_flag.returncode == 0, by_flag.stderr
         by_url = logbale_run("top", "--once", f"http://me:sesam-open%2Fup@127.0.0.1:{port}")
         assert by_url.returncode == 0, by_url.stderr
         nonsense = logbale_run("top", "--once", "http://:sesam-open@a b/")
@@ -174,7 +176,28 @@ def test_a_password_inside_tls_is_no_secret_told_to_all(tmp_path):
         port = end.says(r"dashboard on https://0\.0\.0\.0:(\d+)/")[1]
         ask = ["top", "--once", f"https://localhost:{port}", "--tls-ca-file", files.trust()["tls_ca_file"]]
         assert "answers 401" in logbale_run(*ask).stderr
-        shown = logbale_run(*ask, DASHBOARD_PASSWORD_FILE=str(file))
+        shown = logbale_run(*ask, "--dashboard-password-file", file)
         assert shown.returncode == 0, shown.stderr
         assert end.end() == 0
     assert "plain HTTP" not in end.messages.read_text()
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"server_host": "0.0.0.0"}, True),
+        ({"server_host": "192.0.2.7"}, True),
+        ({"server_host": "::"}, True),
+        ({"server_host": "127.0.0.1"}, False),
+        ({"server_host": "::1"}, False),
+        ({"server_host": "0.0.0.0", "tls_cert_file": "c"}, False),
+    ],
+)
+def test_a_receiver_that_is_open_to_all_says_so_once(caplog, settings, says):
+    """It does not look safe, so it starts; one warning names the ways out."""
+    warn_of_open_receiver(Settings(**settings))
+    found = [record.getMessage() for record in caplog.records]
+    assert len(found) == says
+    assert all(
+        "TLS_CERT_FILE and TOKENS_FILE or TLS_CLIENT_CA_FILE, or SERVER_HOST=127.0.0.1" in line for line in found
+    )

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
@@ -25,6 +27,7 @@ def logs(directory):
         yield path
 
 
+@pytest.mark.long
 def test_every_log_is_measured_alone_and_with_the_others(tmp_path):
     """All entries of a round are archived; machine, commit and Python stand beside the figures; a chart is drawn."""
     out, chart = tmp_path / "new" / "out.json", tmp_path / "chart.svg"

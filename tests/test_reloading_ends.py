@@ -1,6 +1,7 @@
 """Both ends follow a reload everywhere: what settings make of an end at its start, a change of them makes as well."""
 
 import asyncio
+import contextlib
 import io
 
 import msgspec
@@ -77,7 +78,11 @@ async def compare(ends):
     """Two alike, one that reloads now, and one that began with what that reloads; all end here."""
     before = values_in(ends[0])
     ends[2].reloading.reload(msgspec.structs.replace(ends[2].settings, **LIVE))
-    await asyncio.sleep(0.1)  # a receiver's archive is told on its own thread
+    for _ in range(200):  # a receiver's archive is told on its own thread
+        with contextlib.suppress(AssertionError):
+            assert_alike(before, *(values_in(end) for end in ends[1:]))
+            break
+        await asyncio.sleep(0.05)
     assert_alike(before, *(values_in(end) for end in ends[1:]))
     for end in ends:
         end.stop()

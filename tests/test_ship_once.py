@@ -32,12 +32,12 @@ def test_the_same_command_after_a_stop_ships_the_rest(tmp_path, lines, name):
     """All that was read is delivered, yet it is no success: 69, with what is left and where it goes on."""
     spools = ("--spool-dir", tmp_path / "spools")
     with receiver(tmp_path) as receiving:
-        command = ("ship", "--once", "--to", receiving.address, "--batch-size", 20, *name, *spools, lines)
-        code, said = stop_midway(tmp_path, *command)
+        command = ("ship", "--once", "--to", receiving.address, *name, *spools, lines)
+        code, said = stop_midway(tmp_path, *command, "--batch-size", 20)
         assert code == 69, said
         assert re.search(r"stopped before the end, with at least [\d,]+ bytes unread; what was read is delivered", said)
         assert f"How far it read is in {tmp_path / 'spools'}" in said
-        assert logbale_run(*command).returncode == 0
+        assert logbale_run(*command, "--batch-size", 5000).returncode == 0
         assert receiving.end() == 0
     stored = [int(entry["message"]) for entry in entries(logbale_run("cat", tmp_path / "archive").stdout)]
     assert stored == list(range(LINES))

@@ -16,6 +16,33 @@ from logbale.sources.generator import LogGenerator
 from logbale.sources.stdin import StdinSource
 from logbale.sources.tail import TailSource
 from logbale.sources.tail import file as tail_file
+from logbale.sources.tail.discovery import service_of
+
+# names
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "web.log", "web.log.1", "web.log.2.gz", "web.log.gz", "web.log-20261124", "web.log-20261124.gz",
+        "web.log-20261124-1764000000", "web.log.2026-11-24", "web.log.2026-11-24_08", "web-20261124.log",
+        "web-2026-11-24.log", "web.log.old", "web", "web.1", "web.log-2026112408.xz",
+    ],
+)  # fmt: skip
+def test_what_rotation_adds_is_no_part_of_a_service(name):
+    """A log is one service, whichever of its files an entry comes from."""
+    assert service_of(f"/var/log/{name}") == "web"
+
+
+@pytest.mark.parametrize(
+    ("name", "service"),
+    [("redis-6379.log", "redis-6379"), ("web-2.log", "web-2"), ("20261124", "20261124"), ("-20261124", "-20261124"),
+     (".gz", ".gz"), (".1", ".1"), (".log", ".log"), ("1", "1"), ("2026-11-24.log", "2026-11-24")],
+)  # fmt: skip
+def test_what_only_looks_like_rotation_stays(name, service):
+    """A number before the extension may well be a log of its own; and nothing is left without a name."""
+    assert service_of(f"/var/log/{name}") == service
+
 
 # the generator
 

@@ -68,12 +68,31 @@ def test_verify_names_the_damage_and_export_passes_over_it(root):
     assert "batch 4 cannot be read" in result.stderr
 
 
-def test_without_a_name_there_must_be_one_spool(root):
-    """The error lists them."""
+def test_without_a_name_what_only_looks_looks_at_all_of_them(root):
+    """Damage in any is the exit code's; where there is none at all, none is sound."""
+    spool = spool_of(root / "other")
+    spool.append([batch(7)])
+    spool.reject(1, "strange")
+    spool.close()
     result = call(root, "spool", "verify")
+    assert result.exit_code == 0
+    assert result.stdout.count(": 0 places damaged or missing") == 3
+    listed = call(root, "dead-letters", "ls").stdout.splitlines()
+    assert [line.split("dead-letters")[0].rsplit("/", 2)[1] for line in listed] == ["other", "web"]
+    data = bytearray((root / "web" / "00000001.spool").read_bytes())
+    data[data.index(b'"f":3') + 1] = 0
+    (root / "web" / "00000001.spool").write_bytes(data)
+    assert call(root, "spool", "verify").exit_code == 1
+    assert call(root / "none", "spool", "verify").exit_code == 74
+    assert "no spools in" in call(root / "none", "dead-letters", "ls").stderr
+
+
+@pytest.mark.parametrize("command", ["spool export", "dead-letters retry"])
+def test_without_a_name_there_must_be_one_spool(root, command):
+    """Where it would mix them, or change them. The error lists them."""
+    result = call(root, *command.split())
     assert result.exit_code == 78
     assert "idle, web" in result.stderr
-    assert call(root, "spool", "verify", "nosuch").exit_code == 74
 
 
 @pytest.mark.parametrize("command", ["spool verify", "spool export", "dead-letters ls", "dead-letters retry"])

@@ -341,15 +341,15 @@ def test_killed_before_any_change_on_disk_it_finds_the_old_state_or_the_new_one(
 
 
 def test_a_backlog_of_a_hundred_thousand_records_opens_in_a_second(tmp_path):
-    """Only the newest segment is read whole."""
+    """Of the processor's time. Only the newest segment is read whole."""
     spool = spool_of(tmp_path / "s")
     body = raw(0, padding=200)
     for _ in range(100):
         spool.append([(body, 1, {"f": 1})] * 1000)
     spool.close()
-    start = time.perf_counter()
+    start = time.process_time()
     spool = spool_of(tmp_path / "s")
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
     assert (spool.first, spool.next_sequence) == (1, 100_001)
     assert spool.read(50_000) == body
     spool.close()

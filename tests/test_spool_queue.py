@@ -178,7 +178,7 @@ def test_a_note_that_a_full_disk_refuses_is_tried_again(tmp_path, fail, monkeypa
         running = asyncio.create_task(queue.run())
         fail("pwrite", errno.ENOSPC, lambda fd, data, offset: len(data) > 20)
         queue.move_cursors({"a": 1})
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not caplog.records:
                 await asyncio.sleep(0.005)
             await asyncio.sleep(0.05)

@@ -38,9 +38,19 @@ def bounds():
     return {canonical(one.name): one.specifier for one in map(Requirement, project["dependencies"])}
 
 
-def locked():
-    """What requirements.txt pins, by name."""
-    text = (ROOT / "requirements.txt").read_text()
+LAST_BAD_OF_EXTRAS = {"cryptography": ("46.0.4", "CVE-2026-26007")}
+
+
+def extras():
+    """What the extras ask for, by name."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [one for extra in project["optional-dependencies"].values() for one in map(Requirement, extra)]
+    return {canonical(one.name): one.specifier for one in wanted}
+
+
+def locked(name="requirements.txt"):
+    """What a lock file pins, by name."""
+    text = (ROOT / name).read_text()
     return {canonical(name): Version(version) for name, version in re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE)}
 
 
@@ -48,10 +58,27 @@ def locked():
 def test_no_version_with_a_known_advisory_is_let_in(name):
     """Neither by the lock file, which the images go by, nor by pyproject.toml, which other installations go by."""
     version, advisory = LAST_BAD[name]
-    assert locked()[name] > Version(version), advisory
+    for lock in ("requirements.txt", "requirements-dev.txt", "requirements-kafka.txt"):
+        assert locked(lock)[name] > Version(version), (lock, advisory)
     if name == "markdown-it-py":  # rich asks for a newer one
         return
     assert not bounds()[name].contains(version), advisory
+
+
+@pytest.mark.parametrize("name", LAST_BAD_OF_EXTRAS)
+def test_no_extra_lets_in_a_version_with_a_known_advisory(name):
+    """What only some need is bounded too."""
+    version, advisory = LAST_BAD_OF_EXTRAS[name]
+    assert not extras()[name].contains(version), advisory
+    assert locked("requirements-dev.txt").get(name, Version("999")) > Version(version), advisory
+
+
+def test_whatever_is_locked_is_audited():
+    """A lock file that came later is no exception."""
+    text = (ROOT / "scripts/audit.py").read_text()
+    assert set(re.findall(r'"(requirements[\w-]*\.txt)"', text)) == {
+        path.name for path in ROOT.glob("requirements*.txt")
+    }
 
 
 # pip-audit
@@ -114,7 +141,10 @@ def test_an_audit_that_finds_nothing_says_so(tmp_path):
     """Once the service has shown that it would know."""
     result = audit(tmp_path, "clean", AUDIT="required")
     assert result.returncode == 0
-    assert result.stdout == "pip-audit: 0 known advisories on requirements.txt and requirements-dev.txt\n"
+    assert (
+        result.stdout
+        == "pip-audit: 0 known advisories on requirements.txt, requirements-dev.txt, requirements-kafka.txt\n"
+    )
 
 
 # bandit
@@ -136,7 +166,7 @@ def test_every_exception_has_its_reason_beside_it():
 # The bill of materials
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_bill_of_materials_has_everything_that_is_pinned(tmp_path):
     """Each package of requirements.txt for this Python, with its version, its licence and what it needs."""
     bill = tmp_path / "bill.json"

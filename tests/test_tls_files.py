@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from logbale.config import Settings
 from logbale.errors import ConfigError
-from logbale.tls import failures
+from logbale.tls import failures, material
 from logbale.tls.files import for_receiver, for_shipper
 from logbale.tls.making import Authority
 from logbale.tls.material import metrics_are_encrypted, page_is_encrypted
@@ -190,7 +190,7 @@ async def watching(loading):
 
 
 async def eventually(condition):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -240,6 +240,20 @@ def not_yet_valid(files):
 
 def gone(files):
     (files.directory / "receiver.key").unlink()
+
+
+def test_a_file_that_changes_while_it_is_loaded_is_refused_by_name(files, monkeypatch):
+    """Whoever writes it is not done; the next look loads it."""
+    pair, load, loaded = files.receiver(), material._load_pair, []
+
+    def load_and_change(context, settings):
+        load(context, settings)
+        loaded.append(context)
+        if len(loaded) == 2:  # both ends of the handshake that tries it, and then it is read once more
+            Path(settings.tls_cert_file).write_text("half a")
+
+    monkeypatch.setattr(material, "_load_pair", load_and_change)
+    assert f"TLS_CERT_FILE={pair['tls_cert_file']!r} cannot be used" in refusal(for_receiver, **pair)
 
 
 @pytest.mark.parametrize("spoil", [bad_certificate, other_key, bad_ca, expired, not_yet_valid, gone])

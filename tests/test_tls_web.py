@@ -13,7 +13,6 @@ import pytest
 from certificates import PAST, SHORT, Certificates
 from test_tls_files import eventually
 
-from logbale import http_server
 from logbale.config import Settings
 from logbale.log_receiver import LogReceiver
 from logbale.log_shipper import LogShipper
@@ -168,11 +167,10 @@ def test_connections_live_on_through_a_reload(run, files):
 
 def test_handshakes_count_among_the_connections(run, files, monkeypatch):
     """Who never ends one takes a place, for HANDSHAKE_TIMEOUT."""
-    monkeypatch.setattr(http_server, "MAX_CONNECTIONS", 2)
     monkeypatch.setattr(transport, "HANDSHAKE_TIMEOUT", 0.5)
 
     async def scenario():
-        async with receiver(dashboard_tls="on", **files.receiver()) as server:
+        async with receiver(dashboard_tls="on", dashboard_max_connections=2, **files.receiver()) as server:
             port, context = server.settings.dashboard_port, files.client_context()
             silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
             await asyncio.sleep(0.1)

@@ -100,7 +100,10 @@ def test_every_token_is_compared_whichever_it_is(monkeypatch):
         ("", "no token in it"),
         ("# a comment\n\n", "no token in it"),
         ("short\n", "16 to 512 printable"),
-        (f"{OURS}\nspäter-und-länger\n", "token 2: expected"),
+        (
+            f"# ours\n\n{OURS}\nspäter-und-länger web-*\n",
+            "tokens', line 4: expected 16 to 512 .* this has 17 characters",
+        ),
         (b"\xff\xfe", "not UTF-8"),
     ],
 )
@@ -126,6 +129,10 @@ def test_tokens_come_from_the_environment_too(file):
         shipper_token(Settings(token=Secret(OURS), token_file="x"))
     with pytest.raises(ConfigError, match="2 lines, expected one token"):
         shipper_token(Settings(token_file=file(f"{OURS}\n{OLD}\n", "two")))
+    with pytest.raises(ConfigError, match="mine', line 2: expected 16"):
+        shipper_token(Settings(token_file=file("\nshort", "mine")))
+    with pytest.raises(ConfigError, match="TOKENS, token 2: expected 16"):
+        receiver_tokens(load({}, {"TOKENS": f"{WEB};short"}).settings)
 
 
 @pytest.mark.parametrize(("mode", "warns"), [(0o600, False), (0o640, False), (0o644, True), (0o604, True)])
@@ -137,11 +144,12 @@ def test_a_token_file_that_everybody_can_read_is_warned_about(file, caplog, mode
     assert ("chmod 600" in caplog.text) == warns
     caplog.clear()
     os.chmod(ours := file(OURS, "mine"), mode)
+    access = Access(Settings(tokens_file=path), Counter())  # a reload is no news
+    os.utime(path, (1, 1))
+    access.refresh()
     for _ in range(3):  # as a shipper does that connects again and again
-        shipper_token(Settings(token_file=ours), warns=False)
-    assert "chmod 600" not in caplog.text
-    shipper_token(Settings(token_file=ours))
-    assert ("chmod 600" in caplog.text) == warns
+        shipper_token(Settings(token_file=ours))
+    assert caplog.text.count("chmod 600") == warns
     assert "0123456789" not in caplog.text
 
 
@@ -380,8 +388,10 @@ def test_a_shipper_takes_up_a_new_token_by_itself(run, file):
             run = asyncio.create_task(running.run())
             await eventually(lambda: running.snapshot().errors.get("unauthorized", 0) > 2)
             assert running.snapshot().waiting_entries
+            assert running.snapshot().reconnects == 0  # it never was in
             file(OURS, "mine")
-            assert (await run).delivered
+            report = await run
+            assert (report.delivered, report.snapshot.reconnects) == (True, 0)
             assert server.sink.numbers == list(range(20))
 
     run(scenario)

@@ -143,7 +143,8 @@ def test_a_flipped_bit_anywhere_in_a_session_changes_nothing(loop, name):
     assert harmless >= set(turn_over(loop, name, bits[first::101]))
 
 
-@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.timeout(0)
 @pytest.mark.parametrize("name", SESSIONS)
 def test_no_single_flipped_bit_of_a_session_changes_anything(loop, name):
     """All of them, one after the other. All are noticed, but for the few that say nothing."""

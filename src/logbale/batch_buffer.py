@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from itertools import accumulate
 
-from logbale.models import Batch, Chunk
+from logbale.models import Batch, Chunk, joined
 
 GROWN_ENTRIES = 10_000
 """Most entries that a batch grows to: a tenth of what receivers take by default (MAX_BATCH_ENTRIES)."""
@@ -69,7 +69,7 @@ class BatchBuffer:
     def _add_entries(self, chunk: Chunk, now: float, limit: int) -> list[Batch]:
         count = self._count + len(chunk.entries)
         may_fit = count <= self.size
-        whole = b"".join(chunk.entries) if may_fit or (limit and count <= GROWN_ENTRIES) else b""
+        whole = joined(chunk.entries) if may_fit or (limit and count <= GROWN_ENTRIES) else b""
         if self._bytes + len(whole) > (self.max_bytes if may_fit else limit) or not whole:
             return self._add_in_parts(chunk, now, limit)
         self._take_up(whole, len(chunk.entries), chunk, chunk.end, now)

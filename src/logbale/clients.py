@@ -61,6 +61,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     lag_seconds: float | None
     spool_bytes: int | None
     reconnects: int
+    choice: int | None
     dropped: dict[str, int]
     report: dict[str, Any] | None
     reported_at: float | None
@@ -163,6 +164,7 @@ class Client:
             lag_seconds=report.oldest_waiting if report is not None else None,
             spool_bytes=report.spool_bytes if report is not None else None,
             reconnects=self.connections - 1,
+            choice=report.choice if report is not None else None,
             dropped=report.dropped if report is not None else {},
             report=msgspec.structs.asdict(report) if report is not None else None,
             reported_at=round(self.reported + day, 3) if self.reported is not None else None,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
@@ -27,6 +28,10 @@ MAX_MEMBERS = 16
 
 MAX_RATIO = 256
 """Largest ratio of a payload that decompresses to more than RATIO_FREE_BYTES; zlib could reach 1,028, zstd 31,670."""
+
+MAX_WINDOW = 8 * 1024 * 1024
+"""Bytes of the window of a zstd frame, where nothing else is said (MAX_WINDOW_BYTES): what the format's own text (RFC
+8878, 3.1.1.1.2) asks every decoder to support."""
 
 RATIO_FREE_BYTES = 4 * 1024 * 1024
 
@@ -84,9 +89,6 @@ ZSTD_LEVELS = {
 do not rise so: 2 to 4 are larger than 1 in a context, 11 to 13 larger than 6 alone, and 9 to 15 save 0.5 % of 8 in a
 context, at up to eight times its CPU. Nothing lies between 2 and 3: greedy and dfast cost almost what lazy2 does, and
 save next to nothing. The measurements: docs/decisions/0006-fast-deflate.md, benchmarks/levels.py."""
-
-ZSTD_MAX_WINDOW_LOG = 23
-"""A zstd window is 8 MiB at most, at both ends."""
 
 PIECE_BYTES = 4 * 1024 * 1024
 """How much zlib decompresses at a time."""
@@ -203,19 +205,20 @@ def decompress(
     max_raw: int,
     max_ratio: int | None = MAX_RATIO,
     max_members: int = MAX_MEMBERS,
+    max_window: int = MAX_WINDOW,
 ) -> bytes:
     """The raw bytes of a stand-alone payload.
 
     Raises DecompressionError: `corrupt` where it is not one to max_members whole streams of that algorithm and nothing
     else; `limit` where it has more, or gives more than max_raw bytes, or more than max_ratio times its own size once
-    past RATIO_FREE_BYTES.
+    past RATIO_FREE_BYTES, or where a zstd frame wants a larger window than max_window.
     """
     limit = max_raw if max_ratio is None else min(max_raw, max(RATIO_FREE_BYTES, max_ratio * len(payload)))
     if algorithm is Algorithm.NONE:
         if len(payload) > limit:
             raise _over(limit)
         return payload
-    decode = _DECODERS[algorithm]
+    decode = _DECODERS[algorithm] if algorithm is not Algorithm.ZSTD else partial(_unzstd, max_window=max_window)
     members: list[bytes] = []
     total = 0
     while True:
@@ -259,13 +262,19 @@ def _inflater(wbits: int) -> Callable[[bytes, int], tuple[bytes, bytes]]:
     return inflate
 
 
-def _unzstd(payload: bytes, room: int) -> tuple[bytes, bytes]:
+def _unzstd(payload: bytes, room: int, *, max_window: int) -> tuple[bytes, bytes]:
     """The same for zstd."""
     try:
-        declared = zstd.get_frame_info(payload).decompressed_size
+        window = _window(payload)
+        declared = zstd.get_frame_info(payload).decompressed_size if window is None or window <= max_window else None
         if declared is not None and declared > room:
             raise _over(room)
-        decoder = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: ZSTD_MAX_WINDOW_LOG})
+        if (needed := (declared or 0) if window is None else window) > max_window:
+            raise DecompressionError(
+                "limit", f"a zstd window of {needed} bytes: the limit is {max_window} (MAX_WINDOW_BYTES)"
+            )
+        largest = {int(zstd.DecompressionParameter.window_log_max): (max_window - 1).bit_length()}
+        decoder = zstd.ZstdDecompressor(options=largest)
         piece = decoder.decompress(payload, room + 1)
     except zstd.ZstdError as error:
         raise DecompressionError("corrupt", str(error)) from None
@@ -276,8 +285,22 @@ def _unzstd(payload: bytes, room: int) -> tuple[bytes, bytes]:
     return piece, decoder.unused_data
 
 
+def _window(payload: bytes) -> int | None:
+    """The window that a zstd frame asks for, in bytes; None where that is the size that it declares; 0 of no frame.
+
+    By RFC 8878, 3.1.1.1: the library has no function for it, and its own refusal is told from damage by words alone.
+    """
+    if len(payload) < 6 or payload[:4] != b"\x28\xb5\x2f\xfd":
+        return 0
+    if payload[4] & _SINGLE_SEGMENT_BIT:
+        return None
+    base = 1 << (10 + (payload[5] >> 3))
+    return base + base // 8 * (payload[5] & 0b111)
+
+
+_SINGLE_SEGMENT_BIT = 0b100000
+
 _DECODERS = {
     Algorithm.GZIP: _inflater(GZIP_WBITS),
     Algorithm.ZLIB: _inflater(ZLIB_WBITS),
-    Algorithm.ZSTD: _unzstd,
 }

@@ -24,7 +24,7 @@ from logbale.decoding import INLINE_BYTES, Decoded, decode_base
 from logbale.errors import DecompressionError, EntryError, ProtocolError
 from logbale.floods import is_worth_saying
 from logbale.liveness import PING_AFTER, Due, Liveness, Pace
-from logbale.messages import MAX_HELLO_BYTES, UNAUTHORIZED, Busy, Error, Goaway, Message, Ping, encode_message
+from logbale.messages import UNAUTHORIZED, Busy, Error, Goaway, Message, Ping, encode_message
 from logbale.origins import NO_ADDRESS
 from logbale.protocol import Algorithm, Flag, Frame, FrameDecoder
 from logbale.receiving_session import ReceivingSession
@@ -62,7 +62,9 @@ class Connection(asyncio.Protocol):
         """Nothing more is taken from the client."""
         self.unsettled = 0
         """Items on their way to the sink."""
-        self._decoder = FrameDecoder(self.settings.max_frame_bytes, session=None, max_control=MAX_HELLO_BYTES)
+        self._decoder = FrameDecoder(
+            self.settings.max_frame_bytes, session=None, max_control=self.settings.max_hello_bytes
+        )
         self._transport: asyncio.Transport | None = None
         self._frames: deque[tuple[Frame, float]] = deque()
         """What waits undecoded, and when each was there as a whole."""
@@ -265,6 +267,7 @@ class Connection(asyncio.Protocol):
         transport.write(frame)
         self._said = monotonic()
         if transport.get_write_buffer_size() > MAX_UNREAD_ANSWERS:
+            self.receiver.metrics.errors["unread_answers"] += 1
             log.warning("%s does not read the answers; its connection is closed", self.peer)
             self._abort()
 
@@ -435,7 +438,7 @@ class Connection(asyncio.Protocol):
             self._bad_frames += 1
             receiver.metrics.frame_refused(decoded.reason)
             if is_worth_saying(self._bad_frames):
-                log.warning("%s: frame skipped, the %d. bad one: %s", self.peer, self._bad_frames, decoded)
+                log.warning("%s: frame skipped (%d so far): %s", self.peer, self._bad_frames, decoded)
             receiver.release(frame.wire_bytes)
             return
         if self._client is None:

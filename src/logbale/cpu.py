@@ -7,37 +7,74 @@ So both are read, and the higher one counts. What cannot be read (no cgroups, an
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import psutil
-
+_PROC_STAT = "proc/stat"
 _PROC_CGROUP = "proc/self/cgroup"
 _MOUNT = "sys/fs/cgroup"
 
 
-def _machine_percents() -> Sequence[float]:
-    """Percent busy since the last call, for each CPU that this process may run on."""
+class MachineMeter:
+    """Percent busy from one call to the next, for each CPU that this process may run on."""
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        """`root` is where proc/ is."""
+        self._root = root
+        self._last: dict[str, tuple[int, int]] = {}
+
+    def __call__(self) -> Sequence[float]:
+        """0 for a CPU that was not there before, none at all where nothing can be read."""
+        allowed = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+        now = {cpu: times for cpu, times in self._times() if cpu in allowed} or dict(self._times())
+        before, self._last = self._last, now
+        return [_percent(before.get(cpu, times), times) for cpu, times in now.items()]
+
+    def _times(self) -> Iterator[tuple[str, tuple[int, int]]]:
+        """Each CPU's clock ticks since it started: idle ones, and all."""
+        try:
+            lines = (self._root / _PROC_STAT).read_text().splitlines()
+        except OSError:
+            return
+        for line in lines:
+            name, *numbers = line.split()
+            if name.startswith("cpu") and name != "cpu":
+                # user nice system idle iowait irq softirq steal; those of guests, which follow, are in the first two.
+                ticks = [int(number) for number in numbers[:8]]
+                yield name, (sum(ticks[3:5]), sum(ticks))
+
+
+def _percent(before: tuple[int, int], now: tuple[int, int]) -> float:
+    idle, everything = (after - then for then, after in zip(before, now, strict=True))
+    # The kernel's count of waiting for input and output may go back.
+    return min(100.0, max(0.0, 100 * (1 - idle / everything))) if everything > 0 else 0.0
+
+
+def _psutil_percents() -> Sequence[float]:
+    import psutil  # not above: where there is /proc, its modules would be a twentieth of a start
+
     percents: list[float] = psutil.cpu_percent(percpu=True)
-    try:
-        return [percents[cpu] for cpu in os.sched_getaffinity(0)]
-    except (AttributeError, IndexError):
-        return percents  # no affinity on this system, or CPUs with numbers beyond the list: offline ones are not in it
+    return percents
+
+
+def _machine() -> Callable[[], Sequence[float]]:
+    return MachineMeter() if sys.platform == "linux" else _psutil_percents
 
 
 class CpuMeter:
-    """Readings of the CPU from one call to the next. Each meter belongs to one thread: psutil remembers by thread."""
+    """Readings of the CPU from one call to the next. Each meter belongs to one thread."""
 
     def __init__(
         self,
         *,
-        machine: Callable[[], Sequence[float]] = _machine_percents,
+        machine: Callable[[], Sequence[float]] | None = None,
         clock: Callable[[], float] = time.monotonic,
         root: Path = Path("/"),
     ) -> None:
-        """`machine` gives percents by CPU, `root` is where proc/ and sys/ are."""
-        self._machine = machine
+        """`machine` gives percents by CPU, by default those of this system; `root` is where proc/ and sys/ are."""
+        self._machine = machine or _machine()
         self._clock = clock
         self._root = root
         self._last_time: float | None = None

@@ -18,7 +18,7 @@ from urllib.parse import quote, unquote, urlencode, urlsplit
 import msgspec
 
 from logbale.config.addresses import format_address, host_name, split_address
-from logbale.errors import ConfigError, UnavailableError
+from logbale.errors import ConfigError, NoAnswerError, UnavailableError
 
 CONNECT_TIMEOUT = 10.0
 """Seconds for a connection and the beginning of an answer."""
@@ -98,7 +98,7 @@ class DashboardClient:
                 answered = True
                 yield answer, transport
         except (OSError, http.client.HTTPException) as error:
-            raise UnavailableError(self._lost(error) if answered else self._no_answer(error)) from None
+            raise (UnavailableError(self._lost(error)) if answered else self._no_answer(error)) from None
         finally:
             connection.close()
 
@@ -111,7 +111,9 @@ class DashboardClient:
         text = answer.read(500).decode("utf-8", "replace").strip()
         said = f"{self.name} answers {answer.status}: {text.splitlines()[0] if text else answer.reason}"
         if answer.status == 401:
-            return f"{said} Set DASHBOARD_PASSWORD_FILE, or ask http://:PASSWORD@HOST:PORT/"
+            return f"{said} Name its file with --dashboard-password-file (DASHBOARD_PASSWORD_FILE)"
+        if answer.status == 400 and "HTTPS" in text:  # tls/server.py says so to whoever speaks plain HTTP
+            return f"{said} Ask https://{format_address(self._host, self._port)}{self._path}"
         if answer.status == 404:
             return f"{said}; is it the dashboard of a receiver, and of this version?"
         if answer.status == 421:
@@ -121,21 +123,25 @@ class DashboardClient:
     def _lost(self, error: Exception) -> str:
         return f"the connection to {self.name} is lost ({_reason(error)})"
 
-    def _no_answer(self, error: Exception) -> str:
+    def _no_answer(self, error: Exception) -> UnavailableError:
         if isinstance(error, http.client.HTTPException | ConnectionResetError):
-            return (
+            return NoAnswerError(
                 f"{self.name} speaks no HTTP: is it the port for shippers? The dashboard has one of its own, 8080 by "
                 "default (DASHBOARD_PORT)"
             )
         if isinstance(error, ssl.SSLCertVerificationError):
-            return f"{self.name} cannot be trusted: {error.verify_message}; --tls-ca-file (TLS_CA_FILE) names its CA"
+            return UnavailableError(
+                f"{self.name} cannot be trusted: {error.verify_message}; --tls-ca-file (TLS_CA_FILE) names its CA"
+            )
         said = (
             f"no dashboard at {self.name} ({_reason(error)}): a receiver has one with --dashboard "
             "(DASHBOARD_ENABLED=true)"
         )
         if _is_this_host(self._host):
-            return said
-        return f"{said}, by default on its own loopback: `{self._tunnel()}` leads there, then ask localhost:8080"
+            return NoAnswerError(said)
+        return NoAnswerError(
+            f"{said}, by default on its own loopback: `{self._tunnel()}` leads there, then ask localhost:8080"
+        )
 
     def _tunnel(self) -> str:
         return f"ssh -L 8080:localhost:8080 {self._host}"
@@ -159,6 +165,8 @@ def _is_this_host(host: str) -> bool:
 def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
+    if isinstance(error, http.client.IncompleteRead):
+        return "it ended amid an answer"
     if isinstance(error, OSError) and error.errno and error.errno > 0 and not isinstance(error, ssl.SSLError):
         return os.strerror(error.errno)
     if isinstance(error, OSError) and error.strerror:

@@ -41,8 +41,14 @@ def decode_base(frame: Frame, settings: Settings) -> Decoded | DecompressionErro
             max_raw=settings.max_raw_bytes,
             max_ratio=settings.max_ratio,
             max_members=settings.max_members,
+            max_window=settings.max_window_bytes,
         )
-        lines = to_ndjson(raw, max_entries=settings.max_batch_entries, with_levels=settings.is_observed)
+        lines = to_ndjson(
+            raw,
+            max_entries=settings.max_batch_entries,
+            max_depth=settings.max_json_depth,
+            with_levels=settings.is_observed,
+        )
         return Decoded(lines, len(raw))
     except (DecompressionError, EntryError) as error:
         return error
@@ -62,11 +68,16 @@ def decode_sequenced(
                 max_raw=batch.raw_bytes,
                 max_ratio=None,
                 max_members=settings.max_members,
+                max_window=settings.max_window_bytes,
             )
         if len(raw) != batch.raw_bytes or batch_crc(batch.sequence, raw) != batch.crc:
             raise DecompressionError("corrupt", "its length or CRC is not that of its prefix")
         lines = to_ndjson(
-            raw, max_entries=settings.max_batch_entries, in_session=True, with_levels=settings.is_observed
+            raw,
+            max_entries=settings.max_batch_entries,
+            max_depth=settings.max_json_depth,
+            in_session=True,
+            with_levels=settings.is_observed,
         )
         return Decoded(lines, len(raw), batch.body if _is_worth_keeping(batch, raw, lines) else b"")
     except (DecompressionError, EntryError) as error:

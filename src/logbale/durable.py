@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from shutil import rmtree
 
 from logbale.errors import LockedError, StorageError
 
@@ -21,6 +20,7 @@ LOCK_NAME = "lock"
 _WAYS_OUT = {
     errno.ENOSPC: "free some space; it goes on by itself once there is room",
     errno.EDQUOT: "raise the quota or free some space; it goes on by itself once there is room",
+    errno.ENOENT: "somebody deleted it, or what it lies in, while it was in use; restart this process",
     errno.EFBIG: "raise the limit on file sizes (ulimit -f)",
     errno.EROFS: "the file system is read-only: remount it writable; it goes on by itself",
     errno.EACCES: "give this user the right to write there",
@@ -35,7 +35,21 @@ def storage_error(path: Path, what: str, error: OSError, *, setting: str = "--ar
     way_out = _WAYS_OUT.get(error.errno or 0, "check the disk and the system's log")
     if error.errno in _NO_DIRECTORY:
         way_out = f"set {setting} to a directory"
+    if error.errno == errno.ENOSPC and _has_no_inode(path.parent):
+        # The system has one word for both, and `df` shows room.
+        way_out = "no inode is left (df -i): delete some files; it goes on by itself once there are some"
     return StorageError(f"{path}: cannot {what}: {error.strerror or error}; {way_out}")
+
+
+def _has_no_inode(directory: Path) -> bool:
+    """Whether the file system has room for no more files. One that makes them as it needs them says 0 of 0."""
+    while not directory.is_dir() and directory != directory.parent:
+        directory = directory.parent
+    try:
+        system = os.statvfs(directory)
+    except OSError:
+        return False
+    return system.f_files > 0 and system.f_favail == 0
 
 
 def write_whole(fd: int, data: bytes, offset: int) -> None:
@@ -63,6 +77,8 @@ def delete_locked(directory: Path) -> None:
 
     Whoever takes the directory after that finds it empty, and it stays.
     """
+    from shutil import rmtree  # not above: a start takes long enough
+
     for path in directory.iterdir():
         if path.is_dir() and not path.is_symlink():
             rmtree(path, ignore_errors=True)

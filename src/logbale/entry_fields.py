@@ -73,7 +73,7 @@ def time_of(line: bytes) -> str:
 
 
 def time_in(field: str) -> Callable[[bytes], str]:
-    """Reads the time as time_of() does, but from this field alone."""
+    """Reads the time as time_of() does, but from this field; empty where the entry has no time there."""
     one = msgspec.defstruct("_Timed", [("time", Any, msgspec.field(default=None, name=field))])
     decode: Callable[[bytes], Any] = msgspec.json.Decoder(one).decode
 

@@ -9,6 +9,7 @@ LogbaleError
 ├── StorageError       the archive cannot be read or written; exit code 74
 │   └── LockedError    another process holds the directory; exit code 78
 └── UnavailableError   no receiver took what had to be delivered; exit code 69
+    └── NoAnswerError  nobody answers there: advice for a first try, no news to whoever just lost a connection
 """
 
 
@@ -36,7 +37,7 @@ class ProtocolError(LogbaleError):
     """A peer broke the framing; nothing after this point of its stream can be trusted.
 
     `reason` is what it is counted under: `protocol`, or the limit that it met: `frame_limit`, `hello_timeout`,
-    `frame_timeout`, `frame_memory`.
+    `frame_timeout`, `frame_memory`, `name_limit`.
     """
 
     def __init__(self, detail: str, *, reason: str = "protocol") -> None:
@@ -76,3 +77,7 @@ class UnavailableError(LogbaleError):
     """No receiver took what had to be delivered in time."""
 
     exit_code = 69
+
+
+class NoAnswerError(UnavailableError):
+    """Nobody answers at this address."""

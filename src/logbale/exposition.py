@@ -129,6 +129,9 @@ def _beside(overview: Overview) -> Iterator[Metric]:
 def _shipper(snapshot: ShipperSnapshot) -> Iterator[Metric]:
     yield _gauge("logbale_shipper_connected", "1 while a receiver is connected", snapshot.connected)
     yield _counter("logbale_shipper_reconnects", "Connections after the first", snapshot.reconnects)
+    yield _gauge("logbale_shipper_receivers", "Receivers to choose from", snapshot.receivers)
+    yield _gauge("logbale_shipper_receiver_choice", "Place of the one in use: 1 is best", snapshot.receiver_choice)
+    yield _counter("logbale_shipper_failovers", "Receivers that took the place of a lost one", snapshot.failovers)
     yield _counter("logbale_shipper_read_entries", "Entries accepted from the sources", snapshot.read_entries)
     yield from _totals("logbale_shipper_sent", "sent", snapshot.sent)
     yield _counter("logbale_shipper_delivered_entries", "Entries acknowledged as stored", snapshot.delivered_entries)

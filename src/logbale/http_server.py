@@ -20,7 +20,10 @@ from logbale.accepting import unfailing
 from logbale.tls.server import Listening
 
 MAX_CONNECTIONS = 128
-"""Open at a time; a further one is reset. The descriptors belong to the shippers' connections."""
+"""Open at a time, where nothing else is said (DASHBOARD_MAX_CONNECTIONS); a further one is reset.
+
+The descriptors belong to the shippers' connections.
+"""
 
 STALLED = 30.0
 """Seconds in which a client must take what is on its way to it (64 KiB and one write at most), or is cut off."""
@@ -32,9 +35,18 @@ STOP_GRACE = 1
 class HTTPServer:
     """Serves `app` on `host` and `port` (0: the system chooses). `start`, then `stop`."""
 
-    def __init__(self, app: ASGIApp, *, host: str, port: int, tls: Listening | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        host: str,
+        port: int,
+        tls: Listening | None = None,
+        max_connections: int = MAX_CONNECTIONS,
+    ) -> None:
         def connection(**given: Any) -> asyncio.Protocol:
             protocol = _Connection(**given)
+            protocol.most = max_connections
             return protocol if tls is None else tls.wrap(protocol)
 
         self._host = host
@@ -85,16 +97,17 @@ class _Server(uvicorn.Server):
 
 
 class _Connection(H11Protocol):
-    """uvicorn's connection, refused beyond MAX_CONNECTIONS: its own limit answers 503 and keeps the socket.
+    """uvicorn's connection, refused beyond `most`: its own limit answers 503 and keeps the socket.
 
     Also ended where its client takes nothing for STALLED: uvicorn would wait for it for ever.
     """
 
+    most = MAX_CONNECTIONS
     _stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as theirs
         super().connection_made(transport)
-        if len(self.connections) > MAX_CONNECTIONS:
+        if len(self.connections) > self.most:
             transport.abort()
 
     def pause_writing(self) -> None:

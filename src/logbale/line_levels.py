@@ -78,8 +78,8 @@ class LineLevels:
     """Finds the levels of lines by one table of words. What it remembers changes how long it takes, never a level."""
 
     def __init__(self, words: Mapping[bytes, str]) -> None:
-        self._words = words
-        self._known: dict[bytes, str] = {}
+        self._known = _Known(words)
+        self._search = self._known.search
         self._resting = 0
         """Lines to come that are not compared with what is known."""
 
@@ -88,22 +88,47 @@ class LineLevels:
         if self._resting > 0:
             self._resting -= len(lines)
             return list(map(self._search, lines))
-        beginnings = list(map(bytes.translate, map(_beginning, lines), repeat(_DIGITS_ALIKE)))
-        levels = list(map(self._known.get, beginnings))
-        searched = 0
-        if None in levels:
-            for index, level in enumerate(levels):
-                # One before it in this chunk may have told.
-                if level is None and (level := self._known.get(beginnings[index])) is None:
-                    level = self._search(lines[index])
-                    self._remember(beginnings[index], level)
-                    searched += 1
-                levels[index] = level
-            if len(lines) >= ENOUGH_LINES and searched > len(lines) // 2:
-                self._resting = REST * len(lines)
+        known = self._known
+        known.searched = known.untold = 0
+        # One before it in this chunk may have told: what is missing is found, and remembered, as its turn comes.
+        beginnings = map(bytes.translate, map(_beginning, lines), repeat(_DIGITS_ALIKE))
+        levels = list(map(known.__getitem__, beginnings))
+        if known.untold:
+            levels = [self._search(line) if level is None else level for line, level in zip(lines, levels, strict=True)]
+        if len(lines) >= ENOUGH_LINES and known.searched > len(lines) // 2:
+            self._resting = REST * len(lines)
         return levels  # type: ignore[return-value]  # each None was replaced
 
-    def _search(self, line: bytes) -> str:
+
+class _Known(dict[bytes, str | None]):
+    """The level of all lines that begin so; None where that cannot tell. Looking one up finds what is missing."""
+
+    def __init__(self, words: Mapping[bytes, str]) -> None:
+        self.searched = 0
+        """Times that it lacked one."""
+        self.untold = 0
+        """Times that it gave None."""
+        self._words = words
+        self._untold: set[bytes] = set()
+        """Beginnings that do not tell; not in the dict, so that each such line is counted."""
+
+    def __missing__(self, beginning: bytes) -> str | None:
+        if beginning in self._untold:
+            self.untold += 1
+            return None
+        self.searched += 1
+        if len(self) + len(self._untold) >= MAX_KNOWN:
+            self.clear()
+            self._untold.clear()
+        if not self._tells(beginning):
+            self._untold.add(beginning)
+            self.untold += 1
+            return None
+        level = self[beginning] = self.search(beginning)
+        return level
+
+    def search(self, line: bytes) -> str:
+        """The level of a line; of its beginning, where that tells."""
         words = line.split(None, LEVEL_WORDS)
         for word in words:
             if word in self._words:
@@ -112,14 +137,10 @@ class LineLevels:
         name = words[0].partition(b":")[0] if words and b":" in words[0] else b""
         return _NAME_OF.get(name, "")
 
-    def _remember(self, beginning: bytes, level: str) -> None:
-        """Where no line that begins so can name another level."""
+    def _tells(self, beginning: bytes) -> bool:
+        """Whether no line that begins so can name another level."""
+        if len(beginning) < BEGINNING:
+            return True
+        # The last word may go on behind the beginning, and the one after the sixth counts where it is the last.
         words = beginning.split(None, LEVEL_WORDS + 1)
-        if len(beginning) == BEGINNING:
-            # The last word may go on behind the beginning, and the one after the sixth counts where it is the last.
-            is_told = len(words) == LEVEL_WORDS + 2 or not self._words.keys().isdisjoint(words[:-1])
-            if not is_told:
-                return
-        if len(self._known) >= MAX_KNOWN:
-            self._known.clear()
-        self._known[beginning] = level
+        return len(words) == LEVEL_WORDS + 2 or not self._words.keys().isdisjoint(words[:-1])

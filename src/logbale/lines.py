@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import pairwise, repeat
+from itertools import pairwise
 from operator import itemgetter, ne
 from typing import Any
 
 import msgspec
 
 from logbale.line_levels import LEVEL_NAMES, LEVELS, LineLevels
-from logbale.models import Chunk, EntryEncoder, escaped, rfc3339
-from logbale.ndjson import nests_too_deep
+from logbale.models import Chunk, EntryEncoder, JoinedLines, escaped, rfc3339
+from logbale.ndjson import MAX_DEPTH, nests_too_deep
 
 MAX_LINE_BYTES = 1024 * 1024
-"""Longer lines are cut into pieces of this size."""
+"""Longer lines are cut into pieces of this size, where nothing else is said (MAX_LINE_BYTES)."""
 
 _AS_WRITTEN = {word.encode(): level for word, level in LEVELS.items()}
 _AS_ESCAPED = {escaped(word): level for word, level in LEVELS.items()}
@@ -35,16 +35,25 @@ _SPACES_ESCAPED = "\t\r\v\f"
 class LineParser:
     """Makes Chunks of the lines of one origin; counts what it had to mend."""
 
-    def __init__(self, service: str, attributes: Mapping[str, Any], *, max_line: int = MAX_LINE_BYTES) -> None:
+    def __init__(
+        self,
+        service: str,
+        attributes: Mapping[str, Any],
+        *,
+        max_line: int = MAX_LINE_BYTES,
+        max_depth: int = MAX_DEPTH,
+    ) -> None:
         """`attributes` go into every entry that has no field of that name itself."""
         self.invalid_utf8 = 0
         """Lines with bytes that are no UTF-8; they stand in the entry as \\xff."""
         self.split_lines = 0
         """Cuts made in lines that were too long for one entry."""
-        self._service = service
-        self._attributes = dict(attributes)
-        self._wanted = frozenset({"timestamp", "service", *attributes})
+        # File names and arguments may be any bytes, which Python has as halves of surrogate pairs.
+        self._service = _readable(service)
+        self._attributes = {_readable(name): _readable(value) for name, value in attributes.items()}
+        self._wanted = frozenset({"timestamp", "service", *self._attributes})
         self._max_line = max_line
+        self._max_depth = max_depth
         self._encoder = EntryEncoder(self._attributes)
         self._as_written = LineLevels(_AS_WRITTEN)
         self._as_escaped = LineLevels(_AS_ESCAPED)
@@ -89,7 +98,7 @@ class LineParser:
             text = text.replace("\r\n", "\n")
         if any(character in text for character in (*_SPACES_ESCAPED, _SEPARATOR)):
             return None
-        messages = escaped(text.replace("\n", _SEPARATOR)).split(_SEPARATOR.encode())
+        messages = _escaped_parts(text.replace("\n", _SEPARATOR))
         if not messages[-1]:
             del messages[-1]
         if len(data) > self._max_line and max(map(len, messages)) > self._max_line:
@@ -131,7 +140,7 @@ class LineParser:
             weights += [end - start for start, end in pairwise([0, *cuts, size])]
         return pieces, weights
 
-    def _from_lines(self, lines: list[str], timestamp: str) -> list[bytes]:
+    def _from_lines(self, lines: list[str], timestamp: str) -> Sequence[bytes]:
         """Entries of lines of which some may be JSON objects."""
         added: dict[frozenset[str], str] = {}
         # An object over several lines would be several lines in the archive: it travels as text.
@@ -143,15 +152,23 @@ class LineParser:
         if not texts:
             return objects  # type: ignore[return-value]
         levels = self._as_written.of([text.encode() for text in texts])
-        others = iter(self._join(list(map(escaped, texts)), levels, timestamp))
+        joined = self._join(list(map(escaped, texts)), levels, timestamp)
+        if len(texts) == len(lines):
+            return joined
+        others = iter(joined)
         return [next(others) if found is None else found for found in objects]
 
-    def _join(self, messages: list[bytes], levels: list[str], timestamp: str) -> list[bytes]:
-        """The entries of messages that are escaped."""
-        head = partial(self._encoder.head, timestamp, service=self._service)
-        heads = {level: head(level or None) for level in ("", *LEVEL_NAMES)}
-        pieces = zip(map(heads.__getitem__, levels), messages, repeat(self._encoder.tail), strict=False)
-        return list(map(b"".join, pieces))
+    def _join(self, messages: list[bytes], levels: list[str], timestamp: str) -> Sequence[bytes]:
+        """The entries of messages that are escaped. What stands between two of them is one piece: half the pieces."""
+        if not messages:
+            return []
+        head, tail = partial(self._encoder.head, timestamp, service=self._service), self._encoder.tail
+        between = {level: tail + head(level or None) for level in ("", *LEVEL_NAMES)}
+        pieces = [tail] * (2 * len(messages) + 1)
+        pieces[:-1:2] = map(between.__getitem__, levels)
+        pieces[1::2] = messages
+        pieces[0] = head(levels[0] or None)
+        return JoinedLines(b"".join(pieces), len(messages))
 
     def _from_json(self, line: str, timestamp: str, added: dict[frozenset[str], str]) -> bytes | None:
         """The line's own bytes, with what it lacks of time, service and attributes added; None where it is no object.
@@ -163,7 +180,7 @@ class LineParser:
             fields = _object.decode(line)
         except (msgspec.MsgspecError, RecursionError):
             return None
-        if nests_too_deep(line.encode()):
+        if nests_too_deep(line.encode(), self._max_depth):
             return None
         present = self._wanted.intersection(fields)
         if (tail := added.get(present)) is None:
@@ -172,6 +189,13 @@ class LineParser:
             tail = added[present] = msgspec.json.encode(missing).decode()[1:]
         comma = "," if fields and tail != "}" else ""
         return f"{line.rstrip()[:-1]}{comma}{tail}\n".encode()
+
+
+def _readable(value: Any) -> Any:
+    r"""A text with what is no character as \xff; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 class LineCutter:
@@ -215,6 +239,14 @@ class LineCutter:
 
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _first_byte = itemgetter(0)
+
+
+def _escaped_parts(text: str) -> list[bytes]:
+    """What escaped() gives, parted at the separators; the quotes are taken off last, so that less is copied."""
+    parts = msgspec.json.encode(text).split(_SEPARATOR.encode())
+    parts[0] = parts[0][1:]
+    parts[-1] = parts[-1][:-1]
+    return parts
 
 
 def _without_blanks(lines: list[str], sizes: list[int]) -> tuple[list[str], list[int]]:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 from logbale.archive.writer import ArchiveWriter
 from logbale.config import Settings, format_address, is_loopback, sink_names
 from logbale.config.credentials import dashboard_password
-from logbale.config.exposure import refuse_unsafe_receiver
+from logbale.config.exposure import refuse_unsafe_receiver, warn_of_open_receiver
+from logbale.errors import UnavailableError
 from logbale.kafka.address import SCHEME
 from logbale.kafka.library import require_kafka
 from logbale.lockout import Lockout
@@ -60,7 +61,7 @@ class LogReceiver:
         self._open = contextlib.AsyncExitStack()
         self._archive: ArchiveSink | None = None
         self._kafka: KafkaSink | None = None
-        self._live = LiveTail()
+        self._live = LiveTail(max_viewers=settings.dashboard_max_viewers)
         self._server: TCPLogReceiver | None = None
         self._tls: TLSFiles[ReceiverTLS] | None = None
         self._monitor: Monitor | None = None
@@ -81,6 +82,7 @@ class LogReceiver:
     async def _start(self) -> None:
         settings = self.settings
         refuse_unsafe_receiver(settings)
+        warn_of_open_receiver(settings)
         tls = self._tls = for_receiver(settings)
         sink = await self._make_sink()
         self._open.push_async_callback(sink.close)
@@ -111,6 +113,7 @@ class LogReceiver:
                     host=settings.dashboard_host,
                     port=settings.metrics_port,
                     tls=metrics_tls,
+                    max_connections=settings.dashboard_max_connections,
                     monitor=self._monitor,
                 )
             )
@@ -122,6 +125,7 @@ class LogReceiver:
                 host=settings.dashboard_host,
                 port=settings.dashboard_port,
                 tls=page_tls,
+                max_connections=settings.dashboard_max_connections,
                 names=(lambda: tls.current.certificate.hosts) if tls is not None else tuple,
                 info={"sink": settings.sink, "archive": settings.archive_dir},
                 ready=self._ready,
@@ -185,7 +189,14 @@ class LogReceiver:
         require_kafka("SINK=kafka://…")
         from logbale.sinks.kafka import open_kafka  # imported where it is used: it brings librdkafka along
 
-        kafka = self._kafka = await open_kafka(topic, self.settings)
+        opening = asyncio.ensure_future(open_kafka(topic, self.settings))
+        stop = asyncio.ensure_future(self._stop_requested.wait())  # brokers may take half a minute not to answer
+        await asyncio.wait({opening, stop}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not opening.done():
+            opening.cancel()
+            raise UnavailableError(f"stopped before a broker of {topic} had answered")
+        kafka = self._kafka = opening.result()
         self._metrics.published = kafka.published
         return kafka
 

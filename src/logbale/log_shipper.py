@@ -22,11 +22,12 @@ from logbale.batch_buffer import BatchBuffer
 from logbale.carried import Carried
 from logbale.compressing import Compressing
 from logbale.compression import CompressionHandler
-from logbale.config import Settings, connect_host
+from logbale.config import Settings
 from logbale.level_table import PRIORS
 from logbale.load_meter import LoadMeter
 from logbale.metrics import ShipperMetrics, ShipperSnapshot
 from logbale.protocol import Algorithm
+from logbale.receivers import Receivers
 from logbale.reloading import Reloading
 from logbale.reports import MAX_CHANGES, Change, Report, report_of
 from logbale.session_link import SessionLink
@@ -207,8 +208,8 @@ class LogShipper:
                 self._queue, settings, self._compressing, self._metrics, report=self._report, tls=self._current_tls
             )
         client = TCPClient(
-            connect_host(settings.server_host),
-            settings.server_port,
+            Receivers(settings.receiver_addresses),
+            stream=self._queue.store.stream,
             send_timeout=settings.send_timeout,
             metrics=self._metrics,
             tls=self._current_tls,
@@ -433,6 +434,7 @@ class LogShipper:
             host=self.settings.dashboard_host,
             port=self.settings.metrics_port,
             tls=Listening(context, Failures(self._metrics.errors), plain_answer=http_answer) if is_encrypted else None,
+            max_connections=self.settings.dashboard_max_connections,
         )
         await server.start()
         try:

@@ -31,10 +31,14 @@ MAX_CONTROL_BYTES = 64 * 1024
 """Longest control frame; hello and status are held to less."""
 
 MAX_HELLO_BYTES = 4 * 1024
+"""Longest hello or status, where nothing else is said (MAX_HELLO_BYTES)."""
+
+MAX_NAME_BYTES = 128
+"""Of a stream: no setting allows more, as it is part of the archive's index."""
 
 Sequence = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 FirstSequence = Annotated[int, Meta(ge=1, le=2**63 - 1)]
-StreamName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:@-]{1,128}\Z")]
+StreamName = Annotated[str, Meta(pattern=rf"^[A-Za-z0-9._:@-]{{1,{MAX_NAME_BYTES}}}\Z")]
 Text = Annotated[str, Meta(max_length=1024)]
 WindowLog = Annotated[int, Meta(ge=0, le=27)]
 """What every zstd takes, 10 to 27 (1 KiB to 128 MiB), or NO_CONTEXT."""
@@ -69,6 +73,8 @@ class Hello(_Message, frozen=True):
     agent: Text = ""
     host: Text = ""
     token: Text | None = None
+    sent: Sequence = 0
+    """The highest sequence that another receiver may have been sent before; 0 where none was that is still held."""
 
 
 class RejectedBatch(msgspec.Struct, frozen=True):

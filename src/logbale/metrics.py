@@ -125,6 +125,14 @@ class ShipperSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds that the oldest batch waits which this process read; 0 where none does."""
     cpu_percent: float | None = None
     """How busy the CPU is that this process may use; None before the first reading."""
+    receiver: str = ""
+    """The one in use, or the last one that was."""
+    receiver_choice: int = 0
+    """Its place among those that this stream wants: 1 is the first choice, 0 before there was any."""
+    receivers: int = 1
+    """How many there are to choose from."""
+    failovers: int = 0
+    """How often another receiver had to take the place of one that was lost."""
 
 
 class ShipperMetrics:
@@ -149,6 +157,10 @@ class ShipperMetrics:
         self.arrived_bytes = 0
         """Wire bytes that the receiver acknowledged; to a receiver without a session: that left."""
         self.connections = 0
+        self.receiver = ""
+        self.receiver_choice = 0
+        self.receivers = 1
+        self.failovers = 0
         self.errors: Counter[str] = Counter()
         self.certificate_expires: float | None = None
         self.ack_durations = Durations()
@@ -210,6 +222,10 @@ class ShipperMetrics:
             spool_bytes=self.spool_bytes,
             oldest_waiting=self.oldest_waiting,
             cpu_percent=self.cpu_percent,
+            receiver=self.receiver,
+            receiver_choice=self.receiver_choice,
+            receivers=self.receivers,
+            failovers=self.failovers,
         )
 
 

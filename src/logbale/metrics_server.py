@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, Router
 
 from logbale.exposition import CONTENT_TYPE, Exposition
-from logbale.http_server import HTTPServer
+from logbale.http_server import MAX_CONNECTIONS, HTTPServer
 from logbale.kafka.metrics import AnySnapshot
 from logbale.tls.server import Listening
 
@@ -39,6 +39,7 @@ class MetricsServer(HTTPServer):
         port: int,
         monitor: Monitor | None = None,
         tls: Listening | None = None,
+        max_connections: int = MAX_CONNECTIONS,
     ) -> None:
         exposition = Exposition(snapshot, monitor.overview if monitor is not None else None)
 
@@ -46,7 +47,9 @@ class MetricsServer(HTTPServer):
             return Response(exposition.text(), headers={**_HEADERS, "Content-Type": CONTENT_TYPE})
 
         routes = [Route("/metrics", metrics), Route("/healthz", healthz), Route("/readyz", readyz(ready))]
-        super().__init__(Router(routes, redirect_slashes=False), host=host, port=port, tls=tls)
+        super().__init__(
+            Router(routes, redirect_slashes=False), host=host, port=port, tls=tls, max_connections=max_connections
+        )
 
 
 async def healthz(request: Request) -> Response:

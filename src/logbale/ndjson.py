@@ -7,7 +7,6 @@ of invalid UTF-8 or too deep nesting, and a newline between tokens would split a
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -22,7 +21,7 @@ from logbale.errors import EntryError
 from logbale.levels import count_levels
 
 MAX_DEPTH = 64
-"""Levels of objects and arrays in one entry."""
+"""Levels of objects and arrays in one entry, where nothing else is said (MAX_JSON_DEPTH)."""
 
 MAX_DIGITS = 4000
 """Of an integer that is looked at; Python's own limit is 4,300 (sys.set_int_max_str_digits)."""
@@ -78,7 +77,9 @@ _object_lines, _leveled_lines = msgspec.json.Decoder(_Object), msgspec.json.Deco
 _level = attrgetter("level")
 
 
-def to_ndjson(raw: bytes, *, max_entries: int, in_session: bool = False, with_levels: bool = False) -> Lines:
+def to_ndjson(
+    raw: bytes, *, max_entries: int, max_depth: int = MAX_DEPTH, in_session: bool = False, with_levels: bool = False
+) -> Lines:
     """The lines of a raw batch: an array of objects or, `in_session` only, lines of one object each.
 
     Raises EntryError where it is neither, or empty, too long or too deep. The fast path keeps every entry's bytes. What
@@ -87,20 +88,20 @@ def to_ndjson(raw: bytes, *, max_entries: int, in_session: bool = False, with_le
     """
     has_lines = in_session and raw.startswith(b"{")
     try:
-        lines = (_from_lines if has_lines else _from_array)(raw, max_entries, with_levels)
+        lines = (_from_lines if has_lines else _from_array)(raw, max_entries, max_depth, with_levels)
         if not raw.isascii():
             raw.decode()
         return lines
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         # A nesting that the parsers do not follow raises RecursionError; the slow path says which it was.
-        return _to_ndjson_slowly(raw, max_entries, has_lines=has_lines, with_levels=with_levels)
+        return _to_ndjson_slowly(raw, max_entries, max_depth, has_lines=has_lines, with_levels=with_levels)
 
 
-def _from_lines(raw: bytes, max_entries: int, with_levels: bool) -> Lines:
+def _from_lines(raw: bytes, max_entries: int, max_depth: int, with_levels: bool) -> Lines:
     """Raises msgspec.DecodeError where not each line is one object as it stands, EntryError for what is too much."""
-    # Before they are decoded, and no further than to the limit: a batch of empty objects takes 25 times its size.
-    openers = _openers(raw, max_entries)
-    count = len(openers) - 1
+    # Before they are decoded: a batch of empty objects takes 25 times its size.
+    openers = _openers(raw)
+    count = openers.count(b"\n")
     _check_count(max(1, count), max_entries)
     # The parser takes any space between and inside objects. Each newline must end one: it does if "}" stands before it
     # and "{" or the end behind it, because between those two JSON has a comma everywhere but between two whole texts.
@@ -116,7 +117,7 @@ def _from_lines(raw: bytes, max_entries: int, with_levels: bool) -> Lines:
         span = _span(entries)
     if len(entries) != count:
         raise msgspec.DecodeError("not one object a line")
-    _check_depth(raw, openers)
+    _check_depth(raw, openers, max_depth)
     return Lines(raw, count, *span, 0, count_levels(map(_level, entries)) if with_levels else {})
 
 
@@ -151,7 +152,7 @@ def _end_of_run(raw: bytes, parted: bytes, begin: int) -> int:
     return raw.find(b"}\n", begin) + 2
 
 
-def _from_array(raw: bytes, max_entries: int, with_levels: bool) -> Lines:
+def _from_array(raw: bytes, max_entries: int, max_depth: int, with_levels: bool) -> Lines:
     """Raises msgspec.DecodeError where it is no array of objects, and EntryError for what is too much."""
     entries = _split.decode(raw)
     times = (_timed_leveled if with_levels else _timed).decode(raw)
@@ -160,7 +161,7 @@ def _from_array(raw: bytes, max_entries: int, with_levels: bool) -> Lines:
         ndjson, rewritten = _on_one_line_each(entries)
     else:
         ndjson, rewritten = b"\n".join([*entries, b""]), 0
-    _check_depth(ndjson, _openers(ndjson, len(times)))
+    _check_depth(ndjson, _openers(ndjson), max_depth)
     levels = count_levels(map(_level, times)) if with_levels else {}
     return Lines(ndjson, len(times), *_span(times), rewritten, levels)
 
@@ -183,25 +184,30 @@ def _on_one_line_each(entries: list[msgspec.Raw]) -> tuple[bytes, int]:
 
 
 _NO_OPENERS = bytes(set(range(256)) - set(b"{[\n"))
+_ARRAYS_AS_OBJECTS = bytes.maketrans(b"[", b"{")
 
 
-def _openers(ndjson: bytes, max_lines: int) -> list[bytes]:
-    """What opens objects and arrays in each line, quoted or not; the lines beyond `max_lines` are one."""
-    return ndjson.translate(None, _NO_OPENERS).split(b"\n", max_lines + 1)
+def _openers(ndjson: bytes) -> bytes:
+    """A "{" for each thing that opens an object or an array, quoted or not, and the newlines between the lines."""
+    return ndjson.translate(_ARRAYS_AS_OBJECTS, _NO_OPENERS)
 
 
-def _check_depth(ndjson: bytes, openers: list[bytes]) -> None:
+def _check_depth(ndjson: bytes, openers: bytes, max_depth: int) -> None:
     """Raises EntryError where an entry nests too deep. Only one with that many brackets can, and few have."""
-    if max(map(len, openers)) <= MAX_DEPTH:
+    if b"{" * (max_depth + 1) not in openers:
         return
     for line in ndjson.split(b"\n"):
-        if nests_too_deep(line):
-            raise EntryError(f"an entry nests more than {MAX_DEPTH} levels deep", reason="limit")
+        if nests_too_deep(line, max_depth):
+            raise _too_deep(max_depth)
 
 
-def nests_too_deep(line: bytes) -> bool:
-    """Whether a valid JSON text goes deeper than MAX_DEPTH. Counting brackets first spares nearly all the walk."""
-    return line.count(b"{") + line.count(b"[") > MAX_DEPTH and _depth(line) > MAX_DEPTH
+def _too_deep(max_depth: int) -> EntryError:
+    return EntryError(f"an entry nests more than {max_depth} levels deep (MAX_JSON_DEPTH)", reason="limit")
+
+
+def nests_too_deep(line: bytes, max_depth: int = MAX_DEPTH) -> bool:
+    """Whether a valid JSON text goes deeper than that. Counting brackets first spares nearly all the walk."""
+    return line.count(b"{") + line.count(b"[") > max_depth and _depth(line) > max_depth
 
 
 _NO_BRACKETS = bytes(set(range(256)) - set(b"{[]}"))
@@ -233,23 +239,26 @@ def _canonical(timestamp: str) -> str:
     return moment.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
 
 
-def _to_ndjson_slowly(raw: bytes, max_entries: int, *, has_lines: bool, with_levels: bool) -> Lines:
+def _to_ndjson_slowly(raw: bytes, max_entries: int, max_depth: int, *, has_lines: bool, with_levels: bool) -> Lines:
     """The same through the standard library, which takes more: every odd entry is written anew as plain ASCII."""
+    import json  # not above: a start takes long enough, and hardly ever comes here
+
+    loads = partial(json.loads, parse_int=_integer)
     expected = "not one JSON object a line" if has_lines else "not a JSON array of objects"
     try:
         # surrogateescape keeps a stray byte apart from any character until _clean writes it out.
         text = raw.decode("utf-8", "surrogateescape")
-        entries = [_loads(line) for line in text.split("\n") if line] if has_lines else _loads(text)
+        entries = [loads(line) for line in text.split("\n") if line] if has_lines else loads(text)
     except RecursionError:
-        raise EntryError(f"an entry nests more than {MAX_DEPTH} levels deep", reason="limit") from None
+        raise _too_deep(max_depth) from None
     except ValueError as error:
         raise EntryError(f"{expected}: {error}") from None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise EntryError(expected)
     _check_count(len(entries), max_entries)
-    cleaned = [_clean(entry, MAX_DEPTH) for entry in entries]
+    cleaned = [_clean(entry, max_depth, max_depth) for entry in entries]
     plain = json.dumps(cleaned, separators=(",", ":"), allow_nan=False).encode()
-    lines = to_ndjson(plain, max_entries=max_entries, with_levels=with_levels)
+    lines = to_ndjson(plain, max_entries=max_entries, max_depth=max_depth, with_levels=with_levels)
     rewritten = sum(before != after for before, after in zip(entries, cleaned, strict=True))
     return msgspec.structs.replace(lines, rewritten=rewritten)
 
@@ -259,21 +268,21 @@ def _integer(digits: str) -> int | str:
     return int(digits) if len(digits) <= MAX_DIGITS else digits
 
 
-_loads = partial(json.loads, parse_int=_integer)
+def _clean(value: Any, depth: int, max_depth: int) -> Any:
+    """The value with what JSON has no form for spelled out: NaN as "NaN", a stray byte or half a pair as "\\xff".
 
-
-def _clean(value: Any, depth: int) -> Any:
-    """The value with what JSON has no form for spelled out: NaN as "NaN", a stray byte or half a pair as "\\xff"."""
+    `depth` of max_depth levels are left.
+    """
     if isinstance(value, str):
         return _SURROGATE.sub(_spelled_out, value)
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return str(value)
     if isinstance(value, dict | list):
         if depth == 0:
-            raise EntryError(f"an entry nests more than {MAX_DEPTH} levels deep", reason="limit")
+            raise _too_deep(max_depth)
         if isinstance(value, dict):
-            return {_clean(key, 0): _clean(item, depth - 1) for key, item in value.items()}
-        return [_clean(item, depth - 1) for item in value]
+            return {_clean(key, 0, max_depth): _clean(item, depth - 1, max_depth) for key, item in value.items()}
+        return [_clean(item, depth - 1, max_depth) for item in value]
     return value
 
 

@@ -6,21 +6,20 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from time import monotonic
 
 import msgspec
 
-from logbale import __version__, messages
-from logbale.compressing import Compressing, context_flags
+from logbale import __version__
+from logbale.compressing import Compressing
 from logbale.config import Settings
-from logbale.context import ContextCompressor
+from logbale.connecting import READ_BYTES, SessionEnded
 from logbale.errors import ProtocolError, StorageError
 from logbale.liveness import Pace
 from logbale.messages import (
     LINES_SINCE,
     MAX_CONTROL_BYTES,
-    NO_CONTEXT,
     UNAUTHORIZED,
     WRONG_STREAM,
     Ack,
@@ -35,26 +34,27 @@ from logbale.messages import (
     encode_message,
 )
 from logbale.metrics import ShipperMetrics
-from logbale.protocol import FLAGS_AT, Algorithm, Flag, FrameDecoder
+from logbale.protocol import FrameDecoder
 from logbale.reports import Report, encode_report
-from logbale.session import WELCOME_TIMEOUT, Event, ShipperSession, Welcomed, encode_batch
-from logbale.spool import DamagedError, Record, Skip
-from logbale.spool_queue import LARGE_BYTES, SpoolQueue
+from logbale.sending import Sending
+from logbale.session import WELCOME_TIMEOUT, Event, ShipperSession, Welcomed
+from logbale.spool_queue import SpoolQueue
 from logbale.tls.failures import TLSError
 from logbale.tls.names import owns
 
 log = logging.getLogger("logbale.client")
 
 STATUS_INTERVAL = 5.0
-READ_BYTES = 64 * 1024
 
+LEAVE_SECONDS = 10.0
+"""So long a session that is left may take to acknowledge what it was sent. What it has not by then is sent elsewhere
+again, and is marked there."""
 
-class SessionEnded(Exception):
-    """The connection is over: the text says why, `counter` under what that is counted."""
+BUSY_SECONDS = 30.0
+"""So long a receiver that cannot store is waited for while there is another one."""
 
-    def __init__(self, counter: str, reason: str) -> None:
-        super().__init__(reason)
-        self.counter = counter
+BUSY_SILENCE = 15.0
+"""Seconds without the word that it still cannot store after which it can: it says so every 5."""
 
 
 class OpenSession:
@@ -70,24 +70,27 @@ class OpenSession:
         writer: asyncio.StreamWriter,
         *,
         token: str | None,
+        sent: int,
         report: Callable[[bool], Report],
-        opened: Callable[[Welcome], None],
+        opened: Callable[[Welcome], Awaitable[None]],
         first_alone: bool,
+        has_others: bool,
     ) -> None:
         """`report` tells what the receiver is told now and then, and, with True, that this is the end.
 
-        `first_alone`: the first batch travels outside any context, because it did not decode inside one.
+        `sent`: other receivers may have the batches up to there. `opened` is called before the first batch leaves.
+        `first_alone`: that one travels outside any context, because it did not decode inside one.
+        `has_others`: there are other receivers, so one that cannot store for long is left.
         """
         self._queue = queue
         self._settings = settings
-        self._compressing = compressing
         self._metrics = metrics
         self._reader = reader
         self._writer = writer
         self._token = token
+        self._sent = sent
         self._report = report
         self._opened = opened
-        self._alone = first_alone
         store = queue.store
         self._session = ShipperSession(
             stream=store.stream,
@@ -97,26 +100,42 @@ class OpenSession:
             now=monotonic(),
             last_crc=store.known_crcs(),
         )
+        self._sending = Sending(queue, settings, compressing, metrics, self._session, writer, first_alone=first_alone)
         self._decoder = FrameDecoder(MAX_CONTROL_BYTES, session=True)
         self._pace = Pace()
         self._welcomed = asyncio.Event()
-        self._acked = asyncio.Event()
         self._resume_at = 0
-        self._window_log = 0
-        self._context: ContextCompressor | None = None
-        self._ended_contexts = 0
-        """By the receiver's word: what was compressed in one of them and has not left is of no use."""
-        self._is_busy = False
+        self._has_others = has_others
+        self._busy_since: float | None = None
+        """Since when, without an acknowledgement, the receiver says that it cannot store."""
+        self._busy_heard = 0.0
+        self._leaving = asyncio.Event()
 
-    async def run(self) -> None:
-        """Returns when the queue's input is closed and everything is consumed; raises SessionEnded otherwise."""
-        agent = f"logbale/{__version__}"
-        self._writer.write(self._session.hello(agent=agent, host=socket.gethostname(), token=self._token))
-        tasks = [asyncio.create_task(part) for part in (self._send(), self._receive(), self._watch())]
+    @property
+    def last_sent(self) -> int:
+        """The highest sequence that this receiver may have."""
+        return self._session.last_sent
+
+    def leave(self) -> None:
+        """Ends the session once what was sent is acknowledged, or LEAVE_SECONDS later."""
+        self._leaving.set()
+
+    async def run(self) -> bool:
+        """True when the queue's input is closed and everything is consumed, False when it was left.
+
+        Raises SessionEnded otherwise.
+        """
+        hello = self._session.hello(
+            agent=f"logbale/{__version__}", host=socket.gethostname(), token=self._token, sent=self._sent
+        )
+        self._writer.write(hello)
+        sending = asyncio.create_task(self._send())
+        tasks = [asyncio.create_task(part) for part in (self._send_or_leave(sending), self._receive(), self._watch())]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
+            return not sending.cancelled()
         except RuntimeError as error:  # uvloop's, for a transport that has ended; it names objects, not what happened
             raise self._lost("the receiver closed the connection") from error
         except TLSError as error:
@@ -128,9 +147,9 @@ class OpenSession:
         except StorageError as error:  # no room for a dead letter, say: tried again in the next session
             raise SessionEnded("storage", str(error)) from error
         finally:
-            for task in tasks:
+            for task in (*tasks, sending):
                 task.cancel()
-            await asyncio.wait(tasks)
+            await asyncio.wait([*tasks, sending])
             self._writer.transport.abort()
             with contextlib.suppress(OSError):
                 await self._writer.wait_closed()
@@ -158,26 +177,30 @@ class OpenSession:
     async def _handle(self, event: Event) -> None:
         if isinstance(event, Ack):
             await self._queue.acknowledge(event.last)
-            self._is_busy = False
-            self._acked.set()
+            self._busy_since = None
+            self._sending.acked.set()
         elif isinstance(event, Reject):
             await self._queue.reject(event.sequence, event.reason)
         elif isinstance(event, Welcomed):
             await self._welcome(event)
         elif isinstance(event, Busy):
-            if not self._is_busy:
-                log.warning("the receiver cannot store now, everything waits: %s", event.reason)
-            self._is_busy = True
+            self._hear_busy(event, monotonic())
         elif isinstance(event, Context):
-            self._window_log = event.window_log
-            self._context = None
-            self._ended_contexts += 1
+            self._sending.end_context(event.window_log)
         elif isinstance(event, Goaway):
             log.info("the receiver goes away: %s", event.reason)
         elif isinstance(event, Error):
             if event.code == WRONG_STREAM:
                 await self._take_own_stream()
             raise SessionEnded(event.code, self._refusal(event))
+
+    def _hear_busy(self, busy: Busy, now: float) -> None:
+        if self._busy_since is None or now - self._busy_heard > BUSY_SILENCE:
+            log.warning("the receiver cannot store now, everything waits: %s", busy.reason)
+            self._busy_since = now
+        self._busy_heard = now
+        if self._has_others and now - self._busy_since >= BUSY_SECONDS:
+            raise SessionEnded("busy", f"it could not store for {BUSY_SECONDS:g} s: {busy.reason}")
 
     def _refusal(self, error: Error) -> str:
         if error.code != UNAUTHORIZED:
@@ -227,99 +250,33 @@ class OpenSession:
         await self._queue.acknowledge(event.resume_at - 1)
         await self._queue.begin_sending(event.resume_at)
         self._resume_at = event.resume_at
-        self._window_log = event.welcome.window_log
+        self._sending.window_log = event.welcome.window_log
+        await self._opened(event.welcome)
         self._welcomed.set()
-        self._opened(event.welcome)
 
     # what is sent
 
+    async def _send_or_leave(self, sending: asyncio.Task[None]) -> None:
+        """Until all is consumed; or until leave(), what was sent is acknowledged, and `sending` is cancelled."""
+        leaving = asyncio.create_task(self._leaving.wait())
+        try:
+            await asyncio.wait([sending, leaving], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            leaving.cancel()
+        if sending.done():
+            return sending.result()
+        sending.cancel()
+        await asyncio.wait([sending])
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEAVE_SECONDS):
+                await self._sending.settled()
+        self._tell_all(ended=True)
+        return None
+
     async def _send(self) -> None:
         await self._welcomed.wait()
-        sequence = self._resume_at
-        while (item := await self._queue.next_item(sequence)) is not None:
-            last = await self._send_record(item) if isinstance(item, Record) else await self._skip(item, sequence)
-            sequence = last + 1
-        while not self._queue.is_drained:
-            await self._queue.wait_for_change()
-        await self._queue.settle()
+        await self._sending.run(self._resume_at)
         self._tell_all(ended=True)
-
-    async def _send_record(self, record: Record) -> int:
-        """Sends a batch, or what stands in its place; returns the last sequence that this covers."""
-        ended_contexts = self._ended_contexts
-        if (pressed := self._queue.pressed(record)) is not None:
-            self._alone = False
-            self._compressing.sent(pressed)
-            frame = encode_batch(record.sequence, record.raw_bytes, record.crc, pressed.payload, Algorithm.ZSTD)
-        else:
-            try:
-                raw = await self._queue.read(record)
-            except DamagedError as error:
-                return await self._skip(error.skip, record.sequence)
-            frame = await self._frame(record, raw)
-        welcome = self._session.welcome
-        assert welcome is not None, "nothing is sent before the welcome"
-        if record.raw_bytes > welcome.max_raw or len(frame) > welcome.max_frame:
-            reason = (
-                f"{record.raw_bytes} raw bytes, {len(frame)} as a frame: "
-                f"the receiver takes {welcome.max_raw} and {welcome.max_frame}"
-            )
-            await self._queue.reject(record.sequence, reason)
-            self._context = None  # it holds what the receiver will never see
-            skip = Skip(record.sequence, record.sequence, record.count, "too large for the receiver")
-            return await self._skip(skip, record.sequence)
-        if not await self._write(frame, record.sequence, ended_contexts):
-            return await self._send_record(record)
-        self._metrics.batch_sent(entries=record.count, raw_bytes=record.raw_bytes, wire_bytes=len(frame))
-        return record.sequence
-
-    async def _frame(self, record: Record, raw: bytes) -> bytes:
-        algorithm = self._compressing.handler.algorithm
-        in_context = self._settings.compression_context == "stream" and algorithm is not Algorithm.NONE
-        # What is large gains nothing from a context, and the archive can keep its frame as it is.
-        is_large = algorithm is Algorithm.ZSTD and len(raw) >= LARGE_BYTES
-        if self._alone or is_large or not in_context or self._window_log == NO_CONTEXT:
-            self._alone = False
-            compressed = await self._compressing.alone(raw)
-            return encode_batch(record.sequence, len(raw), record.crc, compressed.payload, compressed.algorithm)
-        context = self._current_context(algorithm)
-        flags = context_flags(context)
-        body = await self._compressing.in_context(context, raw)
-        return encode_batch(record.sequence, len(raw), record.crc, body, algorithm, context=flags)
-
-    def _current_context(self, algorithm: Algorithm) -> ContextCompressor:
-        """The context, or a new one where the level or the window has changed."""
-        level, window_log = self._compressing.handler.level, self._window_log
-        context = self._context
-        if context is None or (context.level, context.window_log) != (level, window_log):
-            context = self._context = ContextCompressor(algorithm, level, window_log=window_log)
-        return context
-
-    async def _skip(self, skip: Skip, sequence: int) -> int:
-        """Announces what will never come, from `sequence` on; returns where it ends."""
-        first = max(skip.first, sequence)
-        await self._write(encode_message(messages.Skip(first, skip.last, skip.entries, skip.reason)), skip.last)
-        return skip.last
-
-    async def _write(self, frame: bytes, sequence: int, ended_contexts: int | None = None) -> bool:
-        """Gives a frame to the connection once the window has room for it.
-
-        False, and it is not sent, where its context has ended meanwhile; `ended_contexts` had ended before it was made.
-        """
-        self._metrics.send_begins(monotonic())
-        try:
-            while not self._session.has_room(len(frame)):
-                self._acked.clear()
-                await self._acked.wait()
-            in_context = frame[FLAGS_AT] & Flag.CONTINUED
-            if in_context and ended_contexts != self._ended_contexts:
-                return False
-            self._session.sent(sequence, len(frame))
-            self._writer.write(frame)
-            await self._writer.drain()
-            return True
-        finally:
-            self._metrics.send_ended(monotonic())
 
     # time
 

@@ -46,11 +46,18 @@ class ReceivingSession:
         """From the hello on."""
         self._connection = connection
         self._receiver = connection.receiver
-        self._session = ReceiverSession(max_raw=self._connection.settings.max_raw_bytes)
+        settings = connection.settings
+        self._session = ReceiverSession(
+            max_raw=settings.max_raw_bytes, max_hello=settings.max_hello_bytes, max_name=settings.max_name_bytes
+        )
         self._window_log = NO_CONTEXT
         """The largest window that a new context may have."""
         self._asked_for: int | None = None
         """Another one, which the client was asked for and has not confirmed."""
+        self._next = 0
+        """The lowest sequence that the client may send, as its hello says."""
+        self._sent = 0
+        """The highest sequence that it may have sent to another receiver, as its hello says."""
         self._context: ContextDecompressor | None = None
         self._context_bytes = 0
 
@@ -148,6 +155,7 @@ class ReceivingSession:
         mark = Mark(hello.next - 1) if known is None else known
         stream.accepted = stream.durable = mark.sequence
         self.stream = stream
+        self._next, self._sent = hello.next, hello.sent
         self._window_log = self._receiver.session_came(self)
         self._connection.write(
             self._session.welcome(
@@ -267,6 +275,7 @@ class ReceivingSession:
                 decoded.frame,
                 decoded.raw_bytes if decoded.frame else 0,
                 self._base_of(stream),
+                batch.sequence <= self._sent,
             )
             self._submit(item, batch.wire_bytes)
 
@@ -297,10 +306,9 @@ class ReceivingSession:
         if not self._connection.unsettled:
             self.acknowledge()
 
-    @staticmethod
-    def _base_of(stream: Stream) -> int:
-        """What is below it was stored before what is taken now: the welcome's word, and what has been settled since."""
-        return stream.durable + 1
+    def _base_of(self, stream: Stream) -> int:
+        """What is below it was settled before what is taken now, here or, by its hello, with another receiver."""
+        return max(self._next, stream.durable + 1)
 
     def _submit(self, item: Item, wire_bytes: int) -> None:
         assert self.stream is not None, "the session takes nothing to submit before the welcome"

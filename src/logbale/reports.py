@@ -61,9 +61,14 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     latency: Latency = Latency()
     """Read → durable, over the last minute."""
     reconnects: Count = 0
+    choice: Count = 0
+    """The receiver's place among several: 1 is the one that its stream wants most; 0 where there is one alone."""
+    failovers: Count = 0
+    """How often another receiver had to take the place of one that was lost."""
     entries_per_second: _Number = 0.0
     ended: bool = False
-    """The shipper has delivered all there was, and goes. Whoever goes without this word may have been cut off."""
+    """The shipper has delivered all there was, or goes to a receiver that it wants more. Whoever goes without this word
+    may have been cut off."""
 
     @property
     def adds_up(self) -> bool:
@@ -91,6 +96,8 @@ def report_of(snapshot: ShipperSnapshot, changes: Sequence[Change], *, ended: bo
         changes=list(changes),
         latency=snapshot.latency,
         reconnects=snapshot.reconnects,
+        choice=snapshot.receiver_choice if snapshot.receivers > 1 else 0,
+        failovers=snapshot.failovers,
         entries_per_second=round(snapshot.rates.entries, 1),
         ended=ended,
     )

@@ -20,6 +20,7 @@ from logbale.liveness import Liveness
 from logbale.messages import (
     MAX_CONTROL_BYTES,
     MAX_HELLO_BYTES,
+    MAX_NAME_BYTES,
     SMALLEST_WINDOW_LOG,
     VERSION,
     Ack,
@@ -90,7 +91,10 @@ class _State(Enum):
 class ReceiverSession:
     """The receiver's end of one connection: the order of messages and of sequences."""
 
-    def __init__(self, *, max_raw: int) -> None:
+    def __init__(self, *, max_raw: int, max_hello: int = MAX_HELLO_BYTES, max_name: int = MAX_NAME_BYTES) -> None:
+        """Limits in bytes: of a batch's raw bytes, of any message from the client, of the stream's name."""
+        self._max_hello = max_hello
+        self._max_name = max_name
         self.stream = ""
         self.version = VERSION
         self.max_raw = max_raw
@@ -107,12 +111,20 @@ class ReceiverSession:
         return self._batch(frame)
 
     def _control(self, payload: bytes) -> Hello | Skip | Status | Context | Ping | Pong:
-        if len(payload) > MAX_HELLO_BYTES:
-            raise ProtocolError(f"a control message of {len(payload)} bytes: the limit is {MAX_HELLO_BYTES}")
+        if len(payload) > self._max_hello:
+            raise ProtocolError(
+                f"a control message of {len(payload)} bytes: the limit is {self._max_hello} (MAX_HELLO_BYTES)",
+                reason="frame_limit",
+            )
         message = decode_from_client(payload, self.version)
         if isinstance(message, Hello):
             if self._state is not _State.NEW:
                 raise ProtocolError("a second hello")
+            if len(message.stream) > self._max_name:
+                raise ProtocolError(
+                    f"a stream's name of {len(message.stream)} bytes: the limit is {self._max_name} (MAX_NAME_BYTES)",
+                    reason="name_limit",
+                )
             self._state = _State.GREETED
             self.stream = message.stream
             self.version = min(VERSION, message.version)
@@ -223,10 +235,20 @@ class ShipperSession:
         self._unacked: deque[tuple[int, int]] = deque()
         self.unacked_bytes = 0
 
-    def hello(self, *, agent: str, host: str, token: str | None = None) -> bytes:
-        """The first frame of the connection."""
+    def hello(self, *, agent: str, host: str, token: str | None = None, sent: int = 0) -> bytes:
+        """The first frame of the connection; another receiver may have been `sent` everything up to there."""
         algorithms = [algorithm.label for algorithm in Algorithm]
-        return encode_message(Hello(VERSION, self.stream, self._first, algorithms, agent, host, token))
+        return encode_message(Hello(VERSION, self.stream, self._first, algorithms, agent, host, token, sent))
+
+    @property
+    def last_sent(self) -> int:
+        """The highest sequence that the receiver may have of this client."""
+        return self._last_sent
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is unacknowledged."""
+        return not self._unacked
 
     def receive(self, frame: Frame, now: float) -> tuple[Event | None, bytes]:
         """What the receiver says, and what to answer at once. Raises ProtocolError."""

@@ -1,7 +1,8 @@
 """SessionLink: ships what the queue holds over sessions, one connection after another, until each batch is consumed.
 
-What the receiver has not called durable is sent again after a reconnect, from the queue, the same. Silence is never a
-downgrade: a receiver that does not answer a hello is asked again.
+What the receiver has not called durable is sent again after a reconnect, from the queue, the same: to the same
+receiver, or, where that is away, to the next in the stream's order (receivers.py). Silence is never a downgrade: a
+receiver that does not answer a hello is asked again.
 """
 
 from __future__ import annotations
@@ -9,38 +10,43 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterator
+import socket
+from collections.abc import Awaitable, Callable
 from math import inf
 from time import monotonic
 
-from logbale.backoff import delays
+import msgspec
+
+from logbale import __version__
 from logbale.batch_buffer import GROWN_ENTRIES
 from logbale.compressing import Compressing
-from logbale.config import Settings, connect_host, format_address
+from logbale.config import Settings
 from logbale.config.credentials import shipper_token
-from logbale.errors import ConfigError
+from logbale.connecting import SessionEnded, connect, look
+from logbale.errors import ConfigError, StorageError
 from logbale.link_time import link_seconds
-from logbale.messages import UNAUTHORIZED, Welcome
+from logbale.messages import UNAUTHORIZED, Status, Welcome
 from logbale.metrics import ShipperMetrics
-from logbale.open_session import OpenSession, SessionEnded
-from logbale.reports import Report
+from logbale.open_session import OpenSession
+from logbale.receivers import Receiver, Receivers
+from logbale.reports import Report, encode_report
+from logbale.sent_to import Noted, SentTo
+from logbale.session import ShipperSession
+from logbale.spool.store import Store
 from logbale.spool_queue import SpoolQueue
-from logbale.tls.client import open_connection
-from logbale.tls.failures import TLSError
 from logbale.tls.material import ShipperTLS
 
 log = logging.getLogger("logbale.client")
 
-CONNECT_TIMEOUT = 10.0
 STEADY_SECONDS = 30.0
 """So long a lost receiver is tried every second; after that the delays grow."""
 
-FIRST_DELAY = 1.0
-LONGEST_DELAY = 30.0
+OUR_OWN = {"decode", "other_history", "token_file", "storage"}
+"""Ends of a session after which another receiver would do no better, so the same one is asked again."""
 
 
 class SessionLink:
-    """One receiver, one stream, one connection at a time."""
+    """One stream, one receiver at a time, one connection at a time."""
 
     def __init__(
         self,
@@ -66,30 +72,35 @@ class SessionLink:
         self._tls = tls
         self._sleep = sleep
         self._chance = chance
-        self._host = connect_host(settings.server_host)
-        self._address = format_address(self._host, settings.server_port)
-        self.last_error = "not tried yet"
+        self._receivers = Receivers(settings.receiver_addresses, chance=chance, steady=STEADY_SECONDS)
+        self._receivers.failover.return_interval = settings.return_interval
+        self._sent_to = _sent_to(queue.store)
+        self._lost: Receiver | None = None
+        """With whom the last session ended, until another one opens."""
         self._writer: asyncio.StreamWriter | None = None
-        self._refused: Iterator[float] | None = None
-        """The delays while the receiver refuses us: they grow at once, so that it need not lock our address out."""
         self._first_alone = False
         """The last session ended because a body did not decode: the next one's first batch travels alone."""
 
+    @property
+    def last_error(self) -> str:
+        """Why no session could be had, the last time that none could."""
+        return self._receivers.why
+
     async def run(self) -> None:
         """Ships until the queue is closed and all of it consumed."""
-        waits = self._new_delays()
+        failover = self._receivers.failover
         while not (self._queue.is_drained and self._queue.is_closed):
+            receiver = await self._next_receiver()
             try:
-                await self._connection()
-                return
+                if await self._connection(receiver):
+                    return
+                failover.left(receiver.name)
+                await self._queue.end_sending()
             except SessionEnded as end:
-                if self.unreachable_since == inf:
-                    waits = self._new_delays()
-                if end.counter == UNAUTHORIZED:
-                    waits = self._refused = self._refused or self._new_delays(steady=0.0)
-                else:
-                    self._refused = None
-                self.last_error = str(end)
+                is_refused = end.counter == UNAUTHORIZED
+                failover.failed(receiver.name, monotonic(), refused=is_refused, stay=end.counter in OUR_OWN)
+                self._receivers.errors[receiver.name] = str(end)
+                self._lost = receiver
                 self._metrics.errors[end.counter] += 1
                 await self._queue.end_sending()
             finally:
@@ -97,12 +108,20 @@ class SessionLink:
                 self._metrics.connected = False
                 if self.unreachable_since == inf:
                     self.unreachable_since = monotonic()
-            delay = next(waits)
-            log.warning("no session with %s (%s); next try in %.1f s", self._address, self.last_error, delay)
-            await self._sleep(delay)
 
-    def _new_delays(self, steady: float = STEADY_SECONDS) -> Iterator[float]:
-        return delays(first=FIRST_DELAY, longest=LONGEST_DELAY, chance=self._chance, steady=steady)
+    async def _next_receiver(self) -> Receiver:
+        """The one to try now, once there is one."""
+        stream = self._queue.store.stream
+        await self._receivers.look_up(stream)
+        name, wait = self._receivers.failover.next(monotonic())
+        if wait:
+            log.warning("no session with %s; next try in %.1f s", self._receivers.troubles(), wait)
+            await self._sleep(wait)
+            await self._receivers.look_up(stream)
+            name, _ = self._receivers.failover.next(monotonic())
+        elif self._lost is not None:
+            log.warning("no session with %s; %s is next", self._receivers.trouble(self._lost.name), name)
+        return self._receivers.named(name)
 
     async def finish(self, timeout: float) -> bool:
         """True: run() returns only when the receiver has everything."""
@@ -118,31 +137,36 @@ class SessionLink:
     def follow(self, settings: Settings) -> None:
         """The next session goes by them."""
         self._settings = settings
+        self._receivers.failover.return_interval = settings.return_interval
 
     def status(self) -> tuple[bool, str]:
         """Whether a session is open, and if not, why."""
         if self._metrics.connected:
-            return True, f"in session with {self._address}"
-        return False, f"no session with {self._address}: {self.last_error}"
+            return True, f"in session with {self._metrics.receiver}"
+        return False, f"no session with {self._receivers.configured}: {self.last_error}"
 
-    async def _connection(self) -> None:
-        """One connection from hello to its end; returns when everything is consumed, raises SessionEnded otherwise."""
+    def _token(self) -> str | None:
         try:
             # Again each time: the file may have a newer one. Who else can read it was said at the start.
-            token = shipper_token(self._settings, warns=False)
+            return shipper_token(self._settings)
         except ConfigError as error:
             raise SessionEnded("token_file", str(error)) from None
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT):
-                reader, writer = await open_connection(self._host, self._settings.server_port, self._tls())
-        except TimeoutError:
-            raise SessionEnded("connect", f"no answer within {CONNECT_TIMEOUT:g} s") from None
-        except TLSError as error:
-            raise SessionEnded(error.reason, str(error)) from None
-        except OSError as error:
-            raise SessionEnded("connect", error.strerror or str(error)) from None
+
+    async def _connection(self, receiver: Receiver) -> bool:
+        """One connection from hello to its end: True when everything is consumed, False where a better one is back.
+
+        Raises SessionEnded otherwise.
+        """
+        token = self._token()
+        reader, writer = await connect(receiver, self._tls())
         self._writer = writer
-        self._metrics.connections += 1
+        store = self._queue.store
+        stream, sent = store.stream, self._sent_to.elsewhere(receiver.name, store.first)
+
+        async def opened(welcome: Welcome) -> None:
+            await self._note(Noted(stream, receiver.name, sent))
+            self._opened(receiver, welcome)
+
         session = OpenSession(
             self._queue,
             self._settings,
@@ -151,21 +175,91 @@ class SessionLink:
             reader,
             writer,
             token=token,
+            sent=sent,
             report=self._report,
-            opened=self._opened,
+            opened=opened,
             first_alone=self._first_alone,
+            has_others=self._receivers.are_several,
         )
+        looking = asyncio.create_task(self._look_for_better(session, receiver))
         try:
-            await session.run()
+            return await session.run()
         except SessionEnded as end:
             self._first_alone = end.counter == "decode"
             raise
+        finally:
+            looking.cancel()
+            await asyncio.wait([looking])
+            if store.stream == stream:
+                self._sent_to.add(receiver.name, session.last_sent)
+            else:
+                self._sent_to = SentTo(up_to=0)
 
-    def _opened(self, welcome: Welcome) -> None:
+    async def _note(self, noted: Noted) -> None:
+        if self._queue.store.sent_to == noted:
+            return
+        try:
+            await self._queue.call(self._queue.store.note_receiver, noted)
+        except StorageError as error:
+            log.warning("after a crash now, what is sent counts as sent to any receiver: %s", error)
+
+    def _opened(self, receiver: Receiver, welcome: Welcome) -> None:
         # Half a frame, because what does not compress is a little larger as one.
         is_growth_taken = welcome.max_entries >= GROWN_ENTRIES
         self.growth_limit = min(welcome.max_raw, welcome.max_frame // 2) if is_growth_taken else 0
         self.tried.set()
+        self._receivers.failover.opened(receiver.name, monotonic())
+        self._receivers.count(self._metrics, receiver, self._lost)
         self._metrics.connected = True
+        self._metrics.connections += 1
+        self._lost = None
         self.unreachable_since = inf
-        log.info("in session with %s, stream %s", self._address, self._queue.store.stream)
+        log.info("in session with %s, stream %s", receiver.name, self._queue.store.stream)
+
+    async def _look_for_better(self, session: OpenSession, receiver: Receiver) -> None:
+        """While this one is in use: whether one that is wanted more is back, and then this session is left."""
+        failover = self._receivers.failover
+        # One receiver alone is left in peace, and the resolver with it: fleets have thousands of shippers.
+        while self._receivers.are_several and (self._receivers.may_change or failover.choice(receiver.name) > 1):
+            await self._sleep(self._settings.return_interval * (1 + self._chance() / 4))
+            if self._receivers.may_change:
+                await self._receivers.look_up(self._queue.store.stream)
+            if not self._metrics.connected:
+                continue
+            for name in failover.better(receiver.name, monotonic()):
+                if await self._is_back(name):
+                    log.info("%s is back: going there from %s", name, receiver.name)
+                    failover.is_back(name)
+                    session.leave()
+                    return
+
+    async def _is_back(self, name: str) -> bool:
+        store = self._queue.store
+        session = ShipperSession(
+            stream=store.stream,
+            first=store.first,
+            assigned=store.next_sequence - 1,
+            window_bytes=self._settings.window_bytes,
+            now=monotonic(),
+            last_crc=store.known_crcs(),
+        )
+        try:
+            hello = session.hello(
+                agent=f"logbale/{__version__}",
+                host=socket.gethostname(),
+                token=self._token(),
+                sent=self._sent_to.elsewhere(name, store.first),
+            )
+            goodbye = Status(msgspec.Raw(encode_report(self._report(True))))
+            await look(self._receivers.named(name), self._tls(), session, hello, goodbye)
+        except SessionEnded as end:
+            self._receivers.failover.failed(name, monotonic(), refused=end.counter == UNAUTHORIZED)
+            self._receivers.errors[name] = str(end)
+            log.info("no session with %s yet (%s)", name, end)
+            return False
+        return True
+
+
+def _sent_to(store: Store) -> SentTo:
+    noted = store.sent_to
+    return SentTo(up_to=store.sent_up_to, noted=noted if noted is not None and noted.stream == store.stream else None)

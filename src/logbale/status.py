@@ -26,6 +26,7 @@ def summary(snapshot: AnySnapshot) -> str:
             (snapshot.waiting_entries, "waiting"),
             (sum(snapshot.dropped.values()), "dropped"),
             (snapshot.reconnects, "reconnects"),
+            (snapshot.failovers, "failovers"),
         ]
     else:
         done = f"stored {count(snapshot.stored_entries, 'entry', 'entries')}, received {_totals(snapshot.received)}"
@@ -87,6 +88,7 @@ def _shipper_rows(snapshot: ShipperSnapshot, left_before: int) -> list[tuple[str
         ("compression", f"{setting}, {duration(snapshot.compress_seconds)}"),
         *_where_any(("batches sent raw", snapshot.bypassed)),
         ("reconnects", f"{snapshot.reconnects:,}"),
+        *_where_any(("failovers", snapshot.failovers)),
         *_error_rows(snapshot.errors),
         ("time", duration(snapshot.uptime)),
     ]
@@ -159,6 +161,8 @@ def status(snapshot: AnySnapshot) -> tuple[Literal["good", "odd", "bad"], str, s
         ]
         how: Literal["good", "odd", "bad"] = "bad" if not snapshot.connected else "odd" if dropped else "good"
         state = "connected" if snapshot.connected else "not connected"
+        if snapshot.connected and snapshot.receivers > 1:
+            state += f" to {snapshot.receiver}, choice {snapshot.receiver_choice} of {snapshot.receivers}"
     else:
         parts = [
             *_where_any(("rejected", snapshot.rejected_entries)),

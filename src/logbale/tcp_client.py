@@ -1,7 +1,8 @@
 """TCPClient: frames out over one persistent connection, again and again until they have left.
 
 It speaks the base protocol, in which nothing is acknowledged: a frame has left when the kernel has it. Only `finish`
-learns more, because the receiver closes its end when all that came before is stored.
+learns more, because the receiver closes its end when all that came before is stored. Of several receivers each
+connection goes to the first in the stream's order that can be had, and stays there until it is lost.
 """
 
 from __future__ import annotations
@@ -9,15 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 from collections.abc import Awaitable, Callable
 from math import inf
 from time import monotonic
 
-from logbale.backoff import delays
-from logbale.config import format_address
 from logbale.link_time import link_seconds
 from logbale.metrics import ShipperMetrics
+from logbale.receivers import Receiver, Receivers
 from logbale.tls.client import open_connection
 from logbale.tls.failures import TLSError
 from logbale.tls.material import ShipperTLS
@@ -25,41 +24,48 @@ from logbale.tls.material import ShipperTLS
 log = logging.getLogger("logbale.client")
 
 CONNECT_TIMEOUT = 10.0
-FIRST_DELAY = 1.0
-LONGEST_DELAY = 30.0
 
 
 class TCPClient:
-    """One connection to one receiver, made anew whenever it is lost, with growing delays."""
+    """One connection to one receiver at a time, made anew whenever it is lost, with growing delays."""
 
     def __init__(
         self,
-        host: str,
-        port: int,
+        receivers: Receivers,
         *,
+        stream: str,
         send_timeout: float,
         metrics: ShipperMetrics,
         tls: Callable[[], ShipperTLS | None] = lambda: None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        chance: Callable[[], float] = random.random,
     ) -> None:
-        self.address = format_address(host, port)
-        self.last_error = ""
-        """Why the receiver could not be reached, the last time that it couldn't."""
+        """`stream` is what chooses among the receivers."""
         self.unreachable_since = monotonic()
         """Since when, by time.monotonic, there is no connection; infinity while there is one."""
-        self._host = host
-        self._port = port
+        self._receivers = receivers
+        self._stream = stream
+        self._receiver: Receiver | None = None
+        """Of this connection, or of the one that was tried last."""
         self.send_timeout = send_timeout
         self._metrics = metrics
         self._tls = tls
         self._sleep = sleep
-        self._chance = chance
-        self._delays = delays(first=FIRST_DELAY, longest=LONGEST_DELAY, chance=chance)
         self._failing = False
         """Something went wrong since the last frame that left: the delays have grown and the next one applies."""
         self._writer: asyncio.StreamWriter | None = None
         self._peer_ended: asyncio.Task[bool] | None = None
+
+    @property
+    def address(self) -> str:
+        """Of the receiver that there is a connection to; all of them where there is none."""
+        if self._writer is not None and self._receiver is not None:
+            return self._receiver.name
+        return self._receivers.configured
+
+    @property
+    def last_error(self) -> str:
+        """Why no receiver could be reached, the last time that none could."""
+        return self._receivers.why
 
     async def send(self, header: bytes, payload: bytes) -> None:
         """Returns when the whole frame is in the kernel's hands; a frame that a broken connection cut is sent again."""
@@ -80,9 +86,9 @@ class TCPClient:
                 await self._lost("connection_lost", error.strerror or str(error))
             else:
                 self._metrics.arrived_bytes += len(header) + len(payload)
-                if self._failing:
+                if self._failing and self._receiver is not None:
                     self._failing = False
-                    self._delays = delays(first=FIRST_DELAY, longest=LONGEST_DELAY, chance=self._chance)
+                    self._receivers.failover.opened(self._receiver.name, monotonic())
                 return
 
     async def finish(self, timeout: float) -> bool:
@@ -124,14 +130,15 @@ class TCPClient:
             # Seen before the frame is written: the kernel would still take it, and nobody would ever read it.
             await self._lost("connection_lost", "the receiver closed the connection")
         while self._writer is None:
-            if self._failing:
-                delay = next(self._delays)
-                log.warning("no connection to %s (%s); next try in %.1f s", self.address, self.last_error, delay)
-                await self._sleep(delay)
+            lost, self._receiver = self._receiver, await self._next_receiver()
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT):
                     reader, self._writer = await open_connection(
-                        self._host, self._port, self._tls(), waits_for_acceptance=True
+                        self._receiver.host,
+                        self._receiver.port,
+                        self._tls(),
+                        waits_for_acceptance=True,
+                        address=self._receiver.address,
                     )
             except TimeoutError:
                 self._failed("connect", f"no answer within {CONNECT_TIMEOUT:g} s")
@@ -145,9 +152,23 @@ class TCPClient:
                 self._peer_ended = asyncio.create_task(_clean_end(reader))
                 self._metrics.connections += 1
                 self._metrics.connected = True
+                self._receivers.count(self._metrics, self._receiver, lost)
                 self.unreachable_since = inf
                 log.info("connected to %s", self.address)
         return self._writer
+
+    async def _next_receiver(self) -> Receiver:
+        """The one to try now, once there is one."""
+        await self._receivers.look_up(self._stream)
+        name, wait = self._receivers.failover.next(monotonic())
+        if self._failing and wait:
+            log.warning("no connection to %s; next try in %.1f s", self._receivers.troubles(), wait)
+            await self._sleep(wait)
+            await self._receivers.look_up(self._stream)
+            name, _ = self._receivers.failover.next(monotonic())
+        elif self._failing and self._receiver is not None:
+            log.warning("no connection to %s; %s is next", self._receivers.trouble(self._receiver.name), name)
+        return self._receivers.named(name)
 
     async def _lost(self, counter: str, reason: str) -> None:
         self._failed(counter, reason)
@@ -155,7 +176,9 @@ class TCPClient:
 
     def _failed(self, counter: str, reason: str) -> None:
         self._failing = True
-        self.last_error = reason
+        if self._receiver is not None:
+            self._receivers.failover.failed(self._receiver.name, monotonic())
+            self._receivers.errors[self._receiver.name] = reason
         self._metrics.errors[counter] += 1
 
 

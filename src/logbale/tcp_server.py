@@ -36,6 +36,7 @@ from logbale.room import Room, Waiting
 from logbale.sinks import Sink
 from logbale.streams import Streams
 from logbale.terminal import count
+from logbale.tls.failures import TLSError
 from logbale.tls.server import Failures, Listening
 
 log = logging.getLogger("logbale.receiver")
@@ -223,7 +224,7 @@ class TCPLogReceiver:
             refused = self.metrics.errors["too_many_of_address"]
             if is_worth_saying(refused):
                 log.warning(
-                    "%s refused, the %d. such: too many connections of its address sent nothing sound yet "
+                    "%s refused (%d so far): too many connections of its address sent nothing sound yet "
                     "(MAX_CONNECTIONS_PER_ADDRESS)",
                     connection.peer,
                     refused,
@@ -248,7 +249,9 @@ class TCPLogReceiver:
         """A connection is gone, by its own end or by an error."""
         if connection not in self._connections:
             return
-        log.info("%s disconnected%s", connection.peer, f": {error}" if error else "")
+        # What was wrong with TLS has been said, and a flood of it by doubling.
+        why = f": {error}" if error is not None and not isinstance(error, TLSError) else ""
+        log.info("%s disconnected%s", connection.peer, why)
         self._connections.discard(connection)
         self.known(connection)
         self.metrics.clients = len(self._connections)

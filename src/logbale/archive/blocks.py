@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from logbale.archive import format
 from logbale.archive.format import BlockEncoder, MiB, Range, Reject, Skip
 from logbale.sinks import Item, ReceivedBatch, RejectedSequence, SkippedRange
-from logbale.sinks.marks import short_reason
+from logbale.sinks.marks import Marks, short_reason
 
 BLOCK_BYTES = 4 * MiB
 """Raw bytes a block; only a single larger batch makes a larger one."""
@@ -20,8 +20,10 @@ NOTE_WEIGHT = 3
 class Group:
     """The items of a block, while they come."""
 
-    def __init__(self) -> None:
+    def __init__(self, arrivals: dict[str, int] | None = None) -> None:
         self.items: list[Item] = []
+        self.arrivals = arrivals or {}
+        """The stream that comes from another receiver with the first item, and its sequence."""
         self._raw = 0
         self._weight = 0
 
@@ -29,8 +31,7 @@ class Group:
         """Whether it belongs into the same block, which an empty one always says."""
         if not self.items:
             return True
-        # What came as a frame is a block as it is: nothing is gained by compressing it anew, and much time lost.
-        if _has_frame(item) or _has_frame(self.items[0]):
+        if _is_alone(item) or _is_alone(self.items[0]):
             return False
         raw, weight = _weigh(item)
         return self._raw + raw <= BLOCK_BYTES and self._weight + weight <= BLOCK_BATCHES
@@ -43,28 +44,48 @@ class Group:
         self._weight += weight
 
 
-def _has_frame(item: Item) -> bool:
-    return isinstance(item, ReceivedBatch) and bool(item.frame)
+def _is_alone(item: Item) -> bool:
+    # What came as a frame is a block as it is: nothing is gained by compressing it anew, and much time lost. And what
+    # another receiver may have too is not mixed with what it has not.
+    return isinstance(item, ReceivedBatch) and bool(item.frame or item.elsewhere)
 
 
 def _weigh(item: Item) -> tuple[int, int]:
     return (item.raw_bytes, 1) if isinstance(item, ReceivedBatch) else (0, NOTE_WEIGHT)
 
 
-def group(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """The items of each block, in order."""
+def group(items: Iterable[Item], marks: Marks) -> Iterator[Group]:
+    """The items of each block, in order; `marks` are those before all of them.
+
+    A stream may come from another receiver with an archive of its own (decision 0015): then it begins a block.
+    """
     present = Group()
+    reached: dict[str, int] = {}
     for item in items:
-        if not present.has_room_for(item):
-            yield present.items
-            present = Group()
+        arrivals = _arrivals(item, reached, marks)
+        if item.stream:
+            reached[item.stream] = item.last_sequence
+        if arrivals or not present.has_room_for(item):
+            if present.items:
+                yield present
+            present = Group(arrivals)
         present.add(item)
     if present.items:
-        yield present.items
+        yield present
 
 
-def encode(encoder: BlockEncoder, items: Sequence[Item]) -> bytes:
+def _arrivals(item: Item, reached: dict[str, int], marks: Marks) -> dict[str, int]:
+    """The item's stream, where it skips what is durable elsewhere. Nearly always it goes on where it was."""
+    first = item.first if isinstance(item, SkippedRange) else item.last_sequence
+    if not item.stream or first == 1 or first != item.base:
+        return {}
+    known = reached.get(item.stream)
+    return {item.stream: first} if first > 1 + (marks.get(item.stream).sequence if known is None else known) else {}
+
+
+def encode(encoder: BlockEncoder, group: Group) -> bytes:
     """The block of a group."""
+    items = group.items
     batches = [item for item in items if isinstance(item, ReceivedBatch)]
     first, last = format.span((batch.first, batch.last) for batch in batches)
     if len(batches) == 1 and batches[0].frame:
@@ -91,4 +112,6 @@ def encode(encoder: BlockEncoder, items: Sequence[Item]) -> bytes:
             for item in items
             if isinstance(item, SkippedRange)
         ],
+        elsewhere=any(batch.elsewhere for batch in batches),
+        arrivals=group.arrivals,
     )

@@ -16,12 +16,13 @@ from __future__ import annotations
 import struct
 import sys
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from logbale.deflate import crc32
 from logbale.errors import StorageError
 from logbale.sinks import Mark
 
@@ -106,6 +107,23 @@ class BlockHeader(msgspec.Struct, frozen=True, kw_only=True):
     streams: dict[str, Range] = {}
     rejects: list[Reject] = []
     skips: list[Skip] = []
+    elsewhere: bool | UnsetType = UNSET
+    """True: it holds one batch, which another receiver may have stored too. It is never merged with others."""
+    arrivals: dict[str, Natural] | UnsetType = UNSET
+    """Streams that come from another receiver here, and with which sequence: what is before it, and not in this
+    archive, is durable there. A block with such begins with them and is never merged with the one before it."""
+
+    def parts(self) -> dict[str, list[tuple[int, int]]]:
+        """Of each stream what this accounts for, stored, rejected or skipped: first and last sequences, in order."""
+        found = {stream: [(part.first, part.last)] for stream, part in self.streams.items()}
+        if self.rejects or self.skips:
+            for reject in self.rejects:
+                found.setdefault(reject.stream, []).append((reject.sequence, reject.sequence))
+            for skip in self.skips:
+                found.setdefault(skip.stream, []).append((skip.first, skip.last))
+            for parts in found.values():
+                parts.sort()
+        return found
 
 
 class Chain(msgspec.Struct, frozen=True, kw_only=True):
@@ -208,6 +226,8 @@ class BlockEncoder:
         streams: dict[str, Range],
         rejects: Sequence[Reject] = (),
         skips: Sequence[Skip] = (),
+        elsewhere: bool = False,
+        arrivals: Mapping[str, int] = {},
     ) -> bytes:
         """One block of a frame of `raw` bytes. Raises ValueError where its header would be too long to read."""
         header = BlockHeader(
@@ -219,11 +239,13 @@ class BlockEncoder:
             streams=streams,
             rejects=list(rejects),
             skips=list(skips),
+            elsewhere=elsewhere or UNSET,  # left out where it says nothing: most blocks are a line or two
+            arrivals=dict(arrivals) or UNSET,
         )
         content = msgspec.json.encode(header)
         if len(content) > MAX_HEADER:
             raise ValueError(f"a block header of {len(content)} bytes: the limit is {MAX_HEADER}; use smaller blocks")
-        crc = zlib.crc32(frame, zlib.crc32(content))
+        crc = crc32(frame, zlib.crc32(content))
         return b"".join((_PREFIX.pack(BLOCK_MAGIC, 4 + len(content), crc), content, frame))
 
     def merge(self, blocks: Sequence[Block]) -> bytes:
@@ -238,6 +260,7 @@ class BlockEncoder:
             streams=join_ranges(item for header in headers for item in header.streams.items()),
             rejects=[reject for header in headers for reject in header.rejects],
             skips=[skip for header in headers for skip in header.skips],
+            arrivals=headers[0].arrivals or {},
         )
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -136,13 +137,26 @@ def _scan(directory: Path) -> list[os.DirEntry[str]]:
 
 def all_segments(directory: Path) -> list[SegmentPath]:
     """Every segment file in serial order; one that a crash left open beside its sealed twin comes right before that."""
-    found = [segment_at(path) for path in _files(directory) if _NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda segment: (segment.serial, segment.sealed_path.name, not segment.is_open))
+    return _in_order(_files(directory))
 
 
 def segments(directory: Path) -> list[SegmentPath]:
     """The segments of an archive in serial order, each once. Raises StorageError where there is no such directory."""
-    return list({segment.sealed_path: segment for segment in all_segments(directory)}.values())
+    return _each_once(all_segments(directory))
+
+
+def segments_of_day(directory: Path) -> list[SegmentPath]:
+    """The same of one day's directory, for a reader that was pointed at that."""
+    return _each_once(_in_order(_files_in(directory)))
+
+
+def _in_order(files: Iterable[Path]) -> list[SegmentPath]:
+    found = [segment_at(path) for path in files if _NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda segment: (segment.serial, segment.sealed_path.name, not segment.is_open))
+
+
+def _each_once(found: list[SegmentPath]) -> list[SegmentPath]:
+    return list({segment.sealed_path: segment for segment in found}.values())
 
 
 def leftovers(directory: Path) -> list[Path]:
@@ -158,13 +172,14 @@ def _files(directory: Path) -> list[Path]:
         raise StorageError(f"{directory}: there is no archive here; {CHECK_PATH}") from None
     except OSError as error:
         raise StorageError(f"{directory}: cannot list the archive: {error.strerror}") from error
-    files: list[Path] = []
-    for name in names:
-        try:
-            with os.scandir(name) as entries:
-                files += [Path(entry.path) for entry in entries if entry.is_file(follow_symlinks=False)]
-        except FileNotFoundError:
-            continue  # removed meanwhile
-        except OSError as error:
-            raise StorageError(f"{name}: cannot list the archive: {error.strerror}") from error
-    return files
+    return [file for name in names for file in _files_in(name)]
+
+
+def _files_in(day: str | Path) -> list[Path]:
+    try:
+        with os.scandir(day) as entries:
+            return [Path(entry.path) for entry in entries if entry.is_file(follow_symlinks=False)]
+    except FileNotFoundError:
+        return []  # removed meanwhile
+    except OSError as error:
+        raise StorageError(f"{day}: cannot list the archive: {error.strerror}") from error

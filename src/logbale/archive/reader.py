@@ -29,13 +29,13 @@ def log_damage(damage: Damage) -> None:
 
 
 def segments(path: Path) -> list[SegmentPath]:
-    """The segments of an archive in order, or the one in a single file. Raises StorageError.
+    """The segments of an archive in order, of one of its days, or the one in a file. Raises StorageError.
 
     A directory that a receiver writes has no chains of archivers.
     """
     if path.is_file():
         return [layout.segment_at(path)]
-    return layout.segments(path) or layout.chains(path)
+    return layout.segments(path) or layout.chains(path) or layout.segments_of_day(path)
 
 
 def blocks(
@@ -46,7 +46,7 @@ def blocks(
     `path` is an archive's directory or one segment; `since` (inclusive) and `until` (exclusive) are times in the form
     of models.rfc3339. Raises StorageError.
     """
-    wanted = _Span(since, until)
+    wanted = Span(since, until)
     for reader in _readers(path):
         with reader:
             yield from _blocks_of(reader, wanted, on_damage)
@@ -59,18 +59,19 @@ def lines(
     until: str | None = None,
     time_field: str | None = None,
     on_damage: OnDamage = log_damage,
-    on_untimed: Callable[[bytes], object] = lambda line: None,
+    on_untimed: Callable[[str], object] = lambda time: None,
 ) -> Iterator[bytes]:
     """Every entry up to the present end, one JSON object each, without the newline; arguments as for blocks().
 
-    `time_field` is what the times go by in place of `timestamp`; no block can be passed over then. An entry whose time
-    cannot be read is never left out; where times are asked for, `on_untimed` gets each.
+    `time_field` is what the times go by in place of `timestamp`; no block can be passed over then. An entry that has no
+    time there goes by its `timestamp`, and one whose time cannot be read is never left out; where times are asked for,
+    `on_untimed` gets both, and the time that it went by, if any.
     """
-    wanted = _Span(since, until, time_field, on_untimed)
+    wanted = Span(since, until, time_field, on_untimed)
     for reader in _readers(path):
         with reader:
             for block in _blocks_of(reader, wanted, on_damage):
-                yield from _lines_of(block, reader.path, wanted, on_damage)
+                yield from lines_of(block, reader.path, wanted, on_damage)
 
 
 class ArchiveFollower:
@@ -91,7 +92,7 @@ class ArchiveFollower:
     ) -> None:
         """Starts at the first segment, or with `from_end` after what is there now. The rest is as for lines()."""
         self._path = path
-        self._wanted = _Span(since, until, time_field)
+        self._wanted = Span(since, until, time_field)
         self._on_damage = on_damage
         self._reader: SegmentReader | None = None
         self._shown: dict[str, int] = {}
@@ -117,7 +118,7 @@ class ArchiveFollower:
     def poll(self) -> list[bytes]:
         """The lines of the next block, or [] where there is none yet: ask again later. Raises StorageError."""
         while (block := self._next_block()) and (reader := self._reader):
-            found = list(_lines_of(block, reader.path, self._wanted, self._on_damage))
+            found = list(lines_of(block, reader.path, self._wanted, self._on_damage))
             if found:
                 return found
         return []
@@ -133,15 +134,15 @@ class ArchiveFollower:
             if block := self._read():
                 return block
             if self._reader is not None:
-                _report_end(self._reader, self._on_damage)
+                report_end(self._reader, self._on_damage)
                 self.close()
             self._shown[later[0].chain], self._reader = later[0].serial, open_segment(later[0])
 
     def _read(self) -> Block | None:
-        return next(_sound_blocks(self._reader, self._on_damage), None) if self._reader is not None else None
+        return next(sound_blocks(self._reader, self._on_damage), None) if self._reader is not None else None
 
 
-class _Span:
+class Span:
     """The times that are asked for. A time that is unknown (empty) is neither outside nor inside."""
 
     def __init__(
@@ -149,11 +150,11 @@ class _Span:
         since: str | None,
         until: str | None,
         field: str | None = None,
-        on_untimed: Callable[[bytes], object] = lambda line: None,
+        on_untimed: Callable[[str], object] = lambda time: None,
     ) -> None:
         self.since = since
         self.until = until
-        self.time_of = time_of if field is None else time_in(field)
+        self._time_of = time_of if field is None else time_in(field)
         self.on_untimed = on_untimed
         self._knows_blocks = field is None
         """Whether the times of blocks and segments, which are those of `timestamp`, say anything."""
@@ -171,6 +172,13 @@ class _Span:
         if not (self._knows_blocks and of.first and of.last):
             return self.is_all
         return (self.since is None or of.first >= self.since) and (self.until is None or of.last < self.until)
+
+    def has(self, line: bytes) -> bool:
+        """Whether an entry is wanted."""
+        if not (time := self._time_of(line)):
+            time = "" if self._knows_blocks else time_of(line)
+            self.on_untimed(time)
+        return not self.is_without(time, time)
 
     def is_without(self, first: str, last: str) -> bool:
         """Whether nothing from first to last is wanted."""
@@ -196,17 +204,17 @@ def _readers(path: Path) -> Iterator[SegmentReader]:
             yield reader
 
 
-def _blocks_of(reader: SegmentReader, wanted: _Span, on_damage: OnDamage) -> Iterator[Block]:
+def _blocks_of(reader: SegmentReader, wanted: Span, on_damage: OnDamage) -> Iterator[Block]:
     """The wanted blocks of a whole segment."""
     if not wanted.is_all and (footer := reader.footer()) and wanted.has_none(footer):
         return
-    for block in _sound_blocks(reader, on_damage):
+    for block in sound_blocks(reader, on_damage):
         if not wanted.has_none(block.header):
             yield block
-    _report_end(reader, on_damage)
+    report_end(reader, on_damage)
 
 
-def _sound_blocks(reader: SegmentReader, on_damage: OnDamage) -> Iterator[Block]:
+def sound_blocks(reader: SegmentReader, on_damage: OnDamage) -> Iterator[Block]:
     """The blocks from where the reader stands to the present end."""
     while (frame := reader.read()) is not None:
         if isinstance(frame, Damage):
@@ -215,14 +223,14 @@ def _sound_blocks(reader: SegmentReader, on_damage: OnDamage) -> Iterator[Block]
             yield frame
 
 
-def _report_end(reader: SegmentReader, on_damage: OnDamage) -> None:
+def report_end(reader: SegmentReader, on_damage: OnDamage) -> None:
     """Reports a sealed segment that does not end with its footer: something is missing there."""
     tail = reader.size - reader.offset
     if not layout.segment_at(reader.path).is_open and (tail or not reader.after_footer):
         on_damage(Damage(reader.path, reader.offset, tail, "it does not end with the footer of a sealed segment"))
 
 
-def _lines_of(block: Block, path: Path, wanted: _Span, on_damage: OnDamage) -> Iterator[bytes]:
+def lines_of(block: Block, path: Path, wanted: Span, on_damage: OnDamage) -> Iterator[bytes]:
     """The wanted lines of a block; of all but those at the edges of the span, each is."""
     if wanted.has_none(block.header):
         return
@@ -234,12 +242,7 @@ def _lines_of(block: Block, path: Path, wanted: _Span, on_damage: OnDamage) -> I
     if wanted.has_all(block.header):
         yield from found
         return
-    for line in found:
-        time = wanted.time_of(line)
-        if not time:
-            wanted.on_untimed(line)
-        if not wanted.is_without(time, time):
-            yield line
+    yield from filter(wanted.has, found)
 
 
 def check_archive(path: Path) -> None:

@@ -102,10 +102,13 @@ class _SealedFile:
         self._raw += block.header.raw
         if block.header.count:
             self._times.append((block.header.first, block.header.last))
-        if block.header.raw >= SMALL_BLOCK:
+        # What other receivers have is told by block: what they may not have must not be mixed with it.
+        if block.header.raw >= SMALL_BLOCK or block.header.elsewhere:
             self._end_run()
             self._write_block(block.data)
             return
+        if block.header.arrivals:
+            self._end_run()
         # The streams and lists in the headers add up too, and one header holds at most MAX_HEADER.
         too_large = self._run_raw + block.header.raw > MERGED_BLOCK
         if too_large or self._run_overhead + block.overhead > format.MAX_HEADER:

@@ -39,6 +39,8 @@ class Verified(msgspec.Struct, kw_only=True):
     """Bytes at the end of an open segment that are no whole block (yet)."""
     damage: list[Damage] = []
     """In the order of the file."""
+    absent: list[str] = []
+    """Batches between those that are here which are in another archive, as their shippers said: no damage."""
     unreadable: str = ""
     """Why the system, or a newer format, kept it from being read to its end."""
 
@@ -79,18 +81,18 @@ class Streams:
         self._begun: set[str] = set()
         self.chain_end: int | None = None
         """Where the segment before says that the next one of its chain starts; None where it says nothing."""
+        self.absent: list[str] = []
+        """What is durable at another receiver, as the shippers said that came from there."""
 
     def add(self, header: BlockHeader, report: Callable[[str], None]) -> None:
         """The next block."""
-        covered: dict[str, list[tuple[int, int]]] = {}
-        for stream, part in header.streams.items():
-            covered.setdefault(stream, []).append((part.first, part.last))
-        for reject in header.rejects:
-            covered.setdefault(reject.stream, []).append((reject.sequence, reject.sequence))
-        for skip in header.skips:
-            covered.setdefault(skip.stream, []).append((skip.first, skip.last))
-        for stream, parts in covered.items():
-            self._add(stream, sorted(parts), report)
+        arrivals = header.arrivals or {}
+        for stream, parts in header.parts().items():
+            lowest, reached = parts[0][0], self._reached.get(stream)
+            if reached is not None and lowest == arrivals.get(stream) and lowest > reached + 1:
+                self.absent.append(f"stream {stream}: {_numbers(reached + 1, lowest - 1)}")
+                self._reached[stream] = lowest - 1
+            self._add(stream, parts, report)
 
     def _add(self, stream: str, parts: list[tuple[int, int]], report: Callable[[str], None]) -> None:
         reached = self._reached.get(stream)
@@ -136,7 +138,7 @@ class _Check:
         self._offsets: list[int] = []
         self._times: list[tuple[str, str]] = []
         sealed = not layout.segment_at(opened.path).is_open
-        self._result = Verified(path=opened.path, serial=segment.serial, sealed=sealed, damage=[])
+        self._result = Verified(path=opened.path, serial=segment.serial, sealed=sealed, damage=[], absent=[])
 
     def run(self, before: SegmentPath | None) -> Verified:
         """All of it; `before` is the segment before it in the archive."""
@@ -205,6 +207,7 @@ class _Check:
             result.raw += header.raw
             if header.count:
                 self._times.append((header.first, header.last))
+        self._streams.absent = result.absent
         self._streams.add(header, lambda reason: self._report(block.offset, len(block.data), reason))
 
     def _footer(self, footer: Footer, offset: int) -> None:

@@ -66,6 +66,7 @@ class ArchiveWriter:
         self._open: OpenSegment | None = None
         self._spoilt: OpenSegment | None = None
         """A segment with bytes behind its synced part that could not be taken back yet."""
+        self._spoilt_why: OSError | None = None
 
     def limit(
         self,
@@ -115,7 +116,7 @@ class ArchiveWriter:
         segment = self._segment()
         written_blocks = 0
         try:
-            for group in blocks.group(items):
+            for group in blocks.group(items, self.marks):
                 segment.append(blocks.encode(self._encoder, group))
                 written_blocks += 1
         except BaseException as error:
@@ -236,7 +237,7 @@ class ArchiveWriter:
         Where even this fails, nothing more is written before _settle() has done it.
         """
         self._open, self._spoilt = None, segment
-        with suppress(OSError):
+        try:
             if segment.synced:
                 try:
                     segment.cut()
@@ -248,6 +249,8 @@ class ArchiveWriter:
                 self._next_serial = segment.place.serial
                 self.statistics.segments -= 1
             self._spoilt = None
+        except OSError as error:
+            self._spoilt_why = error
         if self._spoilt is None and segment.synced:
             if reusable:
                 self._open = segment
@@ -259,7 +262,5 @@ class ArchiveWriter:
         if (segment := self._spoilt) is None:
             return
         self._take_back(segment, reusable=False)
-        if self._spoilt is not None:
-            raise StorageError(
-                f"{segment.place.path}: cannot take back an unfinished write; check the disk and the system's log"
-            )
+        if self._spoilt is not None and self._spoilt_why is not None:
+            raise storage_error(segment.place.path, "take back an unfinished write", self._spoilt_why)

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,7 @@ logbale cat /var/lib/logbale --pretty --since 10m        for reading, of the las
 logbale cat --since 2026-11-20 --time-field ts           by a time of the lines' own
 logbale cat --level error,critical -n 20                 the last 20 of these levels
 logbale cat --pretty -f -n 0                             what comes from now on
+logbale cat mnt/a/archive mnt/b/archive mnt/c/archive    the archives of three receivers as one
 """
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -64,14 +66,15 @@ class Time(click.ParamType[str]):
     short_help="Print the archive's entries",
     examples=EXAMPLES,
     params=[
-        click.Argument(["path"], required=False, type=click.Path(path_type=Path)),
+        click.Argument(["paths"], nargs=-1, metavar="[DIR|FILE]...", type=click.Path(path_type=Path)),
         click.Option(["--pretty"], is_flag=True, help="One readable line an entry, coloured on a terminal"),
         click.Option(["--since"], type=Time(), help="Entries since a time, a date, or how long ago: 10m, 1h30m"),
         click.Option(["--until"], type=Time(), help="Entries before then"),
         click.Option(
             ["--time-field"],
             metavar="NAME",
-            help="What --since and --until go by; by default timestamp, which is when the line was read if it had none",
+            help="What --since and --until go by, where an entry has it; else by timestamp, which is when the line was "
+            "read if it had none",
         ),
         click.Option(
             ["--level", "levels"], multiple=True, metavar="NAME", help="Entries of this level; several with commas"
@@ -83,7 +86,7 @@ class Time(click.ParamType[str]):
     ],
 )
 def cat(
-    path: Path | None,
+    paths: tuple[Path, ...],
     pretty: bool,
     since: str | None,
     until: str | None,
@@ -94,28 +97,32 @@ def cat(
     follow: bool,
     config: Path | None,
 ) -> int:
-    """Prints the entries of an archive, or of one of its files (default: ARCHIVE_DIR), in the order they were stored.
+    """Prints the entries of an archive, a day or a file of it (default: ARCHIVE_DIR), in the order they were stored.
 
-    Works beside a running receiver. Damaged blocks are passed over, named on standard error, and make the exit code 1.
-    An entry's level is its level, severity, levelname or lvl.
+    Of several archives, whose receivers took over from each other, it prints each batch once, by time and each
+    shipper's entries in their order. Works beside a running receiver. Damaged blocks are passed over, named on standard
+    error, and make the exit code 1. An entry's level is its level, severity, levelname or lvl.
     """
-    from logbale.archive import reader
+    from logbale.archive import reader, together
 
     if time_field is not None and since is None and until is None:
         raise click.UsageError("--time-field is for --since and --until.")
-    if path is None:
-        path = Path(load_settings({}, config).settings.archive_dir)
-    reader.check_archive(path)
-    damaged = untimed = 0
+    if follow and len(paths) > 1:
+        raise click.UsageError("--follow is for one archive.")
+    paths = paths or (Path(load_settings({}, config).settings.archive_dir),)
+    for path in paths:
+        reader.check_archive(path)
+    damaged = untimed = without_field = 0
 
     def on_damage(damage: Damage) -> None:
         nonlocal damaged
         damaged += 1
         complain(f"{damage}; what these bytes held cannot be read, the rest can")
 
-    def on_untimed(_: bytes) -> None:
-        nonlocal untimed
-        untimed += 1
+    def on_untimed(went_by: str) -> None:
+        nonlocal untimed, without_field
+        without_field += bool(went_by)
+        untimed += not went_by
 
     span = {"since": since, "until": until, "time_field": time_field}
     names = [name for given in levels for name in given.split(",")]
@@ -123,15 +130,19 @@ def cat(
     wanted = _noting(EntryFilter(grep or "", level_names(names)).predicate(), unusual)
     show = _formatter(pretty)
     if follow:
-        follower = reader.ArchiveFollower(path, **span, from_end=last == 0, on_damage=on_damage)
+        follower = reader.ArchiveFollower(paths[0], **span, from_end=last == 0, on_damage=on_damage)
         with follower:
             _print(_last(_present(follower, wanted), last), show)
             while True:
                 flush()
                 time.sleep(POLL_INTERVAL)
                 _print(_present(follower, wanted), show)
-    found = filter(wanted, reader.lines(path, **span, on_damage=on_damage, on_untimed=on_untimed))
+    read = partial(reader.lines, paths[0]) if len(paths) == 1 else partial(together.lines, paths)
+    found = filter(wanted, read(**span, on_damage=on_damage, on_untimed=on_untimed))
     _print(_last(found, last), show)
+    if without_field:
+        entries = count(without_field, f"entry has no {time_field}", f"entries have no {time_field}")
+        complain(f"{entries} that is a time, and went by timestamp")
     if untimed:
         complain(
             f"{count(untimed, 'entry has', 'entries have')} no time that can be read, and passed --since and --until"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -9,9 +10,45 @@ import msgspec
 
 from logbale.cli.options import Command, config_option, load_settings
 from logbale.cli.output import complain, write
-from logbale.config import SETTINGS
-from logbale.config.exposure import refuse_unsafe_receiver, refuse_unsafe_shipper
+from logbale.config import SETTINGS, Settings
+from logbale.config.credentials import dashboard_password, receiver_tokens, shipper_token
+from logbale.config.exposure import refuse_unsafe_receiver, refuse_unsafe_shipper, warn_of_open_receiver
 from logbale.config.fields import as_text
+from logbale.errors import ConfigError
+from logbale.tls.files import for_receiver, for_shipper
+from logbale.tls.material import receiver_files, shipper_files
+
+
+def _as_receiver(settings: Settings) -> None:
+    """Raises ConfigError where a receiver would not start."""
+    refuse_unsafe_receiver(settings)
+    for_receiver(settings)
+    receiver_tokens(settings)
+    if settings.dashboard_enabled:
+        dashboard_password(settings)
+    warn_of_open_receiver(settings)
+
+
+def _as_shipper(settings: Settings) -> None:
+    """Raises ConfigError where a shipper would not start."""
+    refuse_unsafe_shipper(settings)
+    for_shipper(settings)
+    shipper_token(settings)
+    if settings.server_port == 0:
+        raise ConfigError("SERVER_PORT=0: expected the port of a receiver, 1 to 65535")
+
+
+_ENDS = {"receive": _as_receiver, "ship": _as_shipper}
+_COMBINATIONS: dict[str, Callable[[Settings], object]] = {"receive": receiver_files, "ship": shipper_files}
+"""What each end's TLS settings amount to, without a look into files."""
+
+
+def _refusal(look: Callable[[Settings], object], settings: Settings) -> str | None:
+    try:
+        look(settings)
+    except ConfigError as error:
+        return str(error)
+    return None
 
 
 @click.group(short_help="Show or check the settings")
@@ -45,14 +82,28 @@ def show(config: Path | None) -> int:
 @config.command(
     cls=Command,
     examples="""
-    logbale config check --config /etc/logbale.toml && systemctl restart logbale
+    logbale config check receive --config /etc/logbale.toml && systemctl restart logbale-receiver
+    logbale config check                           the settings alone, whichever end they are for
     """,
-    params=[config_option()],
+    params=[click.Argument(["end"], required=False, type=click.Choice(list(_ENDS))), config_option()],
 )
-def check(config: Path | None) -> int:
-    """Ends with 0 where all settings are sound, with 78 and a line for each that is not otherwise."""
+def check(config: Path | None, end: str | None) -> int:
+    """Ends with 0 where all settings are sound, with 78 and a line for each that is not otherwise.
+
+    With receive or ship they are judged as that command does when it starts, the files of TLS, tokens and the password
+    included. Without, they must be sound for one of the two, and what the other would not start with is said.
+    """
     loaded = load_settings({}, config)
-    refuse_unsafe_receiver(loaded.settings)
-    refuse_unsafe_shipper(loaded.settings)
+    settings = loaded.settings
+    if end is not None:
+        _ENDS[end](settings)
+    else:
+        refuse_unsafe_receiver(settings)
+        refuse_unsafe_shipper(settings)
+        refusals = [(other, why) for other, look in _COMBINATIONS.items() if (why := _refusal(look, settings))]
+        if len(refusals) == len(_COMBINATIONS):
+            raise ConfigError("\n".join(dict.fromkeys(why for _, why in refusals)))
+        for other, why in refusals:
+            complain(f"`logbale {other}` would not start with them: {why}")
     complain(f"the settings are sound; {len(loaded.given)} of {len(SETTINGS)} are set, the others have their defaults")
     return 0

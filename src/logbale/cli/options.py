@@ -23,6 +23,7 @@ from logbale.config import (
     split_address,
 )
 from logbale.config.credentials import dashboard_password
+from logbale.errors import ConfigError
 
 if TYPE_CHECKING:
     from logbale.dashboard_client import DashboardClient
@@ -73,16 +74,26 @@ class SettingOption(click.Option):
 
 
 class AddressOption(click.Option):
-    """The flag of host and port together."""
+    """The flag of host and port together, or, where `several` may be given, of several with commas."""
 
     setting = SETTINGS["server_host"]
 
-    def __init__(self, flag: str, text: str) -> None:
+    def __init__(self, flag: str, text: str, *, several: bool = False) -> None:
+        self._several = several
+        more = ", several with commas" if several else ""
+        names = "SERVER_HOST, SERVER_PORT" + (", RECEIVERS" if several else "")
         super().__init__(
             [flag, "address"],
-            metavar="HOST:PORT",
-            help=f"{text}; HOST alone or :PORT will do, IPv6 in brackets: [::1]:5000 [SERVER_HOST, SERVER_PORT]",
+            metavar="HOST:PORT" + ("[,…]" if several else ""),
+            help=f"{text}; HOST alone or :PORT will do, IPv6 in brackets: [::1]:5000{more} [{names}]",
         )
+
+    def settings(self, text: str) -> dict[str, str | None]:
+        """What it sets; one address is the only one, whatever a file or a variable says of several."""
+        if self._several and "," in text:
+            return {"receivers": text}
+        host, port = split_address(text)
+        return {"server_host": host or None, "server_port": port or None} | ({"receivers": ""} if self._several else {})
 
 
 def _metavar(setting: Setting) -> str | None:
@@ -163,20 +174,22 @@ def load_settings(
     flags = {name: given.get(name) for name in SETTINGS}
     origins: dict[str, str] = {}
     if given.get("address"):
-        host, port = split_address(given["address"])
-        flags |= {"server_host": host or None, "server_port": port or None}
         parameters = click.get_current_context().command.params
-        flag = next(option.opts[0] for option in parameters if isinstance(option, AddressOption))
-        origins = dict.fromkeys(("server_host", "server_port"), flag)
+        flag = next(option for option in parameters if isinstance(option, AddressOption))
+        try:
+            flags |= flag.settings(given["address"])
+        except ValueError as error:
+            raise ConfigError(f"{flag.opts[0]} {given['address']!r}: expected {error}") from None
+        origins = dict.fromkeys(("server_host", "server_port", "receivers"), flag.opts[0])
     return load(flags, environ, config, defaults=defaults, origins=origins)
 
 
-def dashboard_at(address: str | None, config: Path | None, tls_ca_file: str | None) -> DashboardClient:
-    """The dashboard of a receiver; where no address is given, the settings'. Raises ConfigError."""
+def dashboard_at(address: str | None, config: Path | None, **given: str | None) -> DashboardClient:
+    """The dashboard of a receiver; where no address is given, the settings'. `given` are flags. Raises ConfigError."""
     from logbale.dashboard_client import DashboardClient
     from logbale.tls.material import page_is_encrypted, trusting
 
-    settings = load_settings({"tls_ca_file": tls_ca_file}, config).settings
+    settings = load_settings(given, config).settings
     is_encrypted = not address and page_is_encrypted(settings)
     return DashboardClient(
         address or "",

@@ -42,9 +42,8 @@ def _failures() -> Iterator[None]:
 
 
 def complain(message: str) -> None:
-    """Says it on standard error, each line with our name."""
-    for line in message.splitlines():
-        print(f"logbale: {escape(line)}", file=sys.stderr)
+    """Says it on standard error, on one line with our name: a file may be called like two lines."""
+    print(f"logbale: {escape(message)}", file=sys.stderr)
 
 
 def start_messages() -> None:

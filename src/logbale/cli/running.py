@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from logbale.cli.output import INTERRUPTED, complain, flush, set_log_level, wants_color
 from logbale.cli.service import ServiceManager
 from logbale.config import Settings, format_address
-from logbale.errors import LogbaleError, UnavailableError
+from logbale.errors import ConfigError, LogbaleError, UnavailableError
 from logbale.reloading import Reloading
 
 if TYPE_CHECKING:
@@ -52,7 +52,9 @@ def exit_code(action: Callable[[], int]) -> int:
         flush()
         return code
     except LogbaleError as error:
-        complain(str(error))
+        # A configuration has a line for each thing that is wrong with it; nothing else has more than one.
+        for line in str(error).split("\n") if isinstance(error, ConfigError) else [str(error)]:
+            complain(line)
         return error.exit_code
     except BrokenPipeError:
         with contextlib.suppress(BrokenPipeError):

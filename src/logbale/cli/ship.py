@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from logbale.cli.ending import failure
 from logbale.cli.options import (
     AddressOption,
     Command,
@@ -32,7 +33,7 @@ from logbale.cli.running import (
     stopped_by_signals,
 )
 from logbale.cli.service import ServiceManager
-from logbale.config import Loaded, Settings, connect_host, format_address
+from logbale.config import Loaded, Settings
 from logbale.config.credentials import shipper_token
 from logbale.config.exposure import refuse_unsafe_shipper
 from logbale.config.load import wrong
@@ -71,7 +72,7 @@ logbale ship --demo --rate 1000 --run-time 60            generated entries
     examples=EXAMPLES,
     params=[
         click.Argument(["paths"], nargs=-1, metavar="[PATH|GLOB|-]..."),
-        AddressOption("--to", "The receiver"),
+        AddressOption("--to", "The receiver", several=True),
         click.Option(["--demo"], is_flag=True, help="Ship generated entries: LOG_RATE a second for RUN_TIME seconds"),
         click.Option(["--once"], is_flag=True, help="Read to the end, deliver, and end; without it files are followed"),
         click.Option(
@@ -141,10 +142,11 @@ def ship(
     spool = open_spool(settings, name, paths, owner=own_name(tls.current) if tls is not None else "")
     with contextlib.nullcontext() if spool is None else removed_if_unused(spool):
         source: StdinSource | TailSource
+        limits = {"max_line": settings.max_line_bytes, "max_depth": settings.max_json_depth}
         if paths == ("-",):
             from logbale.sources.stdin import StdinSource
 
-            source = StdinSource(fields=attributes, host=socket.gethostname())
+            source = StdinSource(fields=attributes, host=socket.gethostname(), **limits)
         else:
             from logbale.sources.tail import TailSource
 
@@ -158,6 +160,7 @@ def ship(
                 multiline=multiline,
                 polling=poll,
                 resume=spool.cursors if spool is not None else None,
+                **limits,
             )
         is_finite = once or paths == ("-",)
         return run_loop(
@@ -226,7 +229,7 @@ def _first(load: Callable[[], Loaded]) -> Settings:
 def _checked(load: Callable[[], Loaded]) -> Settings:
     """The settings, where they name a receiver to connect to and are safe. Raises ConfigError."""
     loaded = load()
-    if loaded.settings.server_port == 0:
+    if any(port == 0 for _, port in loaded.settings.receiver_addresses):
         raise ConfigError(wrong("SERVER_PORT", 0, "the port of a receiver, 1 to 65535", loaded.origins["server_port"]))
     refuse_unsafe_shipper(loaded.settings)
     shipper_token(loaded.settings)
@@ -291,12 +294,8 @@ async def _run(
         return conclude(shipper.report(), waited=False)
 
     def conclude(report: ShipReport, *, waited: bool = True) -> int:
-        undelivered = "" if report.delivered else _undelivered(shipper.settings, report, waited=waited)
-        if once and not report.source_ended:
-            unread_bytes = getattr(source, "unread_bytes", None)  # standard input has no such thing
-            raise UnavailableError(_stopped_midway(undelivered, report, spool, unread_bytes))
-        if undelivered:
-            raise UnavailableError(undelivered + _waiting(report, spool))
+        if failed := failure(shipper.settings, report, spool, source, once=once, waited=waited):
+            raise UnavailableError(failed)
         return 0
 
     keeping = (
@@ -318,41 +317,6 @@ async def _run(
     if log.isEnabledFor(logging.INFO):
         print_table(report.snapshot, left_before=left_before)
     return conclude(report)
-
-
-def _undelivered(settings: Settings, report: ShipReport, *, waited: bool) -> str:
-    """What is left of what was read; `waited` says that DRAIN_TIMEOUT is over."""
-    receiver = format_address(connect_host(settings.server_host), settings.server_port)
-    if not report.left_entries:
-        return f"everything was sent, but {receiver} has not confirmed that it is stored"
-    entries = count(report.left_entries, "entry", "entries")
-    batches = count(report.left_batches, "batch", "batches")
-    verb = "was" if report.left_entries == 1 else "were"
-    timeout = f"; DRAIN_TIMEOUT is {settings.drain_timeout:g} s" if waited else ""
-    why = f" ({report.why})" if report.why else ""
-    return f"{entries} in {batches} {verb} not delivered to {receiver}{why}{timeout}"
-
-
-def _waiting(report: ShipReport, spool: DiskSpool | None) -> str:
-    """Where that is now; nothing where it is lost."""
-    if spool is None or not report.left_entries:
-        return ""
-    they, them, wait = ("It", "it", "waits") if report.left_entries == 1 else ("They", "them", "wait")
-    return f". {they} {wait} in {spool.directory}, and the same command sends {them}"
-
-
-def _stopped_midway(undelivered: str, report: ShipReport, spool: DiskSpool | None, unread_bytes: int | None) -> str:
-    """What is left of a run that promised to read to the end; no `unread_bytes` for a source that cannot go on."""
-    unread = f", with at least {count(unread_bytes, 'byte', 'bytes')} unread" if unread_bytes else ""
-    read = undelivered or "what was read is delivered"
-    if unread_bytes is None:
-        where = f"{_waiting(report, spool)}. What it had not read is lost, unless its writer gives it again"
-    elif spool is None:
-        where = ". Without a spool (SPOOL_DIR=off), the same command begins at the start again"
-    else:
-        what = "What waits, and how far it read, are" if report.left_entries else "How far it read is"
-        where = f". {what} in {spool.directory}, and the same command goes on from there"
-    return f"stopped before the end{unread}; {read}{where}"
 
 
 @contextlib.asynccontextmanager

@@ -43,6 +43,13 @@ def _directory(root: Path, name: str | None) -> Path:
     return found[0]
 
 
+def _directories(root: Path, name: str | None) -> list[Path]:
+    """That spool; without a name all of them. Raises StorageError."""
+    from logbale.spool.inspect import spool_directories
+
+    return [_directory(root, name)] if name is not None else spool_directories(root)
+
+
 @click.group()
 def spool() -> None:
     """Shows what shippers have read and not delivered."""
@@ -86,22 +93,31 @@ def ls(as_json: bool, spool_dir: str | None, config: Path | None) -> int:
     cls=Command,
     short_help="Check that a spool is whole",
     examples="""
-    logbale spool verify
+    logbale spool verify                                     all of them
     logbale spool verify app-4c9e1d02 && echo sound
     """,
     params=[_ONE, *named_setting_options("spool_dir"), config_option()],
 )
 def verify(name: str | None, spool_dir: str | None, config: Path | None) -> int:
-    """Reads every byte of a spool, by name or path, and never writes. The exit code is 1 where something is damaged."""
+    """Reads every byte of a spool, by name or path, or of all of them, and never writes.
+
+    The exit code is 1 where something is damaged.
+    """
     from logbale.spool import verify
 
-    directory = _directory(_root(spool_dir, config), name)
-    places = 0
-    for damaged in verify(directory):
-        places += 1
-        write(_line(str(damaged)))
-    write(_line(f"{directory}: {places:,} places damaged or missing"))
-    return 1 if places else 0
+    root = _root(spool_dir, config)
+    found = _directories(root, name)
+    if not found:  # a mistyped directory must not look sound
+        raise StorageError(f"{root}: there is no spool here; --spool-dir or SPOOL_DIR names the directory")
+    is_damaged = False
+    for directory in found:
+        places = 0
+        for damaged in verify(directory):
+            places += 1
+            write(_line(str(damaged)))
+        write(_line(f"{directory}: {places:,} places damaged or missing"))
+        is_damaged = is_damaged or places > 0
+    return 1 if is_damaged else 0
 
 
 @spool.command(
@@ -142,17 +158,22 @@ def dead_letters() -> None:
     cls=Command,
     short_help="List the dead letters",
     examples="""
-    logbale dead-letters ls
+    logbale dead-letters ls                                  of all spools
     logbale dead-letters ls app-4c9e1d02
     """,
     params=[_ONE, *named_setting_options("spool_dir"), config_option()],
 )
 def list_letters(name: str | None, spool_dir: str | None, config: Path | None) -> int:
-    """Lists the rejected batches of a spool: when, which, how many entries, why, and the file that has them."""
+    """Lists the rejected batches of a spool or of all: when, which, how many entries, why, and the file with them."""
     from logbale.spool.dead_letters import letters
 
-    for path, letter in letters(_directory(_root(spool_dir, config), name)):
-        write(_line(f"{letter.time}  batch {letter.sequence}  {letter.count} entries  {letter.reason}  {path}"))
+    root = _root(spool_dir, config)
+    found = _directories(root, name)
+    if not found:
+        complain(f"no spools in {root}")
+    for directory in found:
+        for path, letter in letters(directory):
+            write(_line(f"{letter.time}  batch {letter.sequence}  {letter.count} entries  {letter.reason}  {path}"))
     return 0
 
 

@@ -18,7 +18,7 @@ from logbale.backoff import delays
 from logbale.cli.options import Command, config_option, dashboard_at, named_setting_options
 from logbale.cli.output import complain, flush, wants_color, write
 from logbale.entry_filter import MAX_NAMES, MAX_TEXT, NONE
-from logbale.errors import UnavailableError
+from logbale.errors import NoAnswerError, UnavailableError
 from logbale.sse import Event, EventDecoder
 from logbale.terminal import USUAL_LEVELS, count, escape_json, format_entry, is_level
 
@@ -60,7 +60,7 @@ logbale tail --json | jq -r .message
             metavar="N",
             help="Begins with the last N that the receiver remembers; default 10",
         ),
-        *named_setting_options("tls_ca_file"),
+        *named_setting_options("tls_ca_file", "dashboard_password_file"),
         config_option(),
     ],
 )
@@ -73,7 +73,7 @@ def tail(
     as_json: bool,
     last: int,
     config: Path | None,
-    tls_ca_file: str | None,
+    **given: str | None,
 ) -> int:
     """Shows what a receiver stores, as it stores it, until Ctrl-C; the receiver's dashboard must be on.
 
@@ -90,7 +90,7 @@ def tail(
         if name not in ("", NONE) and not is_level(name):
             complain(f"--level {name!r} is unusual, and may never come; the usual ones are {USUAL_LEVELS}")
     show = _Show(_formatter(as_json), _pattern(regex))
-    client = dashboard_at(address, config, tls_ca_file)
+    client = dashboard_at(address, config, **given)
     with contextlib.closing(show):
         for event in _events(client, {name: value for name, value in query.items() if value}):
             show.take(event)
@@ -131,7 +131,8 @@ def _events(client: DashboardClient, query: dict[str, str]) -> Iterator[Event]:
         except UnavailableError as error:
             if not was_there:
                 raise
-            why = str(error)
+            # That it is lost was said, and how to have a dashboard is no advice where there just was one.
+            why = told if told and isinstance(error, NoAnswerError) else str(error)
         if why != told:
             complain(f"{why}; trying again")
             told = why

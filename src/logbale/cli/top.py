@@ -30,18 +30,18 @@ logbale top --once                                       prints it once, for a s
             metavar="SECONDS",
             help="Between two looks; default 1",
         ),
-        *named_setting_options("tls_ca_file"),
+        *named_setting_options("tls_ca_file", "dashboard_password_file"),
         config_option(),
     ],
 )
-def top(address: str | None, once: bool, interval: float, config: Path | None, tls_ca_file: str | None) -> int:
+def top(address: str | None, once: bool, interval: float, config: Path | None, **given: str | None) -> int:
     """Shows what a receiver does and who ships to it, until q or Ctrl-C; the receiver's dashboard must be on.
 
     Keys sort the clients, the same key again the other way round. Where the output is no terminal, it is printed once.
     """
     from logbale.top.watch import Watch, ask, print_once
 
-    client = dashboard_at(address, config, tls_ca_file)
+    client = dashboard_at(address, config, **given)
     answer = ask(client)
     if once or not sys.stdout.isatty():
         print_once(client.name, *answer)

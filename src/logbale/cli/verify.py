@@ -72,6 +72,8 @@ def _print(segment: Verified, *, with_head: bool) -> None:
     write(_row((segment.path.name, _state(segment), *(f"{number:,}" for number in numbers))))
     for damage in segment.damage:
         write(_line(f"  {damage}"))
+    for batches in segment.absent:
+        write(_line(f"  {batches} are with another receiver"))
 
 
 def _state(segment: Verified) -> str:
@@ -96,6 +98,8 @@ def _summary(found: list[Verified]) -> str:
     entries = sum(segment.entries for segment in found)
     unfinished = sum(segment.unfinished for segment in found)
     words = [f"{len(found):,} segments, {entries:,} sound entries, {places:,} places damaged or missing"]
+    if absent := sum(len(segment.absent) for segment in found):
+        words.append(f"{absent:,} ranges of batches are with other receivers, which is no damage")
     if unfinished:
         words.append(f"{unfinished:,} bytes of an unfinished write, which is no damage")
     return "; ".join(words)

@@ -32,7 +32,7 @@ def split_address(text: str) -> tuple[str, str]:
     """Host and port of `HOST:PORT`, `[IPv6]:PORT`, `HOST` or `:PORT`; "" for what is left out.
 
     Neither is checked: that is done where settings are loaded. A number alone is taken for a port: as a host, 5012
-    would mean 0.0.19.148.
+    would mean 0.0.19.148. Raises ValueError for a colon with nothing behind it, where the port went missing.
     """
     if text.isdigit():
         return "", text
@@ -41,8 +41,27 @@ def split_address(text: str) -> tuple[str, str]:
     except ValueError:
         bracket = text.rfind("]")
         colon = text.find(":", bracket + 1) if bracket >= 0 else text.rfind(":")
+        if colon == len(text) - 1:
+            raise ValueError("a port behind the colon, or no colon") from None
         return (text, "") if colon < 0 else (text[:colon], text[colon + 1 :])
     return text, ""
+
+
+def split_addresses(text: str, host: str, port: int) -> list[tuple[str, int]]:
+    """Each host and port of `a:5000,b,:5001`; `host` and `port` are what one leaves out.
+
+    Raises ValueError, saying what was expected.
+    """
+    expected = "HOST or HOST:PORT, several with commas, ports from 1 to 65535"
+    found: list[tuple[str, int]] = []
+    for part in text.split(",") if text else ():
+        one_host, one_port = split_address(part.strip())
+        if one_port and not (one_port.isascii() and one_port.isdigit() and 0 < int(one_port) <= 65535):
+            raise ValueError(expected)
+        if not (one_host or one_port):
+            raise ValueError(expected)
+        found.append((host_name(one_host) if one_host else host, int(one_port or port)))
+    return found
 
 
 def format_address(host: str, port: int) -> str:

@@ -28,7 +28,8 @@ case:
 An environment variable that is empty counts as unset. Switches take true, false, 1, 0, yes, no, on and off. A wrong
 value, and a name in the file that is no setting, end the program with exit code 78 and a line that says what was
 expected and where the value came from. `logbale config show` prints the values in effect and their origins,
-`logbale config check` only whether they are sound.
+`logbale config check` only whether they are sound, and `logbale config check receive` (or `ship`) whether that command
+would start with them.
 
 SIGHUP reads the file again; flags and environment stay as they were at the start. The new settings are loaded and
 checked as a whole: where anything is wrong, nothing changes and an ERROR says what. Otherwise those that the tables
@@ -78,7 +79,8 @@ def settings_page() -> str:
 
 def _flags(setting: Setting) -> str:
     if setting.is_address:
-        return "`receive --listen`, `ship --to`"
+        commands = {"--listen": "receive", "--to": "ship"}
+        return ", ".join(f"`{commands[flag]} {flag}`" for flag in setting.flags)
     return ", ".join(f"`{flag}`" for flag in reversed(setting.flags)) or "none"
 
 

@@ -1,10 +1,17 @@
-"""Combinations of settings that look safe and are not: refused at the start, with the way out."""
+"""Combinations of settings that look safe and are not: refused at the start, with the way out.
+
+What is open and looks so is only warned of.
+"""
 
 from __future__ import annotations
+
+import logging
 
 from logbale.config.addresses import connect_host, is_loopback
 from logbale.config.settings import Settings
 from logbale.errors import ConfigError
+
+log = logging.getLogger("logbale")
 
 
 def refuse_unsafe_receiver(settings: Settings) -> None:
@@ -28,18 +35,30 @@ def refuse_unsafe_receiver(settings: Settings) -> None:
     _raise(problems)
 
 
+def warn_of_open_receiver(settings: Settings) -> None:
+    """Says so where whoever reaches the port may store entries, and read them on the way: it does not look safe."""
+    if not (settings.tls_cert_file or settings.has_tokens or is_loopback(settings.server_host)):
+        log.warning(
+            "SERVER_HOST=%s without TLS and tokens: whoever reaches the port may store entries, under any name, and "
+            "whoever is on the way reads them; set TLS_CERT_FILE and TOKENS_FILE or TLS_CLIENT_CA_FILE, or "
+            "SERVER_HOST=127.0.0.1",
+            settings.server_host,
+        )
+
+
 def refuse_unsafe_shipper(settings: Settings) -> None:
     """Raises ConfigError likewise."""
     problems = []
-    host = connect_host(settings.server_host)
     name = "TOKEN_FILE" if settings.token_file else "TOKEN"
     if settings.has_token and settings.session_mode == "off":
         problems.append(
             f"{name} with SESSION_MODE=off: the base protocol has no token; set SESSION_MODE=on, or leave {name} out"
         )
-    if settings.has_token and not settings.tls_ca_file and not is_loopback(host):
+    hosts = [connect_host(host) for host, _ in settings.receiver_addresses]
+    where = f"RECEIVERS={settings.receivers!r}" if settings.receivers else f"SERVER_HOST={hosts[0]!r}"
+    if settings.has_token and not settings.tls_ca_file and not all(map(is_loopback, hosts)):
         problems.append(
-            f"{name} with SERVER_HOST={host!r} and no TLS: whoever is on the way could read the token; set "
+            f"{name} with {where} and no TLS: whoever is on the way could read the token; set "
             "TLS_CA_FILE, or reach the receiver through something that encrypts and ends on 127.0.0.1"
         )
     _raise(problems)

@@ -81,7 +81,7 @@ def _setting(field: inspect.Field, annotation: Any) -> Setting:
     if extra.get("secret"):
         flags: tuple[str, ...] = ()
     elif extra.get("address"):
-        flags = ("--listen", "--to")
+        flags = extra.get("flags", ("--listen", "--to"))
     elif isinstance(field.type.type, inspect.BoolType):
         flags = (f"--{stem}/--no-{stem}",)
     else:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import difflib
 import logging
 import re
-import tomllib
 from collections.abc import Container, Mapping
 from math import isfinite
 from pathlib import Path
@@ -159,6 +158,8 @@ def _shown(value: object) -> str:
 
 
 def _from_file(file: Path, problems: list[str]) -> dict[str, tuple[object, str]]:
+    import tomllib  # not above: most starts read no file
+
     try:
         with file.open("rb") as opened:
             content = tomllib.load(opened)

@@ -3,15 +3,14 @@
 The command line's flags, .env.example and docs/settings.md are made from them (fields.py reads them).
 """
 
-from __future__ import annotations
-
+# Without `from __future__ import annotations`: they are read at every start, and as texts that takes 8 ms more.
 from ipaddress import ip_network
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-from logbale.config.addresses import host_name
+from logbale.config.addresses import host_name, split_addresses
 from logbale.config.secret import Secret
 from logbale.kafka.address import EXPECTED, SCHEME, kafka_topic
 from logbale.segment_store.opening import EXPECTED as STORES
@@ -50,6 +49,11 @@ def sink_names(text: str) -> list[str]:
 
 def _sinks(text: str) -> str:
     return ",".join(sink_names(text))
+
+
+def _addresses(text: str) -> str:
+    split_addresses(text, "", 1)
+    return text
 
 
 def _directory(text: str) -> str:
@@ -96,6 +100,19 @@ Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Host = Annotated[str, Meta(extra={"check": host_name, "allowed": "a host name or an IP address", "metavar": "HOST"})]
 Sinks = Annotated[
     str, Meta(extra={"check": _sinks, "allowed": f"archive, console, null, {EXPECTED}", "metavar": "NAMES"})
+]
+Addresses = Annotated[
+    str,
+    Meta(
+        extra={
+            "check": _addresses,
+            "allowed": "HOST or HOST:PORT, several with commas, or empty",
+            "metavar": "ADDRESSES",
+            "address": True,
+            "flags": ("--to",),
+            "commands": ("ship",),
+        }
+    ),
 ]
 Directory = Annotated[str, Meta(extra={"check": _directory, "allowed": "a path", "metavar": "DIR"})]
 File = Annotated[str, Meta(extra={"allowed": "a path, or empty", "metavar": "FILE"})]
@@ -159,6 +176,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _BOTH,
         Meta(description="TCP port of the receiver; 0 lets the system choose", extra={"address": True}),
     ] = 5000
+    receivers: Annotated[
+        Addresses,
+        _BOTH,
+        Meta(description="Several receivers in place of SERVER_HOST and SERVER_PORT; a stream's name chooses its own"),
+    ] = ""
     metrics_port: Annotated[
         Port,
         _BOTH,
@@ -177,6 +199,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _LIVE,
         Meta(description="Seconds that a stop may take to deliver what was read", extra=_EVERY_END),
     ] = 10.0
+
+    max_json_depth: Annotated[
+        Annotated[int, Meta(ge=1, le=256)],
+        _BOTH,
+        Meta(
+            description="Levels of an entry's JSON: a receiver refuses more, a shipper makes text of it; alike at both"
+        ),
+    ] = 64
 
     tls_cert_file: Annotated[
         File,
@@ -224,6 +254,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     batch_max_bytes: Annotated[
         _BatchBytes, _BATCHES, _LIVE, Meta(description="Raw bytes at which a batch leaves, however few its entries")
     ] = MiB
+    max_line_bytes: Annotated[
+        Annotated[int, Meta(ge=KiB, le=4 * MiB, extra={"metavar": "BYTES"})],
+        _BATCHES,
+        Meta(description="Longest line that is read whole; a longer one becomes several entries, which is counted"),
+    ] = MiB
     buffer_max_bytes: Annotated[
         Bytes,
         _BATCHES,
@@ -242,6 +277,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _BATCHES,
         Meta(description="on: acknowledged and stored once; off: the base protocol, best effort"),
     ] = "on"
+    return_interval: Annotated[
+        Seconds,
+        _BATCHES,
+        _LIVE,
+        Meta(description="With several receivers: seconds between looks at whether a better one than this is back"),
+    ] = 30.0
     batch_linger: Annotated[
         Annotated[float, Meta(ge=0, extra={"metavar": "SECONDS"})],
         _BATCHES,
@@ -411,6 +452,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _NEW_CONNECTIONS,
         Meta(description="Most compressed streams (gzip members, zstd frames) in one frame"),
     ] = 16
+    max_window_bytes: Annotated[
+        Annotated[int, Meta(ge=2 * MiB, le=128 * MiB, extra={"metavar": "BYTES"})],
+        _RECEIVER,
+        _NEW_CONNECTIONS,
+        Meta(description="Largest window of a zstd frame: what its decoder keeps. Ours have 2 MiB at most"),
+    ] = 8 * MiB
+    max_hello_bytes: Annotated[
+        Annotated[int, Meta(ge=4 * KiB, le=64 * KiB, extra={"metavar": "BYTES"})],
+        _RECEIVER,
+        _NEW_CONNECTIONS,
+        Meta(description="Longest hello, and message of a session; a shipper's take up to 4 KiB"),
+    ] = 4 * KiB
+    max_name_bytes: Annotated[
+        Annotated[int, Meta(ge=33, le=128, extra={"metavar": "BYTES"})],
+        _RECEIVER,
+        _NEW_CONNECTIONS,
+        Meta(description="Longest name of a stream; a shipper makes up its host's name and 33 bytes more, 97 at most"),
+    ] = 128
     max_batch_entries: Annotated[
         Count, _RECEIVER, _NEW_CONNECTIONS, Meta(description="Most entries accepted in one batch")
     ] = 100_000
@@ -497,6 +556,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         8080
     )
 
+    dashboard_max_connections: Annotated[
+        Count,
+        _DASHBOARD,
+        Meta(
+            description="Most connections at a time to the page, and to METRICS_PORT",
+            extra={"commands": ("receive", "ship")},
+        ),
+    ] = 128
+    dashboard_max_viewers: Annotated[
+        Count, _DASHBOARD, Meta(description="Most viewers of the live tail at a time; together they take 2 % of a core")
+    ] = 20
     dashboard_password_file: Annotated[
         File,
         _DASHBOARD,
@@ -552,6 +622,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             extra={"check": _networks, "allowed": "addresses or networks, several with commas", "metavar": "NETWORKS"},
         ),
     ] = ""
+
+    @property
+    def receiver_addresses(self) -> list[tuple[str, int]]:
+        """Hosts and ports that a shipper may connect to, as they were given."""
+        if not self.receivers:
+            return [(self.server_host, self.server_port)]
+        return split_addresses(self.receivers, self.server_host, self.server_port)
 
     @property
     def has_tokens(self) -> bool:

@@ -29,6 +29,8 @@ const REPORTED = new Map(
     dropped: null,
     spool_bytes: null,
     reconnects: null,
+    choice: ["Receiver", (n) => (n ? `its choice ${count(n)}` : "the only one")],
+    failovers: ["Failovers", count],
     entries_per_second: null,
     changes: null,
   }),

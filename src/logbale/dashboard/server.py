@@ -17,7 +17,7 @@ from logbale.dashboard.guard import Guard, own_names
 from logbale.dashboard.parameters import ParameterError, choice, unix_time
 from logbale.dashboard.password import Password
 from logbale.dashboard.tail import tail_route
-from logbale.http_server import HTTPServer
+from logbale.http_server import MAX_CONNECTIONS, HTTPServer
 from logbale.metrics import Snapshot
 from logbale.metrics_server import Ready, healthz, readyz
 from logbale.monitor import Monitor
@@ -75,6 +75,7 @@ class DashboardServer(HTTPServer):
         live: LiveTail | None = None,
         password: Password | None = None,
         tls: Listening | None = None,
+        max_connections: int = MAX_CONNECTIONS,
         names: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         """`names` are further ones of this host's: those of its certificate."""
@@ -90,7 +91,7 @@ class DashboardServer(HTTPServer):
         if live is not None:
             routes.append(tail_route(live))
         guarded = Guard(Router(routes, redirect_slashes=False), own_names(host, names), password)
-        super().__init__(guarded, host=host, port=port, tls=tls)
+        super().__init__(guarded, host=host, port=port, tls=tls, max_connections=max_connections)
 
 
 def _receiver_routes(monitor: Monitor) -> list[Route]:

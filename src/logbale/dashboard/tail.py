@@ -51,7 +51,9 @@ def tail_route(live: LiveTail) -> Route:
         try:
             viewer = await live.join(wanted, after=_last_event_id(request), last=last)
         except NoPlace:
-            return PlainTextResponse("There is no place left at the live tail (20 may look); try again later.\n", 503)
+            return PlainTextResponse(
+                f"There is no place left at the live tail ({live.max_viewers} may look); try again later.\n", 503
+            )
         return _Events(live, viewer)
 
     return Route("/api/tail", tail)

@@ -36,15 +36,15 @@ def client_settings(file: str, own: Mapping[str, str]) -> dict[str, str]:
         return {}
     settings: dict[str, str] = {}
     problems = []
-    for line in secret_lines(file, "KAFKA_CONFIG_FILE"):
+    for number, line in secret_lines(file, "KAFKA_CONFIG_FILE"):
         name, equals, value = (part.strip() for part in line.partition("="))
-        where = f"KAFKA_CONFIG_FILE={file!r}: {name if equals else 'a line without a name'}"
+        where = f"KAFKA_CONFIG_FILE={file!r}, line {number}"
         if not equals or not name:
             problems.append(f"{where}: expected name=value, with librdkafka's names")
         elif name in own:
-            problems.append(f"{where}: leave it out: {own[name]}")
+            problems.append(f"{where}: leave {name} out: {own[name]}")
         elif name in settings:
-            problems.append(f"{where}: given twice")
+            problems.append(f"{where}: {name} is given twice")
         settings[name] = value
     if problems:
         raise ConfigError("\n".join(problems))

@@ -93,7 +93,7 @@ class SegmentBuilder:
 
     def _end_block(self) -> None:
         if self._group.items:
-            block = blocks.encode(self._encoder, self._group.items)
+            block = blocks.encode(self._encoder, self._group)
             self._offsets.append(self.size)
             self._write(block)
             self._group = blocks.Group()

@@ -43,6 +43,8 @@ class ReceivedBatch(msgspec.Struct, frozen=True):
 
     `next` of the hello at first; then it moves with what the sink has stored.
     """
+    elsewhere: bool = False
+    """Another receiver may have stored it too (`sent` of the hello)."""
 
     @property
     def raw_bytes(self) -> int:

@@ -22,7 +22,7 @@ from logbale.sinks.viewer import Viewer
 log = logging.getLogger("logbale.receiver")
 
 MAX_VIEWERS = 20
-"""At a time."""
+"""At a time, where nothing else is said (DASHBOARD_MAX_VIEWERS)."""
 
 RING_BYTES = 4 * 1024 * 1024
 """Raw bytes of the batches that are remembered; or one alone that takes no more memory than this."""
@@ -48,13 +48,14 @@ SEND_SECONDS_PER_BYTE = 0.5e-9
 
 
 class NoPlace(Exception):
-    """MAX_VIEWERS look already, or the end is near."""
+    """As many as may look already do, or the end is near."""
 
 
 class LiveTail:
     """Owned by the event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_viewers: int = MAX_VIEWERS) -> None:
+        self.max_viewers = max_viewers
         # Numbers rise across restarts too, so that a viewer's last one is recognised as that of an earlier run: no
         # receiver stores a million entries a second for all its life.
         self.base = self._next = self._position = time.time_ns() // 1000
@@ -116,7 +117,7 @@ class LiveTail:
 
         It begins after the entry with the number `after`, as far as that is remembered, or else with the `last` ones.
         """
-        if self._closed or len(self.viewers) + self._joining >= MAX_VIEWERS:
+        if self._closed or len(self.viewers) + self._joining >= self.max_viewers:
             raise NoPlace
         self._joining += 1
         try:

@@ -9,8 +9,9 @@ import time
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
-from logbale.lines import LineCutter, LineParser
+from logbale.lines import MAX_LINE_BYTES, LineCutter, LineParser
 from logbale.models import Chunk
+from logbale.ndjson import MAX_DEPTH
 
 READ_BYTES = 128 * 1024
 
@@ -18,11 +19,19 @@ READ_BYTES = 128 * 1024
 class StdinSource:
     """Reads a file descriptor to its end. What a slow writer wrote is passed on at once, line by line."""
 
-    def __init__(self, *, fields: Mapping[str, Any], host: str, fd: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        fields: Mapping[str, Any],
+        host: str,
+        fd: int = 0,
+        max_line: int = MAX_LINE_BYTES,
+        max_depth: int = MAX_DEPTH,
+    ) -> None:
         attributes = dict(fields)
         service = str(attributes.pop("service", "stdin"))
-        self._parser = LineParser(service, {"host": host, **attributes})
-        self._cutter = LineCutter()
+        self._parser = LineParser(service, {"host": host, **attributes}, max_line=max_line, max_depth=max_depth)
+        self._cutter = LineCutter(max_line)
         self._fd = fd
         self.read_bytes = 0
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from logbale.durable import DirectoryLock, make_directory, storage_error
 from logbale.errors import StorageError
+from logbale.sent_to import Noted
 from logbale.spool import dead_letters, format, identity
 from logbale.spool.batches import Batches, Crcs, Record
 from logbale.spool.catalogue import Catalogue
@@ -47,6 +48,7 @@ class DiskSpool:
         """
         self.directory = directory
         self.owner = owner
+        self._sent_to: Noted | None = None
         self.torn_bytes = 0
         """Bytes of unfinished writes that open() cut."""
         self._damaged = 0
@@ -180,6 +182,7 @@ class DiskSpool:
             )
         if self.stream != named:
             identity.write_stream(self.directory, self.stream)
+        self._sent_to = identity.read_receiver(self.directory)
         self._batches.adopt_letters()
         self._journal.delete_finished()
 
@@ -313,6 +316,20 @@ class DiskSpool:
     def end_sending(self) -> None:
         """What is appended from now on waits for the next begin_sending()."""
         self._state.is_sending = False
+
+    @property
+    def sent_to(self) -> Noted | None:
+        """To whom, as far as that is known."""
+        return self._sent_to
+
+    def note_receiver(self, noted: Noted) -> None:
+        """What is sent from now on goes to it. Raises StorageError: then, after a crash, it is not known to whom."""
+        self._check_lock()
+        self._sent_to = noted
+        try:
+            identity.write_receiver(self.directory, noted)
+        except OSError as error:
+            raise storage_error(self.directory, "note the receiver", error, setting=SETTING) from error
 
     def drop_oldest(self, bytes_needed: int, sent_up_to: int) -> Skip | None:
         """Drops the oldest segments with nothing sent in them, until that many bytes are free; None where none is left.

@@ -21,6 +21,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 from msgspec import Meta, UnsetType
 
+from logbale.deflate import crc32
 from logbale.errors import StorageError
 
 if sys.version_info >= (3, 14):
@@ -175,7 +176,7 @@ def encode_record(
     """A record's header and all of its bytes."""
     text = _encode(meta)
     header = Header(
-        kind, position, before, first, entries, raw_bytes, crc, len(text), len(body), zlib.crc32(body), synced
+        kind, position, before, first, entries, raw_bytes, crc, len(text), len(body), crc32(body, 0), synced
     )
     packed = _HEADER.pack(MAGIC, 0, *header)[_CHECKED_FROM:]
     checked = zlib.crc32(text, zlib.crc32(packed))

@@ -1,4 +1,4 @@
-"""Where spools lie, what they are called, and the stream id in each."""
+"""Where spools lie, what they are called, and the stream id in each, with who was sent to last."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from hashlib import sha256
 from pathlib import Path
 from uuid import uuid4
 
+import msgspec
+
 from logbale.durable import sync_directory, write_whole
 from logbale.errors import ConfigError
+from logbale.sent_to import Noted
 
 _STREAM = re.compile(r"[A-Za-z0-9._:@-]{1,128}")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@-]{0,63}")
 _STREAM_FILE = "stream"
+_RECEIVER_FILE = "receiver"
 
 
 def spool_root(given: str = "", environ: Mapping[str, str] = os.environ, *, is_root: bool | None = None) -> Path:
@@ -61,12 +65,33 @@ def read_stream(directory: Path) -> str | None:
 
 def write_stream(directory: Path, stream: str) -> None:
     """Writes the id, durably and in one step. Raises OSError."""
-    unfinished = directory / f"{_STREAM_FILE}.new"
+    _write(directory, _STREAM_FILE, f"{stream}\n".encode())
+
+
+def read_receiver(directory: Path) -> Noted | None:
+    """Who was sent to last; None where that is not known."""
+    try:
+        return msgspec.json.decode((directory / _RECEIVER_FILE).read_bytes(), type=Noted)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+def write_receiver(directory: Path, noted: Noted) -> None:
+    """Writes it, durably and in one step; where that fails nothing is known any more. Raises OSError."""
+    try:
+        _write(directory, _RECEIVER_FILE, msgspec.json.encode(noted) + b"\n")
+    except OSError:
+        (directory / _RECEIVER_FILE).unlink(missing_ok=True)
+        raise
+
+
+def _write(directory: Path, name: str, content: bytes) -> None:
+    unfinished = directory / f"{name}.new"
     fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        write_whole(fd, f"{stream}\n".encode(), 0)
+        write_whole(fd, content, 0)
         os.fsync(fd)
-        os.rename(unfinished, directory / _STREAM_FILE)
+        os.rename(unfinished, directory / name)
     except BaseException:
         with suppress(OSError):
             os.unlink(unfinished)

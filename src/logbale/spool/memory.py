@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from logbale.sent_to import Noted
 from logbale.session import batch_crc
 from logbale.spool.batches import Record
 from logbale.spool.format import Skip
@@ -29,6 +30,7 @@ class MemoryStore:
         self.free_bytes = sys.maxsize
         self.sent_up_to = 0
         """No process before this one has sent any of it."""
+        self.sent_to: Noted | None = None
         self.counts = {"read": 0, "spooled": 0, "acknowledged": 0, "rejected": 0}
         self._batches: dict[int, tuple[Record, bytes]] = {}
         self._last_crc: dict[int, int] = {}
@@ -87,6 +89,10 @@ class MemoryStore:
 
     def end_sending(self) -> None:
         """Likewise."""
+
+    def note_receiver(self, noted: Noted) -> None:
+        """No other process will ask."""
+        self.sent_to = noted
 
     def drop_oldest(self, bytes_needed: int, sent_up_to: int) -> Skip | None:
         """Never asked for: it is never full."""

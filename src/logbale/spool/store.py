@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from logbale.sent_to import Noted
 from logbale.spool.batches import Record
 from logbale.spool.format import Skip
 
@@ -53,6 +54,15 @@ class Store(Protocol):
     @property
     def sent_up_to(self) -> int:
         """The highest sequence that may have been sent, also by the process before this one."""
+        ...
+
+    @property
+    def sent_to(self) -> Noted | None:
+        """To whom, as far as that is known."""
+        ...
+
+    def note_receiver(self, noted: Noted) -> None:
+        """What is sent from now on goes to it. Raises StorageError: then, after a crash, it is not known to whom."""
         ...
 
     def known_crcs(self) -> Mapping[int, int]:

@@ -17,15 +17,17 @@ LIMIT = 64 * 1024
 
 
 async def open_connection(
-    host: str, port: int, tls: ShipperTLS | None, *, waits_for_acceptance: bool = False
+    host: str, port: int, tls: ShipperTLS | None, *, waits_for_acceptance: bool = False, address: str = ""
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """As asyncio.open_connection, with TLS where `tls` is given. Raises OSError, of which TLSError is one.
+
+    `address` is the one of the host's to connect to; the certificate has to be the host's all the same.
 
     With TLS 1.3 a client whose certificate is refused hears of it after its handshake, when it may have sent already.
     Who gets no answers `waits_for_acceptance`: for the session ticket, which a receiver sends to whom it accepts.
     """
     if tls is None:
-        return await asyncio.open_connection(host, port)
+        return await asyncio.open_connection(address or host, port)
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(LIMIT)
     protocol = asyncio.StreamReaderProtocol(reader)
@@ -33,7 +35,7 @@ async def open_connection(
         transport = _ClientTransport(protocol, tls, host, waits_for_acceptance=waits_for_acceptance)
     except ValueError as error:
         raise TLSError("tls_handshake", f"no certificate can be for {host!r}: {error}") from None
-    await loop.create_connection(lambda: transport, host, port)
+    await loop.create_connection(lambda: transport, address or host, port)
     try:
         await transport.ready
     except BaseException:

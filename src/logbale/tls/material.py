@@ -231,8 +231,8 @@ def _own_certificate(settings: Settings, *, of_client: bool) -> Certificate:
     judge = server if of_client else client
     judge.verify_mode = ssl.CERT_REQUIRED
     judge.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | _NO_CHECK_TIME
-    judge.load_verify_locations(settings.tls_cert_file)
     try:
+        judge.load_verify_locations(settings.tls_cert_file)  # it may be another file than a moment ago
         ends = _introduce(server, client)
     except ssl.SSLCertVerificationError as error:
         end = "shipper" if of_client else "receiver"

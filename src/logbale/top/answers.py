@@ -103,6 +103,7 @@ class Client(_Answer):
     lag_seconds: float | None = None
     spool_bytes: int | None = None
     reconnects: int = 0
+    choice: int | None = None
     dropped: dict[str, int] = {}
 
     @property

@@ -187,6 +187,7 @@ COLUMNS = (
     Column("lag", "l", 0, lambda client, now: _lag(client)),
     Column("spool", "s", 0, lambda client, now: "–" if client.spool_bytes is None else size(client.spool_bytes)),
     Column("again", "", NARROW, lambda client, now: f"{client.reconnects:,}"),
+    Column("choice", "", WIDE, lambda client, now: f"{client.choice:,}" if client.choice else "–"),
     Column("drops", "d", 0, lambda client, now: f"{sum(client.dropped.values()):,}"),
     Column("seen", "t", 0, lambda client, now: _ago(now - client.last_seen)),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import logging
 import os
@@ -13,11 +14,19 @@ from typing import NamedTuple
 
 from logbale.errors import StorageError
 from logbale.sources.tail.identity import Identity
+from logbale.sources.tail.links import planted_link
 
 log = logging.getLogger("logbale.tail")
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".Z")
 """Ends of the names of files that are copies of others, made smaller."""
+
+
+_DATE = r"[.-]\d{4}-?\d\d-?\d\d(?:[-_.T]?\d\d(?:[-_:]?\d\d)*)?$"
+_ROTATED = re.compile(rf"\.\d+$|\.(?:old|bak)$|{_DATE}")
+"""What rotation adds to the end of a name: logrotate's .1 and -20261124, .2026-11-24 of Python's logging, .old."""
+_DATED = re.compile(_DATE)
+"""What it has before the extension: web-20261124.log."""
 
 
 class Found(NamedTuple):
@@ -62,7 +71,7 @@ class Discovery:
                 log.warning("%s: %s; it is read from its start when it appears", path, reason(error))
             return
         if (kind := other_kind(status)) is None:
-            found.setdefault(Identity.of(status), Found(path, status.st_size, status.st_mtime_ns))
+            _note(found, path, status)
         elif first:
             raise StorageError(f"{path}: {kind}")
         else:
@@ -78,7 +87,7 @@ class Discovery:
             except OSError:  # deleted since, or a link that leads nowhere
                 continue
             if (kind := other_kind(status)) is None:
-                found.setdefault(Identity.of(status), Found(path, status.st_size, status.st_mtime_ns))
+                _note(found, path, status)
             elif not stat.S_ISDIR(status.st_mode):
                 self.leave_out(path, kind)
 
@@ -116,6 +125,16 @@ class Discovery:
                 parent = os.path.dirname(parent)
             found.add(parent)
         return found
+
+
+def _note(found: dict[Identity, Found], path: str, status: os.stat_result) -> None:
+    """Adds a file. Of its paths the first one stands, unless that is a planted link: it must not hide the file."""
+    identity = Identity.of(status)
+    if (before := found.get(identity)) is not None:
+        with contextlib.suppress(OSError):
+            if before.path == path or planted_link(before.path, identity) is None:
+                return
+    found[identity] = Found(path, status.st_size, status.st_mtime_ns)
 
 
 def search(directories: Iterable[str], wanted: Callable[[os.DirEntry[str]], bool]) -> dict[Identity, Found]:
@@ -160,6 +179,15 @@ def rotations_between(
         if found.mtime_ns >= older_mtime_ns and identity != newer and identity not in known
     ]
     return sorted(between, key=lambda item: item[1].mtime_ns)
+
+
+def service_of(path: str) -> str:
+    """The log's name without its extension and without what rotation adds: `web` of web.log as of web.log.2.gz."""
+    name = os.path.basename(path)
+    for ending in COMPRESSED:
+        name = name.removesuffix(ending) or name
+    stem = os.path.splitext(_ROTATED.sub("", name) or name)[0]
+    return _DATED.sub("", stem) or stem
 
 
 def reason(error: OSError) -> str:

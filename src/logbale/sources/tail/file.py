@@ -11,7 +11,7 @@ from collections import Counter
 
 import msgspec
 
-from logbale.lines import LineCutter, LineParser
+from logbale.lines import MAX_LINE_BYTES, LineCutter, LineParser
 from logbale.models import Chunk
 from logbale.multiline import LineJoiner
 from logbale.sources.tail.discovery import Found
@@ -53,6 +53,7 @@ class FollowedFile(OpenFile):
         *,
         joiner: LineJoiner | None = None,
         predecessor: FollowedFile | None = None,
+        max_line: int = MAX_LINE_BYTES,
     ) -> None:
         """Takes over `fd`. `path` is what it was first known under; `predecessor` had that path before."""
         super().__init__(fd, path, identity)
@@ -65,7 +66,7 @@ class FollowedFile(OpenFile):
         """When there was news last."""
         self.head = b""
         self._parser = parser
-        self._cutter = LineCutter()
+        self._cutter = LineCutter(max_line)
         self._joiner = joiner
         self.predecessor = predecessor
         self._position = 0

@@ -9,16 +9,16 @@ import stat
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from logbale.errors import StorageError
 from logbale.lines import LineParser
 from logbale.models import Chunk
 from logbale.multiline import LineJoiner, start_pattern
-from logbale.sources.tail.discovery import Discovery, Found, by_inode, reason, rotations_between, search
+from logbale.sources.tail.discovery import Discovery, Found, by_inode, reason, rotations_between, search, service_of
 from logbale.sources.tail.file import FollowedFile
 from logbale.sources.tail.identity import HEAD_BYTES, Cursors, FileName, Identity, printable
+from logbale.sources.tail.links import planted_link
 
 log = logging.getLogger("logbale.tail")
 
@@ -38,6 +38,8 @@ class FollowedFiles:
         fields: Mapping[str, Any],
         host: str,
         multiline: str | None,
+        max_line: int,
+        max_depth: int,
     ) -> None:
         """Knows none yet: look() finds them. Raises ConfigError for a `multiline` that is no pattern."""
         self.unread: dict[FollowedFile, None] = {}
@@ -53,6 +55,8 @@ class FollowedFiles:
         self._follow = follow
         self._fields = dict(fields)
         self._host = host
+        self._max_line = max_line
+        self._max_depth = max_depth
         self._start = start_pattern(multiline) if multiline is not None else None
         self._files: dict[Identity, FollowedFile] = {}
         self._open_files: dict[FollowedFile, None] = {}
@@ -213,10 +217,11 @@ class FollowedFiles:
         if cursor is not None and cursor[0].path != _known_as(path) and os.path.isabs(cursor[0].path):
             shown = cursor[0].path
         attributes = {"file": os.path.abspath(shown), "host": self._host, **self._fields}
-        service = str(attributes.pop("service", Path(shown).stem))
-        joiner = LineJoiner(self._start) if self._start is not None else None
+        service = str(attributes.pop("service", service_of(shown)))
+        joiner = LineJoiner(self._start, max_bytes=self._max_line) if self._start is not None else None
+        parser = LineParser(service, attributes, max_line=self._max_line, max_depth=self._max_depth)
         file = FollowedFile(
-            fd, shown, identity, LineParser(service, attributes), joiner=joiner, predecessor=predecessor
+            fd, shown, identity, parser, joiner=joiner, predecessor=predecessor, max_line=self._max_line
         )
         file.move_to(path)
         self._begin(file, cursor, size, head, at_end=at_end)
@@ -235,6 +240,12 @@ class FollowedFiles:
                 status = os.fstat(fd)
                 if not stat.S_ISREG(status.st_mode):
                     raise FileNotFoundError(2, "it is no regular file any more")
+                if (link := planted_link(path, Identity.of(status))) is not None:
+                    raise PermissionError(
+                        1,
+                        f"{link} leads to a file of another user: links of root, of our own user and of the file's "
+                        "owner are followed",
+                    )
                 done = "read from byte 0 on"
                 return fd, Identity.of(status), status.st_size, os.pread(fd, HEAD_BYTES, 0)
             except BaseException:

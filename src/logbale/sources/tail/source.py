@@ -11,7 +11,9 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 from logbale.errors import StorageError
+from logbale.lines import MAX_LINE_BYTES
 from logbale.models import Chunk
+from logbale.ndjson import MAX_DEPTH
 from logbale.sources.tail.discovery import Discovery, reason
 from logbale.sources.tail.file import FollowedFile
 from logbale.sources.tail.files import FollowedFiles
@@ -47,6 +49,8 @@ class TailSource:
         resume: Mapping[str, Any] | None = None,
         polling: bool = False,
         poll_interval: float = 0.25,
+        max_line: int = MAX_LINE_BYTES,
+        max_depth: int = MAX_DEPTH,
     ) -> None:
         """Raises StorageError for a named path that is no regular file, and for one that cannot be read.
 
@@ -59,7 +63,14 @@ class TailSource:
         cursors = Cursors(resume.items())
         self._discovery = Discovery(patterns, exclude, follow=follow)
         self._files = FollowedFiles(
-            self._discovery, cursors, follow=follow, fields=fields, host=host, multiline=multiline
+            self._discovery,
+            cursors,
+            follow=follow,
+            fields=fields,
+            host=host,
+            multiline=multiline,
+            max_line=max_line,
+            max_depth=max_depth,
         )
         self._follow = follow
         self._poll_interval = poll_interval

@@ -1,0 +1,62 @@
+"""How a run of `logbale ship` failed, in words: what is left, why, where it waits, what sends it. It ends nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from logbale.config import Settings, connect_host, format_address
+from logbale.sources import Source
+from logbale.terminal import count
+
+if TYPE_CHECKING:
+    from logbale.log_shipper import ShipReport
+    from logbale.spool import DiskSpool
+
+
+def failure(
+    settings: Settings, report: ShipReport, spool: DiskSpool | None, source: Source, *, once: bool, waited: bool
+) -> str:
+    """What was not done of what was asked for; empty where all was.
+
+    `once` is the promise to read to the end; `waited` says that DRAIN_TIMEOUT is over.
+    """
+    undelivered = "" if report.delivered else _undelivered(settings, report, waited=waited)
+    if once and not report.source_ended:
+        unread_bytes = getattr(source, "unread_bytes", None)  # standard input has no such thing
+        return _stopped_midway(undelivered, report, spool, unread_bytes)
+    return undelivered + _waiting(report, spool) if undelivered else ""
+
+
+def _undelivered(settings: Settings, report: ShipReport, *, waited: bool) -> str:
+    """What is left of what was read."""
+    receiver = " or ".join(format_address(connect_host(host), port) for host, port in settings.receiver_addresses)
+    if not report.left_entries:
+        return f"everything was sent, but {receiver} has not confirmed that it is stored"
+    entries = count(report.left_entries, "entry", "entries")
+    batches = count(report.left_batches, "batch", "batches")
+    verb = "was" if report.left_entries == 1 else "were"
+    timeout = f"; DRAIN_TIMEOUT is {settings.drain_timeout:g} s" if waited else ""
+    why = f" ({report.why})" if report.why else ""
+    return f"{entries} in {batches} {verb} not delivered to {receiver}{why}{timeout}"
+
+
+def _waiting(report: ShipReport, spool: DiskSpool | None) -> str:
+    """Where that is now; nothing where it is lost."""
+    if spool is None or not report.left_entries:
+        return ""
+    they, them, wait = ("It", "it", "waits") if report.left_entries == 1 else ("They", "them", "wait")
+    return f". {they} {wait} in {spool.directory}, and the same command sends {them}"
+
+
+def _stopped_midway(undelivered: str, report: ShipReport, spool: DiskSpool | None, unread_bytes: int | None) -> str:
+    """What is left of a run that promised to read to the end; no `unread_bytes` for a source that cannot go on."""
+    unread = f", with at least {count(unread_bytes, 'byte', 'bytes')} unread" if unread_bytes else ""
+    read = undelivered or "what was read is delivered"
+    if unread_bytes is None:
+        where = f"{_waiting(report, spool)}. What it had not read is lost, unless its writer gives it again"
+    elif spool is None:
+        where = ". Without a spool (SPOOL_DIR=off), the same command begins at the start again"
+    else:
+        what = "What waits, and how far it read, are" if report.left_entries else "How far it read is"
+        where = f". {what} in {spool.directory}, and the same command goes on from there"
+    return f"stopped before the end{unread}; {read}{where}"
