@@ -4,8 +4,11 @@ What is beyond is refused and counted by reason, or mended and counted where a r
 """
 
 import asyncio
+import contextlib
 import json
 import os
+import socket
+from collections import Counter
 
 import pytest
 from test_delivery import next_message
@@ -15,6 +18,7 @@ from fuzz.receiving import Transport
 from logbale.compression import decompress, zstd
 from logbale.config import Settings
 from logbale.connection import Connection
+from logbale.dashboard.server import DashboardServer
 from logbale.errors import DecompressionError, EntryError
 from logbale.messages import Hello, encode_message
 from logbale.ndjson import to_ndjson
@@ -259,7 +263,8 @@ def test_the_number_of_viewers(run, size, fits):
     from test_live_tail import ALL
 
     async def scenario():
-        live = LiveTail(max_viewers=3)
+        errors = Counter()
+        live = LiveTail(max_viewers=3, errors=errors)
         for _ in range(size - 1):
             await live.join(ALL)
         if fits:
@@ -268,8 +273,32 @@ def test_the_number_of_viewers(run, size, fits):
             with pytest.raises(NoPlace):
                 await live.join(ALL)
         await live.close()
+        assert errors == ({} if fits else {"too_many_viewers": 1})
 
     run(scenario)
+
+
+@around(3)
+def test_the_number_of_connections_to_the_page(size, fits):
+    """DASHBOARD_MAX_CONNECTIONS: one more is reset, and counted."""
+    errors = Counter()
+    server = DashboardServer(lambda: None, host="127.0.0.1", port=0, info={}, max_connections=3, errors=errors)
+
+    async def scenario():
+        await server.start()
+        with contextlib.ExitStack() as held:
+            answers = []
+            for _ in range(size):
+                client = held.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+                client.settimeout(10)
+                with contextlib.suppress(ConnectionError):
+                    client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                    answers.append(await asyncio.to_thread(client.recv, 12))
+            assert answers.count(b"HTTP/1.1 200") == min(size, 3)
+        await server.stop()
+
+    asyncio.run(scenario())
+    assert errors == ({} if fits else {"too_many_page_connections": 1})
 
 
 def test_the_defaults_are_those_of_the_code():

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import errno
 import socket
+from collections import Counter
 from typing import Any
 
 import uvicorn
@@ -43,10 +44,14 @@ class HTTPServer:
         port: int,
         tls: Listening | None = None,
         max_connections: int = MAX_CONNECTIONS,
+        errors: Counter[str] | None = None,
     ) -> None:
+        """What is refused is counted in `errors`."""
+
         def connection(**given: Any) -> asyncio.Protocol:
             protocol = _Connection(**given)
             protocol.most = max_connections
+            protocol.errors = errors
             return protocol if tls is None else tls.wrap(protocol)
 
         self._host = host
@@ -103,11 +108,14 @@ class _Connection(H11Protocol):
     """
 
     most = MAX_CONNECTIONS
+    errors: Counter[str] | None = None
     _stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as theirs
         super().connection_made(transport)
         if len(self.connections) > self.most:
+            if self.errors is not None:
+                self.errors["too_many_page_connections"] += 1
             transport.abort()
 
     def pause_writing(self) -> None:

@@ -64,7 +64,7 @@ class LogReceiver:
         self._archive: ArchiveSink | None = None
         self._relay: RelayEnd | None = None
         self._kafka: KafkaSink | None = None
-        self._live = LiveTail(max_viewers=settings.dashboard_max_viewers)
+        self._live = LiveTail(max_viewers=settings.dashboard_max_viewers, errors=self._metrics.errors)
         self._server: TCPLogReceiver | None = None
         self._tls: TLSFiles[ReceiverTLS] | None = None
         self._monitor: Monitor | None = None
@@ -122,6 +122,7 @@ class LogReceiver:
                     port=settings.metrics_port,
                     tls=metrics_tls,
                     max_connections=settings.dashboard_max_connections,
+                    errors=self._metrics.errors,
                     monitor=self._monitor,
                 )
             )
@@ -134,6 +135,7 @@ class LogReceiver:
                 port=settings.dashboard_port,
                 tls=page_tls,
                 max_connections=settings.dashboard_max_connections,
+                errors=self._metrics.errors,
                 names=(lambda: tls.current.certificate.hosts) if tls is not None else tuple,
                 info={"sink": settings.sink, "archive": settings.archive_dir},
                 ready=self._ready,

@@ -435,6 +435,7 @@ class LogShipper:
             port=self.settings.metrics_port,
             tls=Listening(context, Failures(self._metrics.errors), plain_answer=http_answer) if is_encrypted else None,
             max_connections=self.settings.dashboard_max_connections,
+            errors=self._metrics.errors,
         )
         await server.start()
         try:

@@ -6,6 +6,7 @@ from the dashboard's rules: probes and scrapers come from other hosts, by whatev
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,7 @@ class MetricsServer(HTTPServer):
         monitor: Monitor | None = None,
         tls: Listening | None = None,
         max_connections: int = MAX_CONNECTIONS,
+        errors: Counter[str] | None = None,
     ) -> None:
         exposition = Exposition(snapshot, monitor.overview if monitor is not None else None)
 
@@ -48,7 +50,12 @@ class MetricsServer(HTTPServer):
 
         routes = [Route("/metrics", metrics), Route("/healthz", healthz), Route("/readyz", readyz(ready))]
         super().__init__(
-            Router(routes, redirect_slashes=False), host=host, port=port, tls=tls, max_connections=max_connections
+            Router(routes, redirect_slashes=False),
+            host=host,
+            port=port,
+            tls=tls,
+            max_connections=max_connections,
+            errors=errors,
         )
 
 

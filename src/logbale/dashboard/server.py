@@ -5,6 +5,7 @@ Answers GET and HEAD for this host's own names only, and a wrong parameter with 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from importlib import resources
 
@@ -76,6 +77,7 @@ class DashboardServer(HTTPServer):
         password: Password | None = None,
         tls: Listening | None = None,
         max_connections: int = MAX_CONNECTIONS,
+        errors: Counter[str] | None = None,
         names: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         """`names` are further ones of this host's: those of its certificate."""
@@ -91,7 +93,7 @@ class DashboardServer(HTTPServer):
         if live is not None:
             routes.append(tail_route(live))
         guarded = Guard(Router(routes, redirect_slashes=False), own_names(host, names), password)
-        super().__init__(guarded, host=host, port=port, tls=tls, max_connections=max_connections)
+        super().__init__(guarded, host=host, port=port, tls=tls, max_connections=max_connections, errors=errors)
 
 
 def _receiver_routes(monitor: Monitor) -> list[Route]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 
 from logbale.allowance import Allowance
@@ -54,8 +54,10 @@ class NoPlace(Exception):
 class LiveTail:
     """Owned by the event loop."""
 
-    def __init__(self, *, max_viewers: int = MAX_VIEWERS) -> None:
+    def __init__(self, *, max_viewers: int = MAX_VIEWERS, errors: Counter[str] | None = None) -> None:
+        """Who finds no place is counted in `errors`."""
         self.max_viewers = max_viewers
+        self._errors = errors
         # Numbers rise across restarts too, so that a viewer's last one is recognised as that of an earlier run: no
         # receiver stores a million entries a second for all its life.
         self.base = self._next = self._position = time.time_ns() // 1000
@@ -118,6 +120,8 @@ class LiveTail:
         It begins after the entry with the number `after`, as far as that is remembered, or else with the `last` ones.
         """
         if self._closed or len(self.viewers) + self._joining >= self.max_viewers:
+            if self._errors is not None and not self._closed:
+                self._errors["too_many_viewers"] += 1
             raise NoPlace
         self._joining += 1
         try:
