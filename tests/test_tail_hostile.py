@@ -13,6 +13,7 @@ from test_tail import Run, append, scenario
 
 from logbale.cli.output import _Formatter
 from logbale.errors import StorageError
+from logbale.sources.tail import files as tail_files
 from logbale.sources.tail.identity import FileName, Identity
 from logbale.sources.tail.links import planted_link
 from logbale.terminal import escape
@@ -53,13 +54,10 @@ def said(monkeypatch):
         def emit(self, record):
             lines.append(_Formatter().format(record))
 
-    logger, handler = logging.getLogger("logbale"), Said()
-    monkeypatch.setattr(logger, "propagate", False)
-    monkeypatch.setattr(logger, "handlers", [handler])
-    before = logger.level
-    logger.setLevel(logging.INFO)
-    yield lines
-    logger.setLevel(before)
+    logger = logging.Logger("logbale.tail", logging.INFO)  # of no family: pytest hears nothing of it
+    logger.addHandler(Said())
+    monkeypatch.setattr(tail_files, "log", logger)
+    return lines
 
 
 def test_files_of_any_name_are_read_and_named_in_their_entries(tmp_path, said):
