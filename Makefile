@@ -24,7 +24,7 @@ demo: $(READY) ## set up, ship this machine's own logs through a receiver, print
 	@.venv/bin/python scripts/demo.py
 
 test: ## set up and run the tests, two at a time; ARGS="-k name" narrows, RUNTIME=docker runs them in Dockerfile.test
-test-long: ## the few that take a good part of a minute each
+test-long: ## the few that take a good part of a minute each, and those that need three Kafka brokers
 test test-long:
 	@scripts/runtime.sh $@
 

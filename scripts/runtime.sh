@@ -7,7 +7,7 @@ target=$1
 # All of them two at a time, and for that each to its own files and ports; one that is named runs whatever its marks.
 case $target in
   test) export ARGS=${ARGS:-'-n 2 --dist worksteal -m "not long"'} ;;
-  test-long) export ARGS=${ARGS:-'-n 2 --dist worksteal -m long'} ;;
+  test-long) export ARGS=${ARGS:-'-n 2 --dist loadgroup -m long'} ;;
 esac
 
 engine() {

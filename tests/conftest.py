@@ -35,6 +35,14 @@ else:
     LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": new_event_loop}
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """What a test logged of a file's name may be no UTF-8, and a worker's report of it has to be."""
+    report = yield
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
+    return report
+
+
 SCENARIO_TIMEOUT = 100
 """Seconds. Less than pytest-timeout's, which ends the whole run: uvloop swallows what its signal handler raises."""
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from logbale.alarms import ALARMS, DAY, Alarm, Board, Disk, Facts, alarms
+from logbale.alarms import ALARMS, DAY, Alarm, Board, Disk, Facts, Upstream, alarms
 
 GB = 10**9
 
@@ -23,6 +23,8 @@ def disk(percent):
         (Facts(damaged_blocks=1), "damage", "warning", "1 block of the archive"),
         (Facts(rejects=2, rejected_ago=120.0), "rejects", "warning", "2 batches refused so far, the last one 2 min"),
         (Facts(missed=["a", "b", "c", "d", "e"]), "silent", "warning", "of a, b, c, 2 more"),
+        (Facts(upstream=Upstream("far:5000", "Connection refused", 1200, 180.0)), "upstream", "warning",
+         "nothing is forwarded to far:5000: Connection refused; 1,200 entries wait, the oldest for 3 min"),
         (Facts(p99=1.5, latency_target=0.25), "latency", "warning", "over 1.5 s until they were durable, the target"),
         (Facts(certificate_left=13 * DAY), "certificate", "warning", "ends in 13.0 days"),
         (Facts(certificate_left=0.5 * DAY), "certificate", "critical", "ends in 0.5 days"),
@@ -46,6 +48,7 @@ def test_what_is_wrong_is_said_with_what_to_do(facts, id, severity, words):
         Facts(disk=disk(10)),
         Facts(disk=Disk("/srv", 0, 0)),
         Facts(rejects=2, rejected_ago=3601.0),
+        Facts(upstream=Upstream("far:5000", "Connection refused", 1200, 59.0)),
         Facts(p99=0.25, latency_target=0.25),
         Facts(p99=100.0, latency_target=0.0),
         Facts(p99=None, latency_target=1.0),

@@ -159,6 +159,12 @@ def test_a_derived_default_is_documented():
     assert "# Unset, it is zstd with SESSION_MODE=on.\n#COMPRESSION_ALGORITHM=gzip\n" in env_example()
 
 
+SINKS_EXPECTED = (
+    "archive, console, null, logbale://HOST:PORT or kafka://BROKER[:PORT],BROKER…/TOPIC, several with commas"
+)
+ONE_SINK = "one of archive, null, logbale://… and kafka://…: one sink decides what counts as stored"
+
+
 @pytest.mark.parametrize("text", ["true", "TRUE", "1", "Yes", "on", " on "])
 def test_switches_are_on_in_many_words(text):
     """Nobody remembers which word which tool wants."""
@@ -205,10 +211,25 @@ def test_the_file_has_types_and_may_use_strings(toml):
         ("SERVER_HOST", "two words", "a host name or an IP address, without a port"),
         ("SERVER_HOST", "two..dots", "a host name or an IP address, without a port"),
         ("SERVER_HOST", "x" * 64, "a host name or an IP address, without a port"),
-        ("SINK", "kafka", "archive, console, null or kafka://BROKER[:PORT],BROKER…/TOPIC, several with commas"),
-        ("SINK", "archive,", "archive, console, null or kafka://BROKER[:PORT],BROKER…/TOPIC, several with commas"),
+        (
+            "SINK",
+            "kafka",
+            "archive, console, null, logbale://HOST:PORT or kafka://BROKER[:PORT],BROKER…/TOPIC, several with commas",
+        ),
+        (
+            "SINK",
+            "archive,",
+            "archive, console, null, logbale://HOST:PORT or kafka://BROKER[:PORT],BROKER…/TOPIC, several with commas",
+        ),
+        ("SINK", "logbale://", "logbale://HOST:PORT, an IPv6 address in brackets"),
+        ("SINK", "logbale://host:port", "logbale://HOST:PORT, an IPv6 address in brackets"),
+        ("SINK", "logbale://ho st:5000", "a host name or an IP address, without a port"),
         ("SINK", "console,console", "each sink once"),
-        ("SINK", "archive,null", "one of archive, null and kafka://…: one sink decides what counts as stored"),
+        (
+            "SINK",
+            "archive,null",
+            ONE_SINK,
+        ),
     ],
 )
 def test_a_wrong_value_is_refused_in_one_line(variable, value, expected):
@@ -224,7 +245,10 @@ def test_a_wrong_value_is_refused_in_one_line(variable, value, expected):
         ("log_rate = inf", "LOG_RATE=inf: expected over 0, at most 1000000"),
         ("run_time = nan", "RUN_TIME=nan: expected 0 or more"),
         ("adaptive_enabled = 1", "ADAPTIVE_ENABLED=1: expected true or false"),
-        ('sink = ["null"]', "SINK=['null']: expected archive, console, null, kafka://BROKER[:PORT],BROKER…/TOPIC"),
+        (
+            'sink = ["null"]',
+            "SINK=['null']: expected archive, console, null, logbale://HOST:PORT, kafka://BROKER[:PORT],BROKER…/TOPIC",
+        ),
         ('archive_dir = ""', "ARCHIVE_DIR='': expected the path of a directory"),
         ('archive_dir = "a\\u0000"', r"ARCHIVE_DIR='a\x00': expected the path of a directory"),
         ("batchsize = 5", "'batchsize': there is no such setting; did you mean batch_size?"),

@@ -4,7 +4,7 @@ import resource
 
 import pytest
 
-from logbale.descriptors import BESIDES, allow_connections
+from logbale.descriptors import BESIDES, RELAY_SPOOLS, allow_connections, relay_descriptors
 
 NEEDED = 1000 + BESIDES
 
@@ -32,3 +32,14 @@ def test_the_soft_limit_rises_as_far_as_it_may(monkeypatch, caplog, limits, rais
         f"MAX_CONNECTIONS=1000 needs 1300 open files, the system allows {now[-1][0]}: more than {allowed} are refused"
     )
     assert (said in caplog.text) is (allowed < 1000)
+
+
+def test_a_relays_spools_have_their_descriptors_too(monkeypatch, caplog):
+    """Two for each that is open and one for each session upstream, beside those of the connections."""
+    now = [(256, 4096)]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: now[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda _, new: now.append(new))
+    assert allow_connections(1000, more=relay_descriptors(64)) == 1000
+    assert now[1:] == [(NEEDED + 2 * RELAY_SPOOLS + 64, 4096)]
+    assert allow_connections(4000, more=relay_descriptors(64)) == 2048
+    assert "more than 2048 are refused" in caplog.text

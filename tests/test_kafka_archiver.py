@@ -1,6 +1,7 @@
 """What an archiver promises, on librdkafka's mock cluster: stored once, whatever else is in the topic or in its way."""
 
 import json
+import logging
 import threading
 import time
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from logbale.kafka.archiver import Archiver
 from logbale.kafka.chain import Place
 from logbale.kafka.message import encode
 from logbale.kafka.partition import Limits
+from logbale.kafka.saying import Saying
 from logbale.kafka.segment import SegmentBuilder
 from logbale.segment_store.directory import DirectoryStore
 from logbale.segment_store.opening import open_store
@@ -310,6 +312,16 @@ def test_a_full_temporary_directory_costs_another_reading(topic, tmp_path, monke
         is_full.clear()
         eventually(lambda: archiver.snapshot().stored.entries == 10)
     assert texts(tmp_path) == [f"s {n}" for n in range(1, 11)]
+
+
+def test_the_same_is_said_once_a_minute(caplog):
+    """However often it happens; then with how often it came meanwhile."""
+    saying = Saying(logging.getLogger("logbale.archiver"))
+    for second in range(61):
+        saying.warning("no broker answers", now=float(second))
+    saying.warning("something else", now=60.0)
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["no broker answers", "no broker answers (59 times more in between)", "something else"]
 
 
 @pytest.mark.slow

@@ -22,7 +22,11 @@ from logbale.kafka.message import encode
 from logbale.kafka.partition import Limits
 from logbale.segment_store.directory import DirectoryStore
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.xdist_group("kafka"),
+    pytest.mark.timeout(400),
+]  # one cluster for all of them
 
 STREAMS = [f"host{number}" for number in range(12)]
 LONG = "x" * 20

@@ -10,17 +10,20 @@ from collections import Counter, deque
 from random import Random
 
 import msgspec
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from test_kafka_message import batch_of, compress
 
 from logbale.archive.format import BlockEncoder, Footer, measure, parse
-from logbale.kafka.chain import Place
+from logbale.kafka.chain import PART_PATIENCE, Place
 from logbale.kafka.message import decode, encode
 from logbale.kafka.partition import Limits, PartitionArchive, look_up, put
 from logbale.segment_store import StoredSegment
 from logbale.sinks import RejectedSequence, SkippedRange
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 STREAMS = ("s", "t")
 SINKS = 3
@@ -161,6 +164,19 @@ class World(RuleBasedStateMachine):
                 item = replace_base(item, session.durable + 1 if self.sharp else session.base + 1)
             sink.flight += encode(item, limit=4096, session=sink.id, compress=compress)
 
+    @rule(stream=st.sampled_from(STREAMS), sink=st.integers(0, SINKS - 1), first=OUTCOMES, second=OUTCOMES)
+    def time_out(self, stream, sink, first, second):
+        """Of several batches some time out; all are produced again, and what reaches the log is what it is."""
+        sender = self.sinks[sink]
+        if sender.flight or sender.failed:
+            return
+        self.connect(stream, sink)
+        for _ in range(3):
+            self.make(stream, "batch")
+        for outcomes in (first, second):
+            self.commit(sink, len(sender.waiting))
+            self.deliver(sink, (outcomes * len(sender.flight))[: len(sender.flight)])
+
     @rule(sink=st.integers(0, SINKS - 1), outcomes=OUTCOMES)
     def deliver(self, sink, outcomes):
         """The next messages in flight reach the log, or do not, or do and nobody hears of it; always in their order."""
@@ -231,10 +247,28 @@ class World(RuleBasedStateMachine):
         self.read(who, len(self.log))
         self.cut(who, is_heard=True, now=True)
 
+    @rule(stream=st.sampled_from(STREAMS), sink=st.integers(0, SINKS - 1), who=st.integers(0, ARCHIVERS - 1))
+    def keep_up_amid_a_batch(self, stream, sink, who):
+        """A segment ends while the last part of a batch is still in flight, and a base client's batch is behind it."""
+        sender, other = self.sinks[sink], self.sinks[(sink + 1) % SINKS]
+        if sender.flight or sender.failed or other.flight or other.failed:
+            return
+        self.connect(stream, sink)
+        self.make(stream, "long")
+        self.commit(sink, len(sender.waiting))
+        self.deliver(sink, ["landed"] * (len(sender.flight) - 1))
+        self.base_client((sink + 1) % SINKS)
+        self.commit((sink + 1) % SINKS, len(other.waiting))
+        self.deliver((sink + 1) % SINKS, ["landed"] * len(other.flight))
+        self.keep_up(who)
+
     @rule()
     def hours_pass(self):
-        """No more than parts of batches are waited for."""
-        self.now += 500
+        """What is in flight by then has timed out, long before parts of batches are given up."""
+        self.now += PART_PATIENCE / 2
+        for sink in self.sinks:
+            sink.failed |= bool(sink.flight)
+            sink.flight.clear()
 
     # the promise
 
@@ -250,10 +284,14 @@ class World(RuleBasedStateMachine):
 
     def teardown(self):
         """Whatever happened: who reads to the end has archived what is acknowledged, each once and in order."""
+        for who, held in enumerate(self.held):  # whoever sleeps now sleeps for ever
+            if held is not None:
+                held[0].body.close()
+            self.held[who] = None
         self.acquire(0)
         self.read(0, len(self.log))
+        self.now += 2 * PART_PATIENCE  # parts whose rest never came hold nothing back any more
         if self.archivers[0].can_cut(self.now):
-            self.held[0] = None
             self.cut(0, is_heard=True, now=True)
         found = list(archived(self.shelf))
         for stream, shipper in self.shippers.items():
@@ -273,9 +311,6 @@ class World(RuleBasedStateMachine):
         for archive in self.archivers:
             if archive is not None:
                 archive.discard()
-        for held in self.held:
-            if held is not None:
-                held[0].body.close()
 
 
 ENCODER = BlockEncoder(1)
@@ -320,5 +355,5 @@ class BluntWorld(World):
 
 TestSharpBase = World.TestCase
 TestHelloBase = BluntWorld.TestCase
-TestSharpBase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
-TestHelloBase.settings = settings(max_examples=50, stateful_step_count=60, deadline=None)
+TestSharpBase.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+TestHelloBase.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)

@@ -27,7 +27,11 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.xdist_group("kafka"),
+    pytest.mark.timeout(300),
+]  # one cluster for all of them
 
 PATIENCE = 120.0
 """Seconds for what takes ten on a machine that does nothing else."""

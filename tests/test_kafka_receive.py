@@ -160,6 +160,24 @@ def test_brokers_that_do_not_answer_at_the_start_end_it_with_their_names(mock, m
     asyncio.run(scenario())
 
 
+def test_a_stop_ends_a_start_that_waits_for_brokers(mock, monkeypatch):
+    """Not half a minute later: nothing has been received that could be lost."""
+    monkeypatch.setattr(topics, "START_TIMEOUT", 4.0)  # asyncio.run() waits for the thread
+    mock.lose()
+
+    async def scenario():
+        sink = f"kafka://{mock.bootstrap}/logs"
+        logs = LogReceiver(Settings(server_host="127.0.0.1", server_port=0, sink=sink), out=io.StringIO())
+        starting = asyncio.ensure_future(logs.start())
+        await asyncio.sleep(0.05)
+        logs.stop()
+        with pytest.raises(UnavailableError, match="stopped before a broker"):
+            async with asyncio.timeout(3):
+                await starting
+
+    asyncio.run(scenario())
+
+
 def test_a_missing_topic_is_refused_with_the_command_that_makes_it(mock):
     """It is not made by us: how many partitions it has holds for ever."""
 

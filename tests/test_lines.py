@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from logbale.lines import MAX_LINE_BYTES, LineCutter, LineParser
-from logbale.models import entry_lines
+from logbale.models import entry_lines, joined, sizes_of
 from logbale.ndjson import MAX_DEPTH, to_ndjson
 
 NOW = 1_795_000_000.5
@@ -155,6 +155,8 @@ def test_every_byte_is_accounted_for(data, start):
     _, chunk, _ = parse(data, start=start, max_line=20)
     assert chunk.start == start
     assert len(chunk.measure()) == len(chunk.entries)
+    assert list(sizes_of(chunk.entries)) == list(map(len, chunk.entries))
+    assert joined(chunk.entries) == b"".join(chunk.entries)
     if chunk.entries:
         assert sum(chunk.measure()) == len(data)
         assert to_ndjson(b"".join(chunk.entries), max_entries=1000, in_session=True).count == len(chunk.entries)

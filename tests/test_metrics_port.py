@@ -13,7 +13,7 @@ from logbale.alarms import ALARMS, Alarm, Disk
 from logbale.clients import Clients
 from logbale.durations import Durations, Latency
 from logbale.exposition import MAX_REASONS, Exposition
-from logbale.metrics import Rates, ReceiverSnapshot, ShipperSnapshot, Totals
+from logbale.metrics import Rates, ReceiverSnapshot, RelaySnapshot, ShipperSnapshot, Totals
 from logbale.metrics_server import MetricsServer
 from logbale.monitor import Overview
 
@@ -52,6 +52,24 @@ RECEIVER = ReceiverSnapshot(
     latency=Latency(0.001, 0.002, 3),
     ack_durations=distribution(0.0007, 0.3, 0.3, 200.0),
     levels={"ERROR": 151, "": 157},
+    relay=RelaySnapshot(
+        upstream="far.example.org:5000",
+        sessions=251,
+        last_error="",
+        streams=257,
+        taken_entries=263,
+        waiting_streams=269,
+        waiting_entries=271,
+        waiting_batches=277,
+        oldest_waiting=281.5,
+        spool_bytes=283,
+        max_spool_bytes=293,
+        forwarded_entries=307,
+        rejected_entries=311,
+        dropped={"dropped_drop_oldest": 313},
+        sent=Totals(batches=317, entries=331, raw_bytes=337, wire_bytes=347),
+        errors={"connect": 349},
+    ),
     published_messages=179,
     published_bytes=181,
     publish_durations=distribution(0.02, 0.5, 191.5),
@@ -224,6 +242,15 @@ def test_every_name_is_documented_and_every_documented_name_exists(snapshot):
     assert documented == {name for name, *_ in samples(snapshot) if name.startswith(f"logbale_{end}_")}
 
 
+def test_a_relays_series_are_there_at_a_relay_only():
+    """Named in docs/api.md like the others."""
+    page = (Path(__file__).parent.parent / "docs" / "api.md").read_text()
+    found = {name for name, *_ in samples(RECEIVER) if name.startswith("logbale_relay_")}
+    assert found == set(re.findall(r"`(logbale_relay_[a-z_]+)", page))
+    without = samples(msgspec.structs.replace(RECEIVER, relay=None))
+    assert not any(name.startswith("logbale_relay_") for name, *_ in without)
+
+
 def test_names_follow_the_conventions_of_prometheus():
     """Counters end in _total, units are seconds and bytes, every family has a help text."""
     for snapshot in (RECEIVER, SHIPPER):
@@ -238,7 +265,7 @@ def test_names_follow_the_conventions_of_prometheus():
 def test_the_number_of_series_is_bounded():
     """However many reasons there are, the series stay few, keep their names, and add up; levels are bounded before."""
     many = {f"reason_{index}": 1 for index in range(10_000)}
-    found = samples(msgspec.structs.replace(RECEIVER, errors=many))
+    found = samples(msgspec.structs.replace(RECEIVER, errors=many, relay=None))
     by_reason = {labels[0][1]: value for (name, *labels), value in found.items() if name.endswith("_errors_total")}
     assert len(by_reason) == MAX_REASONS + 1
     assert by_reason["reason_0"] == 1

@@ -4,7 +4,9 @@ import asyncio
 import io
 from types import SimpleNamespace
 
+import msgspec
 import pytest
+from test_metrics_port import RECEIVER
 
 from logbale import monitor as monitor_module
 from logbale.archive.statistics import Statistics
@@ -19,6 +21,7 @@ from logbale.protocol import Algorithm, encode_header
 from logbale.reports import Report, encode_report
 
 UNIX = 1_764_144_000.0
+RELAY = RECEIVER.relay
 
 
 class Receiver:
@@ -259,3 +262,16 @@ def test_a_monitor_that_fails_ends_nothing(monkeypatch, tmp_path, caplog):
 
     asyncio.run(scenario())
     assert caplog.text.count("the alarms and the history fail") == 1
+
+
+def test_a_relay_that_reaches_nobody_says_so_after_a_minute_and_stays_ready():
+    """It stores, and that is what its clients need; with a session, or with nothing to forward, there is no alarm."""
+    receiver = Receiver()
+    relay = msgspec.structs.replace(RELAY, sessions=0, last_error="Connection refused", oldest_waiting=61.0)
+    receiver.server.metrics.relay = relay
+    assert receiver.tick() == ["upstream"]
+    assert receiver.monitor.ready()[0]
+    assert receiver.monitor.state()[0]
+    for changes in ({"sessions": 1}, {"waiting_entries": 0}, {"oldest_waiting": 59.0}):
+        receiver.server.metrics.relay = msgspec.structs.replace(relay, **changes)
+        assert receiver.tick() == []

@@ -333,10 +333,16 @@ def test_a_change_of_level_has_its_reason(page, fake):
     expect(page.locator(".changes li")).to_contain_text("6 → 8web-1: the link is what everything waits for")
     plot, tip = page.locator(".level-plot .u-over"), page.locator(".tip")
     middle = plot.bounding_box()["width"] / 2
-    for left in range(int(middle), 0, -5):  # it moves on while the pointer comes
-        plot.hover(position={"x": left, "y": 20})
-        if tip.is_visible():
-            break
+
+    def is_found():
+        for left in range(int(middle), 0, -5):  # it moves on while the pointer comes
+            plot.hover(position={"x": left, "y": 20})
+            page.wait_for_timeout(20)
+            if tip.is_visible():
+                return True
+        return False
+
+    eventually(page, is_found)
     expect(tip).to_have_text("6 → 8 web-1: the link is what everything waits for")
     assert sum(pixels(page, "Compression level", "level")) > 0
 

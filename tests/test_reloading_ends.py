@@ -9,6 +9,7 @@ import pytest
 from msgspec import inspect
 
 from logbale.config import SETTINGS, Settings
+from logbale.errors import ConfigError
 from logbale.log_receiver import LogReceiver
 from logbale.log_shipper import LogShipper
 from logbale.sources.generator import LogGenerator
@@ -43,7 +44,7 @@ LIVE = {
 """Every setting that changes at run time, with another value."""
 
 
-TAKEN_ANEW = {"._compressing._presser.level"}
+TAKEN_ANEW = {"._compressing._presser.level", "._relay.sink.forwarding._compressing._presser.level"}
 """Set before each use, whatever it is."""
 
 
@@ -74,10 +75,10 @@ def assert_alike(before, twin, reloaded, fresh):
     assert {at: reloaded.get(at) for at in by_settings} == {at: fresh.get(at) for at in by_settings}
 
 
-async def compare(ends):
+async def compare(ends, live=LIVE):
     """Two alike, one that reloads now, and one that began with what that reloads; all end here."""
     before = values_in(ends[0])
-    ends[2].reloading.reload(msgspec.structs.replace(ends[2].settings, **LIVE))
+    ends[2].reloading.reload(msgspec.structs.replace(ends[2].settings, **live))
     for _ in range(200):  # a receiver's archive is told on its own thread
         with contextlib.suppress(AssertionError):
             assert_alike(before, *(values_in(end) for end in ends[1:]))
@@ -123,5 +124,25 @@ def test_a_receiver_that_reloads_is_one_that_started_so(run, tmp_path, sink):
         ends = [await receiver(name) for name in "abc"]
         ends.append(await receiver("d", **LIVE))
         await compare(ends)
+
+    run(scenario)
+
+
+def test_a_relay_that_reloads_is_one_that_started_so(run, tmp_path):
+    """Its limits, its places and its sessions' settings; a policy that drops is refused, and then nothing changes."""
+    live = {name: value for name, value in LIVE.items() if name != "spool_policy"}
+
+    async def receiver(name, **settings):
+        given = FIXED | {"sink": "logbale://127.0.0.1:1", "relay_dir": str(tmp_path / name)} | settings
+        end = LogReceiver(Settings(**given), out=io.StringIO())
+        await end.start()
+        return end
+
+    async def scenario():
+        ends = [await receiver(name) for name in "abc"]
+        ends.append(await receiver("d", **live))
+        with pytest.raises(ConfigError, match="a relay drops nothing"):
+            ends[2].reloading.reload(msgspec.structs.replace(ends[2].settings, **LIVE))
+        await compare(ends, live)
 
     run(scenario)

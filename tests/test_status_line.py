@@ -3,9 +3,11 @@
 import re
 import signal
 
+import msgspec
 import pytest
 from cli_process import receiver
 from terminals import Terminal, plain
+from test_metrics_port import RECEIVER
 
 from logbale.metrics import ReceiverMetrics, ShipperMetrics
 from logbale.status_line import line_of
@@ -38,6 +40,18 @@ def test_a_receiver_says_who_is_there_and_what_it_does():
     metrics = ReceiverMetrics(now=0.0)
     metrics.clients = 2
     assert line_of(metrics.snapshot(5.0), 120, color=False) == "● 2 clients  0/s  –  wire 0 B/s  stored 0  waiting 0"
+
+
+def test_a_relay_says_what_has_still_to_go():
+    """In place of what waits for its own disk; and it is bad where something waits and no session is open."""
+    metrics = ReceiverMetrics(now=0.0)
+    metrics.clients = 2
+    told = {"forwarded_entries": 1200, "waiting_entries": 50, "oldest_waiting": 3.0}
+    metrics.relay = msgspec.structs.replace(RECEIVER.relay, **told)
+    line = "2 clients  0/s  –  wire 0 B/s  stored 0  forwarded 1,200  to go 50  lag 3.0 s"
+    assert line_of(metrics.snapshot(5.0), 120, color=False) == f"● {line}"
+    metrics.relay = msgspec.structs.replace(metrics.relay, sessions=0)
+    assert line_of(metrics.snapshot(5.0), 120, color=False).startswith("○ 2 clients, not connected  0/s")
 
 
 @pytest.mark.parametrize("width", [1, 2, 10, 40, 79, 80, 81, 200])

@@ -3,9 +3,11 @@
 import json
 import unicodedata
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_metrics_port import RECEIVER
 
 from logbale.metrics import ReceiverMetrics, ShipperMetrics
 from logbale.protocol import Algorithm
@@ -185,6 +187,35 @@ def test_a_receivers_summary_is_one_line():
         "stored 40 entries, received 50 entries in 1 batch, 5.0 kB raw, 1.0 kB wire (5.0×), 5.0/s from 1 client; "
         "10 waiting"
     )
+
+
+def relayed(**changes):
+    told = {
+        "forwarded_entries": 30,
+        "waiting_entries": 10,
+        "oldest_waiting": 90.0,
+        "rejected_entries": 0,
+        "dropped": {},
+    }
+    metrics = ReceiverMetrics(now=0.0)
+    metrics.stored_entries = 40
+    metrics.relay = msgspec.structs.replace(RECEIVER.relay, **(told | changes))
+    return metrics.snapshot(10.0)
+
+
+def test_a_relays_summary_says_what_became_of_what_is_stored():
+    """How much is upstream and how much has still to go; and, if so, that nobody is there."""
+    assert summary(relayed()).endswith(
+        "; forwarded 30 entries to far.example.org:5000, 10 to go, the oldest for 1 min 30 s"
+    )
+    away = relayed(sessions=0, last_error="Connection refused", dropped={"dropped_damaged": 2}, rejected_entries=3)
+    assert summary(away).endswith(
+        "; forwarded 30 entries to far.example.org:5000, 3 rejected there, 2 never came, 10 to go, "
+        "the oldest for 1 min 30 s, no session with it: Connection refused"
+    )
+    table = dict(rows(away))
+    assert (table["entries forwarded"], table["entries to go"]) == ("30", "10")
+    assert (table["entries rejected upstream"], table["entries dropped damaged"]) == ("3", "2")
 
 
 def test_the_tables_have_what_was_asked_for():

@@ -9,7 +9,7 @@ import msgspec
 
 Severity = Literal["warning", "critical"]
 
-ALARMS = ("storage", "disk", "sum", "damage", "rejects", "silent", "latency", "certificate")
+ALARMS = ("storage", "disk", "sum", "damage", "rejects", "silent", "upstream", "latency", "certificate")
 """Every id there is."""
 
 LOW_DISK = 0.10
@@ -41,6 +41,16 @@ class Disk(msgspec.Struct, frozen=True):
     total_bytes: int
 
 
+class Upstream(msgspec.Struct, frozen=True):
+    """A receiver that a relay does not reach, though something waits for it."""
+
+    address: str
+    why: str
+    entries: int
+    seconds: float
+    """That the oldest of them waits."""
+
+
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What is known. Ages in seconds; None where there is nothing to know."""
 
@@ -56,6 +66,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     rejected_ago: float | None = None
     missed: Sequence[str] = ()
     """Clients that are silent though they did not say that they are done."""
+    upstream: Upstream | None = None
+    """Where a relay forwards to, while it cannot."""
     p99: float | None = None
     latency_target: float = 0.0
     """0 is none."""
@@ -109,6 +121,14 @@ def _alarms(facts: Facts) -> Iterator[Alarm]:
             "warning",
             f"nothing heard for over a minute of {_named(facts.missed)}",
             "see whether the shipper runs there and reaches this port",
+        )
+    if (upstream := facts.upstream) is not None and upstream.seconds >= MINUTE:
+        yield Alarm(
+            "upstream",
+            "warning",
+            f"nothing is forwarded to {upstream.address}: {upstream.why or 'no session'}; "
+            f"{_number(upstream.entries, 'entry', 'entries')} wait, the oldest for {_ago(upstream.seconds)[:-4]}",
+            "see whether the receiver there runs and is reached; what waits is safe here until SPOOL_MAX_BYTES",
         )
     if facts.p99 is not None and 0 < facts.latency_target < facts.p99:
         yield Alarm(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from itertools import accumulate
 
-from logbale.models import Batch, Chunk, joined
+from logbale.models import Batch, Chunk, joined, sizes_of
 
 GROWN_ENTRIES = 10_000
 """Most entries that a batch grows to: a tenth of what receivers take by default (MAX_BATCH_ENTRIES)."""
@@ -78,7 +78,8 @@ class BatchBuffer:
     def _add_in_parts(self, chunk: Chunk, now: float, limit: int) -> list[Batch]:
         full: list[Batch] = []
         entries = chunk.entries
-        ends = list(accumulate(map(len, entries), initial=0))
+        whole = joined(entries)
+        ends = list(accumulate(sizes_of(entries), initial=0))
         cursors = list(accumulate(chunk.measure(), initial=chunk.start)) if chunk.measure is not None else None
         position = 0
         while position < len(entries):
@@ -92,7 +93,7 @@ class BatchBuffer:
                     full.append(self._take())
                     continue
                 end = position + 1
-            piece = b"".join(entries[position:end])
+            piece = whole[ends[position] : ends[end]]
             self._take_up(piece, end - position, chunk, cursors[end] if cursors is not None else 0, now)
             position = end
             if self._is_full(limit) or position < len(entries):

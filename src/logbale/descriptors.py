@@ -10,9 +10,19 @@ log = logging.getLogger("logbale")
 BESIDES = 300
 """Descriptors beside those of connections: two HTTP servers with 128 each, the archive, libraries."""
 
+RELAY_SPOOLS = 1024
+"""Spools of a relay that stay open, with two descriptors each."""
 
-def allow_connections(connections: int) -> int:
+
+def relay_descriptors(connections: int) -> int:
+    """What a relay needs that has so many sessions upstream."""
+    return 2 * RELAY_SPOOLS + connections
+
+
+def allow_connections(connections: int, *, more: int = 0) -> int:
     """Raises the soft limit where so many connections need it; how many there may be, and it says so if that is fewer.
+
+    `more` are descriptors that something else needs.
 
     Beyond that the system would leave clients waiting, unheard, and the archive without a descriptor for its next file.
     """
@@ -20,7 +30,8 @@ def allow_connections(connections: int) -> int:
         import resource
     except ImportError:  # not a Unix: there is no such limit
         return connections
-    needed = connections + BESIDES
+    besides = BESIDES + more
+    needed = connections + besides
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return connections
@@ -30,7 +41,7 @@ def allow_connections(connections: int) -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= needed:
         return connections
-    fewer = min(connections, max(soft - BESIDES, soft // 2))
+    fewer = min(connections, max(soft - besides, soft // 2))
     log.warning(
         "MAX_CONNECTIONS=%d needs %d open files, the system allows %d: more than %d are refused; raise the hard limit "
         "(ulimit -Hn), or lower MAX_CONNECTIONS",

@@ -23,7 +23,7 @@ from logbale import __version__
 from logbale.alarms import ALARMS
 from logbale.durations import Distribution
 from logbale.kafka.metrics import AnySnapshot, ArchiverSnapshot
-from logbale.metrics import ReceiverSnapshot, ShipperSnapshot, Totals
+from logbale.metrics import ReceiverSnapshot, RelaySnapshot, ShipperSnapshot, Totals
 from logbale.protocol import Algorithm
 
 if TYPE_CHECKING:  # a shipper has none, and should not load what makes one
@@ -108,6 +108,25 @@ def _receiver(snapshot: ReceiverSnapshot) -> Iterator[Metric]:
             "A group of batches given to Kafka to delivered",
             snapshot.publish_durations,
         )
+    if snapshot.relay is not None:
+        yield from _relay(snapshot.relay)
+
+
+def _relay(relay: RelaySnapshot) -> Iterator[Metric]:
+    yield _gauge("logbale_relay_sessions", "Sessions open now with the receiver upstream", relay.sessions)
+    yield _gauge("logbale_relay_streams", "Streams known", relay.streams)
+    yield _gauge("logbale_relay_waiting_streams", "Streams of which something waits", relay.waiting_streams)
+    yield _gauge("logbale_relay_waiting_batches", "Batches stored here, not upstream", relay.waiting_batches)
+    yield _gauge("logbale_relay_waiting_entries", "Entries stored here, not upstream", relay.waiting_entries)
+    yield _gauge("logbale_relay_oldest_waiting_seconds", "Age of the oldest batch waiting", relay.oldest_waiting)
+    yield _gauge("logbale_relay_spool_bytes", "What the spools take on disk", relay.spool_bytes)
+    yield _gauge("logbale_relay_spool_max_bytes", "What they may take", relay.max_spool_bytes)
+    yield _counter("logbale_relay_taken_entries", "Entries stored here, and left at the start", relay.taken_entries)
+    yield _counter("logbale_relay_forwarded_entries", "Entries durable upstream", relay.forwarded_entries)
+    yield _counter("logbale_relay_rejected_entries", "Entries that upstream refused", relay.rejected_entries)
+    yield _by_reason("logbale_relay_dropped_entries", "Entries that will never come, by reason", relay.dropped)
+    yield from _totals("logbale_relay_sent", "sent", relay.sent)
+    yield _by_reason("logbale_relay_errors", "Errors of the sessions upstream by reason", relay.errors)
 
 
 def _beside(overview: Overview) -> Iterator[Metric]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import pairwise
-from operator import itemgetter, ne
+from operator import add, itemgetter, ne
 from typing import Any
 
 import msgspec
@@ -168,7 +168,12 @@ class LineParser:
         pieces[:-1:2] = map(between.__getitem__, levels)
         pieces[1::2] = messages
         pieces[0] = head(levels[0] or None)
-        return JoinedLines(b"".join(pieces), len(messages))
+        sizes = {level: len(piece) for level, piece in between.items()}  # for who asks, who is rare
+        return JoinedLines(
+            b"".join(pieces),
+            len(messages),
+            lambda: map(add, map(len, messages), map(sizes.__getitem__, levels)),
+        )
 
     def _from_json(self, line: str, timestamp: str, added: dict[frozenset[str], str]) -> bytes | None:
         """The line's own bytes, with what it lacks of time, service and attributes added; None where it is no object.

@@ -15,11 +15,13 @@ from logbale.archive.writer import ArchiveWriter
 from logbale.config import Settings, format_address, is_loopback, sink_names
 from logbale.config.credentials import dashboard_password
 from logbale.config.exposure import refuse_unsafe_receiver, warn_of_open_receiver
+from logbale.errors import UnavailableError
 from logbale.kafka.address import SCHEME
 from logbale.kafka.library import require_kafka
 from logbale.lockout import Lockout
 from logbale.metrics import ReceiverMetrics, ReceiverSnapshot
 from logbale.monitor import Monitor
+from logbale.relay.upstream import relay_sink
 from logbale.reloading import Reloading
 from logbale.sinks import Sink
 from logbale.sinks.archive import ArchiveSink
@@ -35,6 +37,7 @@ from logbale.tls.server import Listening, http_answer
 if TYPE_CHECKING:
     from logbale.dashboard.password import Password
     from logbale.http_server import HTTPServer
+    from logbale.relay.end import RelayEnd
     from logbale.sinks.kafka import KafkaSink
 
 log = logging.getLogger("logbale.receiver")
@@ -59,6 +62,7 @@ class LogReceiver:
         self._stop_now = asyncio.Event()
         self._open = contextlib.AsyncExitStack()
         self._archive: ArchiveSink | None = None
+        self._relay: RelayEnd | None = None
         self._kafka: KafkaSink | None = None
         self._live = LiveTail(max_viewers=settings.dashboard_max_viewers, errors=self._metrics.errors)
         self._server: TCPLogReceiver | None = None
@@ -104,8 +108,8 @@ class LogReceiver:
             page_tls = web if page_is_encrypted(settings) else None
             metrics_tls = web if metrics_are_encrypted(settings) else None
         if settings.is_observed:
-            writer = self._archive.writer if self._archive is not None else None
-            self._monitor = Monitor(self._server, writer)
+            spools = self._relay.sink if self._relay is not None else None
+            self._monitor = Monitor(self._server, self._archive.writer if self._archive is not None else spools)
         # The web servers are imported where they run: their modules take 35 ms and 12 MiB.
         if settings.metrics_port:
             from logbale.metrics_server import MetricsServer
@@ -175,7 +179,9 @@ class LogReceiver:
     async def _make_sink(self) -> Sink:
         names = sink_names(self.settings.sink)
         durable: Sink
-        if topics := [name for name in names if name.startswith(SCHEME)]:
+        if relay_sink(self.settings) is not None:
+            durable = await self._open_relay()
+        elif topics := [name for name in names if name.startswith(SCHEME)]:
             durable = await self._open_kafka(topics[0])
         else:
             durable = self._make_null_sink() if "archive" not in names else await self._open_archive()
@@ -191,11 +197,25 @@ class LogReceiver:
         self.reloading.add(lambda settings: partial(archive.limit, **_archive_limits(settings)))
         return archive
 
+    async def _open_relay(self) -> Sink:
+        # Here, not above: it brings the whole of a shipper along.
+        from logbale.relay.end import RelayEnd
+
+        self._relay = await RelayEnd.open(self.settings, self.reloading)
+        return self._relay.sink
+
     async def _open_kafka(self, topic: str) -> Sink:
         require_kafka("SINK=kafka://…")
         from logbale.sinks.kafka import open_kafka  # imported where it is used: it brings librdkafka along
 
-        kafka = self._kafka = await open_kafka(topic, self.settings)
+        opening = asyncio.ensure_future(open_kafka(topic, self.settings))
+        stop = asyncio.ensure_future(self._stop_requested.wait())  # brokers may take half a minute not to answer
+        await asyncio.wait({opening, stop}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not opening.done():
+            opening.cancel()
+            raise UnavailableError(f"stopped before a broker of {topic} had answered")
+        kafka = self._kafka = opening.result()
         self._metrics.published = kafka.published
         return kafka
 
@@ -225,6 +245,8 @@ class LogReceiver:
         if self._tls is not None:
             self._metrics.certificate_expires = self._tls.current.certificate.ends
             self._metrics.errors |= {"tls_files": self._tls.refused}
+        if self._relay is not None:
+            self._metrics.relay = self._relay.sink.snapshot()
         return self._metrics.snapshot(monotonic())
 
     async def run(self) -> int:
@@ -235,13 +257,17 @@ class LogReceiver:
         stop = asyncio.create_task(self._stop_requested.wait())
         parts = [self._tick(), self._watch(), *([self._tls.watch()] if self._tls is not None else [])]
         ours = [asyncio.create_task(part) for part in parts]
+        relaying = self._relay.tasks if self._relay is not None else []
         async with self._open:
-            await asyncio.wait({stop, *ours, *self._server.tasks}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({stop, *ours, *relaying, *self._server.tasks}, return_when=asyncio.FIRST_COMPLETED)
             for task in (stop, *ours):
                 task.cancel()
+            ends = monotonic() + self.settings.drain_timeout
             left = await self._stop_server(self._server)
+            if self._relay is not None:
+                await self._relay.drain(ends, self._stop_now)
             await asyncio.wait({stop, *ours})
-        for task in (*ours, *self._server.tasks):
+        for task in (*ours, *relaying, *self._server.tasks):
             if task.done() and not task.cancelled() and (error := task.exception()) is not None:
                 raise error
         return left

@@ -229,6 +229,39 @@ class ShipperMetrics:
         )
 
 
+class RelaySnapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """What a receiver that is a relay has done with what it stored.
+
+    taken_entries = forwarded + rejected + all of dropped + waiting entries.
+    """
+
+    upstream: str
+    """Host and port of the receiver that it forwards to."""
+    sessions: int
+    """Open now, one a stream."""
+    last_error: str
+    """Why there is none, where that is known."""
+    streams: int
+    """Known, whatever waits of them."""
+    taken_entries: int
+    """Stored, and left at the start; with those of which an origin said that they will never come."""
+    waiting_streams: int
+    waiting_entries: int
+    waiting_batches: int
+    oldest_waiting: float
+    """Seconds that the oldest batch waits; of what waited at the start, since then."""
+    spool_bytes: int
+    max_spool_bytes: int
+    forwarded_entries: int
+    """Of which upstream has said that they are durable there."""
+    rejected_entries: int
+    """That upstream will never store: dead letters."""
+    dropped: dict[str, int]
+    """By reason: damaged here, or never sent by their origin."""
+    sent: Totals
+    errors: dict[str, int]
+
+
 class Published(msgspec.Struct):
     """What a receiver whose sink is Kafka has published."""
 
@@ -283,6 +316,8 @@ class ReceiverSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """The same, since the start."""
     levels: dict[str, int] = {}
     """Entries received, by canonical level; "" has none. Counted while somebody may look (`Settings.is_observed`)."""
+    relay: RelaySnapshot | None = None
+    """Where what is stored goes on to another receiver."""
     published_messages: int | None = None
     """Delivered to Kafka; None, and the others too, where that is not the sink."""
     published_bytes: int | None = None
@@ -311,6 +346,7 @@ class ReceiverMetrics:
         self.certificate_expires: float | None = None
         self.ack_durations = Durations()
         self.levels: dict[str, int] = {}
+        self.relay: RelaySnapshot | None = None
         self.published: Published | None = None
         """Where the sink is Kafka."""
         self.pending_entries = 0
@@ -373,6 +409,7 @@ class ReceiverMetrics:
             latency=self._latency.sample(acks, now),
             ack_durations=acks,
             levels=dict(self.levels),
+            relay=self.relay,
             published_messages=published.messages if published is not None else None,
             published_bytes=published.bytes if published is not None else None,
             publish_durations=published.durations.distribution() if published is not None else None,

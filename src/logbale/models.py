@@ -100,9 +100,10 @@ def escaped(text: str) -> bytes:
 class JoinedLines(Sequence[bytes]):
     """Lines that were made as one piece, and are parted only for who looks at one."""
 
-    def __init__(self, joined: bytes, count: int) -> None:
-        """`joined` has a newline at the end of each of `count` lines."""
+    def __init__(self, joined: bytes, count: int, sizes: Callable[[], Iterator[int]]) -> None:
+        """`joined` has a newline at the end of each of `count` lines; `sizes` gives each one's bytes, that included."""
         self.joined = joined
+        self.sizes = sizes
         self._count = count
         self._lines: list[bytes] | None = None
 
@@ -130,6 +131,11 @@ class JoinedLines(Sequence[bytes]):
 def joined(lines: Sequence[bytes]) -> bytes:
     """Lines as one piece."""
     return lines.joined if isinstance(lines, JoinedLines) else b"".join(lines)
+
+
+def sizes_of(lines: Sequence[bytes]) -> Iterator[int]:
+    """The bytes of each line."""
+    return lines.sizes() if isinstance(lines, JoinedLines) else map(len, lines)
 
 
 class Chunk(msgspec.Struct, frozen=True):

@@ -11,16 +11,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
+from typing import Protocol
 
 import msgspec
 
-from logbale.alarms import Alarm, Board, Disk, Facts, alarms
-from logbale.archive.writer import ArchiveWriter
+from logbale.alarms import Alarm, Board, Disk, Facts, Upstream, alarms
+from logbale.archive.statistics import Statistics
 from logbale.clients import Reported, Row
 from logbale.committer import COMMIT_BYTES
 from logbale.history import History, LevelChange, Sample
 from logbale.levels import ERRORS, WARNINGS
-from logbale.metrics import ReceiverSnapshot
+from logbale.metrics import ReceiverSnapshot, RelaySnapshot
 from logbale.tcp_server import TCPLogReceiver
 
 DISK_INTERVAL = 5.0
@@ -31,6 +32,20 @@ LAST_ROOM = 0.01
 
 PATIENCE = 30.0
 """Seconds without an answer from the disk after which it counts as one that cannot be written to."""
+
+
+class Store(Protocol):
+    """Where the receiver stores on a disk: an archive, or a relay's spools."""
+
+    @property
+    def directory(self) -> Path:
+        """Whose disk it is."""
+        ...
+
+    @property
+    def statistics(self) -> Statistics:
+        """Of which the damage is looked at."""
+        ...
 
 
 class Overview(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +67,7 @@ class Monitor:
     def __init__(
         self,
         server: TCPLogReceiver,
-        archive: ArchiveWriter | None,
+        archive: Store | None,
         *,
         certificate_expires: float | None = None,
         clock: Callable[[], float] = monotonic,
@@ -136,6 +151,7 @@ class Monitor:
             rejects=rejects,
             rejected_ago=now - self._rejected if self._rejected is not None else None,
             missed=[client.name for client in clients if client.is_missed(now)],
+            upstream=_upstream(snapshot.relay),
             p99=snapshot.latency.p99,
             latency_target=self._server.settings.latency_target,
             certificate_left=self.certificate_expires - unix if self.certificate_expires is not None else None,
@@ -201,3 +217,9 @@ class Monitor:
     def now(self) -> float:
         """The time of day, in Unix seconds."""
         return self._day_clock()
+
+
+def _upstream(relay: RelaySnapshot | None) -> Upstream | None:
+    if relay is None or relay.sessions or not relay.waiting_entries:
+        return None
+    return Upstream(relay.upstream, relay.last_error, relay.waiting_entries, relay.oldest_waiting)

@@ -147,10 +147,12 @@ class OpenSession:
         except StorageError as error:  # no room for a dead letter, say: tried again in the next session
             raise SessionEnded("storage", str(error)) from error
         finally:
-            for task in (*tasks, sending):
-                task.cancel()
-            await asyncio.wait([*tasks, sending])
-            self._writer.transport.abort()
+            try:
+                for task in (*tasks, sending):
+                    task.cancel()
+                await asyncio.wait([*tasks, sending])
+            finally:  # who is cancelled just here leaves no connection behind
+                self._writer.transport.abort()
             with contextlib.suppress(OSError):
                 await self._writer.wait_closed()
 

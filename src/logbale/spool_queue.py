@@ -12,7 +12,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from time import monotonic
 from typing import Any, Literal, TypeVar
 
@@ -60,11 +60,13 @@ class SpoolQueue:
         policy: Policy = "block",
         press: Callable[[bytes], Pressed] | None = None,
         durations: Durations | None = None,
+        thread: Executor | None = None,
     ) -> None:
         """`max_memory` bounds the bytes that wait for the store, or are kept so as not to read them back.
 
         `press` compresses a large batch as it will be sent: so it is compressed once, and stored and sent as it is.
-        `durations` gets how long each batch took from the reading of its first entry to its acknowledgement.
+        `durations` gets how long each batch took from the reading of its first entry to its acknowledgement. `thread`
+        runs one job at a time, in order: by default a thread of its own.
         """
         self.store = store
         self.storage_error: str | None = None
@@ -96,7 +98,7 @@ class SpoolQueue:
         self._room = asyncio.Event()
         self._room.set()
         self._limit(max_memory, policy)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="logbale-spool")
+        self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix="logbale-spool")
 
     def limit(self, *, max_memory: int, max_stored: int, policy: Policy) -> None:
         """Other limits from now on: what is over them stays, and nothing is added until it is under them."""

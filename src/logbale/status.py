@@ -12,7 +12,7 @@ from typing import Literal
 
 from logbale.kafka.metrics import AnySnapshot, ArchiverSnapshot
 from logbale.kafka.words import archiver_rows, archiver_status, archiver_summary
-from logbale.metrics import ReceiverSnapshot, ShipperSnapshot, Snapshot, Totals
+from logbale.metrics import ReceiverSnapshot, RelaySnapshot, ShipperSnapshot, Snapshot, Totals
 from logbale.terminal import count, duration, escape, rate, ratio, size
 
 
@@ -40,11 +40,24 @@ def summary(snapshot: AnySnapshot) -> str:
     if isinstance(snapshot, ReceiverSnapshot):
         parts[0] += f" from {count(snapshot.clients, 'client', 'clients')}"
     parts += [f"{number:,} {what}" for number, what in odd if number]
+    if isinstance(snapshot, ReceiverSnapshot) and snapshot.relay is not None:
+        parts.append(_relayed(snapshot.relay))
     if not _connected(snapshot):
         parts.append("not connected")
     if errors := _errors(snapshot.errors):
         parts.append(f"errors: {errors}")
     return "; ".join(parts)
+
+
+def _relayed(relay: RelaySnapshot) -> str:
+    done = f"forwarded {count(relay.forwarded_entries, 'entry', 'entries')} to {relay.upstream}"
+    odd = [(relay.rejected_entries, "rejected there"), (sum(relay.dropped.values()), "never came")]
+    parts = [done, *(f"{number:,} {what}" for number, what in odd if number)]
+    if relay.waiting_entries:
+        parts.append(f"{relay.waiting_entries:,} to go, the oldest for {duration(relay.oldest_waiting)}")
+    if relay.last_error and not relay.sessions:
+        parts.append(f"no session with it: {escape(relay.last_error)}")
+    return ", ".join(parts)
 
 
 def _totals(totals: Totals) -> str:
@@ -105,12 +118,25 @@ def _receiver_rows(snapshot: ReceiverSnapshot) -> list[tuple[str, str]]:
             ("entries skipped", snapshot.skipped_entries),
             ("entries waiting", snapshot.waiting_entries),
         ),
+        *(_relay_rows(snapshot.relay) if snapshot.relay is not None else ()),
         *_weights(snapshot.received, snapshot.mean_rates.entries),
         ("batches by algorithm", ", ".join(f"{name} {number:,}" for name, number in by_algorithm.items()) or "none"),
         ("connections", f"{snapshot.connections:,}"),
         *_where_any(("bad frames", snapshot.bad_frames)),
         *_error_rows(snapshot.errors),
         ("time", duration(snapshot.uptime)),
+    ]
+
+
+def _relay_rows(relay: RelaySnapshot) -> list[tuple[str, str]]:
+    return [
+        ("entries forwarded", f"{relay.forwarded_entries:,}"),
+        *_where_any(
+            ("entries rejected upstream", relay.rejected_entries),
+            *[(f"entries {reason.replace('_', ' ')}", number) for reason, number in relay.dropped.items()],
+            ("entries to go", relay.waiting_entries),
+        ),
+        ("wire, forwarded", size(relay.sent.wire_bytes)),
     ]
 
 
@@ -174,6 +200,14 @@ def status(snapshot: AnySnapshot) -> tuple[Literal["good", "odd", "bad"], str, s
         ]
         how = "odd" if snapshot.rejected_entries else "good"
         state = count(snapshot.clients, "client", "clients")
+        if (relay := snapshot.relay) is not None:
+            parts[-1:] = [
+                ("forwarded", f"{relay.forwarded_entries:,}"),
+                ("to go", f"{relay.waiting_entries:,}"),
+                ("lag", duration(relay.oldest_waiting)),
+            ]
+            if relay.waiting_entries and not relay.sessions:
+                how, state = "bad", f"{state}, not connected"
     return how, state, "  ".join(f"{name} {value}".strip() for name, value in parts)
 
 

@@ -15,6 +15,7 @@ from logbale.config.credentials import dashboard_password, receiver_tokens, ship
 from logbale.config.exposure import refuse_unsafe_receiver, refuse_unsafe_shipper, warn_of_open_receiver
 from logbale.config.fields import as_text
 from logbale.errors import ConfigError
+from logbale.relay.upstream import relay_sink, upstream_settings
 from logbale.tls.files import for_receiver, for_shipper
 from logbale.tls.material import receiver_files, shipper_files
 
@@ -26,6 +27,8 @@ def _as_receiver(settings: Settings) -> None:
     receiver_tokens(settings)
     if settings.dashboard_enabled:
         dashboard_password(settings)
+    if relay_sink(settings) is not None:
+        for_shipper(upstream_settings(settings))
     warn_of_open_receiver(settings)
 
 
@@ -99,7 +102,10 @@ def check(config: Path | None, end: str | None) -> int:
         _ENDS[end](settings)
     else:
         refuse_unsafe_receiver(settings)
-        refuse_unsafe_shipper(settings)
+        if relay_sink(settings) is not None:
+            upstream_settings(settings)
+        else:
+            refuse_unsafe_shipper(settings)
         refusals = [(other, why) for other, look in _COMBINATIONS.items() if (why := _refusal(look, settings))]
         if len(refusals) == len(_COMBINATIONS):
             raise ConfigError("\n".join(dict.fromkeys(why for _, why in refusals)))

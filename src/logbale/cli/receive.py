@@ -32,15 +32,19 @@ from logbale.cli.running import (
 )
 from logbale.cli.service import ServiceManager
 from logbale.config import Loaded, Settings, format_address, sink_names
-from logbale.descriptors import allow_connections
+from logbale.descriptors import allow_connections, relay_descriptors
 from logbale.errors import StorageError
+from logbale.relay.upstream import relay_sink
 from logbale.terminal import count
+
+log = logging.getLogger("logbale")
 
 EXAMPLES = """
 logbale receive                                          on port 5000, into ./archive
 logbale receive --listen [::1]:5000 --archive /var/lib/logbale
 logbale receive --sink archive,console                   prints the entries too
 logbale receive --dashboard                              and http://127.0.0.1:8080/
+logbale receive --sink logbale://logs.example.org:5000   a relay: stores, acknowledges, forwards
 logbale receive --tls-cert-file certs/receiver.pem --tls-key-file certs/receiver.key
 """
 
@@ -70,7 +74,9 @@ def serve(load: Callable[[], Loaded]) -> int:
     def load_settings() -> Settings:
         settings = load().settings
         # What the system allows of it is what counts.
-        return msgspec.structs.replace(settings, max_connections=allow_connections(settings.max_connections))
+        more = relay_descriptors(settings.relay_connections) if relay_sink(settings) is not None else 0
+        allowed = allow_connections(settings.max_connections, more=more)
+        return msgspec.structs.replace(settings, max_connections=allowed)
 
     settings = load_settings()
     set_log_level(settings.message_level)
@@ -97,7 +103,10 @@ async def _serve(settings: Settings, load: Callable[[], Settings]) -> int:
 
     def last_words() -> int:
         terminal.close()
-        return _conclude(receiver.snapshot().waiting_entries)
+        snapshot = receiver.snapshot()
+        if (relay := snapshot.relay) is not None and relay.waiting_entries:
+            log.warning("%s wait for %s", count(relay.waiting_entries, "entry", "entries"), relay.upstream)
+        return _conclude(snapshot.waiting_entries)
 
     # A terminal that gets the entries is no place for a line that stays.
     is_free = "console" not in sink_names(settings.sink)

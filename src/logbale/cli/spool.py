@@ -200,8 +200,14 @@ def retry(
     """
     from logbale.spool import DiskSpool
     from logbale.spool.dead_letters import letters
+    from logbale.spool.inspect import is_of_relay
 
     directory = _directory(_root(spool_dir, config), name)
+    if is_of_relay(directory):
+        raise ConfigError(
+            f"{directory}: a relay's: its numbers are the origin's, so nothing can be put back into it. Ship the "
+            "entries as new ones: jq -c '.batch[]' FILE | logbale ship --once -, and remove the file"
+        )
     wanted = [(path, letter) for path, letter in letters(directory) if sequence in (None, letter.sequence)]
     if not wanted:
         complain(f"{directory}: no such dead letter")

@@ -6,7 +6,7 @@ A flag beats the environment, which beats the TOML file, which beats the default
 from logbale.config.addresses import connect_host, format_address, host_name, is_loopback, split_address
 from logbale.config.fields import SETTINGS, Setting
 from logbale.config.load import CONFIG_VARIABLE, Loaded, check_together, load, only_settings
-from logbale.config.settings import KiB, MiB, Settings, sink_names
+from logbale.config.settings import KiB, MiB, Settings, relay_address, sink_names
 
 __all__ = [
     "CONFIG_VARIABLE",
@@ -23,6 +23,7 @@ __all__ = [
     "is_loopback",
     "load",
     "only_settings",
+    "relay_address",
     "sink_names",
     "split_address",
 ]

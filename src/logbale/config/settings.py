@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from logbale.config.addresses import host_name, split_addresses
+from logbale.config.addresses import host_name, split_address, split_addresses
 from logbale.config.secret import Secret
 from logbale.kafka.address import EXPECTED, SCHEME, kafka_topic
 from logbale.segment_store.opening import EXPECTED as STORES
@@ -21,7 +21,10 @@ MiB = 1024 * KiB
 TiB = 1024 * 1024 * MiB
 
 SINKS = ("archive", "console", "null")
+SINKS_ALLOWED = f"archive, console, null, logbale://HOST:PORT, {EXPECTED}"
 DURABLE_SINKS = {"archive", "null"}
+RELAY = "logbale://"
+"""Begins the sink that is another receiver."""
 
 
 # What values may be. A check takes the text, returns it as it is kept, and raises ValueError with what was expected.
@@ -38,13 +41,29 @@ def sink_names(text: str) -> list[str]:
     topics = [name for name in names if name.startswith(SCHEME)]
     for topic in topics:
         kafka_topic(topic)
-    if not set(names) <= {*SINKS, *topics}:
-        raise ValueError(f"archive, console, null or {EXPECTED}, several with commas")
+    relays = [name for name in names if name.startswith(RELAY)]
+    for relay in relays:
+        relay_address(relay)
+    if not set(names) <= {*SINKS, *topics, *relays}:
+        raise ValueError(f"archive, console, null, logbale://HOST:PORT or {EXPECTED}, several with commas")
     if len(names) > len(set(names)):
         raise ValueError("each sink once")
-    if len({*DURABLE_SINKS, *topics}.intersection(names)) > 1:
-        raise ValueError("one of archive, null and kafka://…: one sink decides what counts as stored")
+    if len({*DURABLE_SINKS, *topics, *relays}.intersection(names)) > 1:
+        raise ValueError("one of archive, null, logbale://… and kafka://…: one sink decides what counts as stored")
     return names
+
+
+def relay_address(name: str) -> tuple[str, int]:
+    """Host and port of `logbale://HOST:PORT`; 5000 where no port is given. Raises ValueError likewise."""
+    expected = "logbale://HOST:PORT, an IPv6 address in brackets"
+    try:
+        host, port = split_address(name.removeprefix(RELAY).rstrip("/"))
+    except ValueError:
+        raise ValueError(expected) from None
+    digits = port or "5000"
+    if not host or not digits.isascii() or not digits.isdigit() or not 1 <= int(digits) <= 65535:
+        raise ValueError(expected)
+    return host_name(host), int(digits)
 
 
 def _sinks(text: str) -> str:
@@ -98,9 +117,7 @@ _BatchBytes = Annotated[int, Meta(ge=1, le=32 * MiB, extra={"metavar": "BYTES"})
 _FrameBytes = Annotated[int, Meta(ge=1, le=0xFFFFFFFF, extra={"metavar": "BYTES"})]
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Host = Annotated[str, Meta(extra={"check": host_name, "allowed": "a host name or an IP address", "metavar": "HOST"})]
-Sinks = Annotated[
-    str, Meta(extra={"check": _sinks, "allowed": f"archive, console, null, {EXPECTED}", "metavar": "NAMES"})
-]
+Sinks = Annotated[str, Meta(extra={"check": _sinks, "allowed": SINKS_ALLOWED, "metavar": "NAMES"})]
 Addresses = Annotated[
     str,
     Meta(
@@ -221,7 +238,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _TLS,
         Meta(
             description="CAs that may have signed the receiver's certificate, or system; turns TLS on at a shipper",
-            extra={"allowed": "a path, empty or system", "commands": ("ship", "tail", "top")},
+            extra={"allowed": "a path, empty or system", "commands": ("ship", "receive", "tail", "top")},
         ),
     ] = ""
     tls_client_ca_file: Annotated[
@@ -308,7 +325,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Annotated[int, Meta(ge=MiB, le=TiB, extra={"metavar": "BYTES"})],
         _BATCHES,
         _LIVE,
-        Meta(description="Bytes that a spool may take on disk"),
+        Meta(
+            description="Bytes that a spool may take on disk; at a relay, all of them together",
+            extra={"commands": ("ship", "receive")},
+        ),
     ] = 1024 * MiB
     spool_policy: Annotated[
         Literal["block", "drop_oldest", "drop_newest"],
@@ -419,6 +439,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _LIVE,
         Meta(description="Size of the archive on disk over which the oldest sealed segments are deleted; 0 is never"),
     ] = 0
+    relay_dir: Annotated[
+        Directory, _RECEIVER, Meta(description="Directory of a relay's spools: of a sink logbale://HOST:PORT")
+    ] = "relay"
+    relay_connections: Annotated[
+        Annotated[int, Meta(ge=1, le=10_000)],
+        _RECEIVER,
+        _LIVE,
+        Meta(description="Most sessions of a relay with its receiver at a time; more streams take turns"),
+    ] = 64
+    relay_cert_file: Annotated[
+        File, _RECEIVER, Meta(description="Certificate and chain in PEM that a relay shows its receiver if asked")
+    ] = ""
+    relay_key_file: Annotated[
+        File, _RECEIVER, Meta(description="Its key, without a passphrase; empty: in RELAY_CERT_FILE too")
+    ] = ""
     marks_days: Annotated[
         Annotated[float, Meta(gt=0, extra={"metavar": "DAYS"})],
         _RECEIVER,
@@ -598,7 +633,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     token_file: Annotated[
         File,
         _ACCESS,
-        Meta(description="File with the token that a shipper shows, one line", extra={"commands": ("ship",)}),
+        Meta(
+            description="File with the token that a shipper shows, one line; a relay, to its receiver",
+            extra={"commands": ("ship", "receive")},
+        ),
     ] = ""
     token: Annotated[
         SecretText,

@@ -59,6 +59,21 @@ function reported(shippers) {
   };
 }
 
+// What a relay did with what it stored.
+function forwarded(relay) {
+  return {
+    name: "Relay",
+    of: `to ${relay.upstream}`,
+    whole: ["taken", relay.taken_entries, "stored here, and left at the start"],
+    parts: [
+      ["forwarded", relay.forwarded_entries, "durable there"],
+      ["rejected", relay.rejected_entries, "there; kept here as dead letters"],
+      ["dropped", total(relay.dropped), "damaged here, or never sent by their origin"],
+      ["to go", relay.waiting_entries],
+    ],
+  };
+}
+
 export const RECEIVER = {
   moved: (s) => s.received,
   sums: (s) => [
@@ -73,6 +88,7 @@ export const RECEIVER = {
         ["waiting", s.waiting_entries],
       ],
     },
+    ...(s.relay ? [forwarded(s.relay)] : []),
     ...(s.shippers?.reporting ? [reported(s.shippers)] : []),
   ],
   quiet: (s) =>
@@ -83,6 +99,9 @@ export const RECEIVER = {
     ...moving(s, s.received),
     ["Clients", count(s.clients), "", plural(s.connections, "connection", "connections")],
     ["Waiting", count(s.waiting_entries), "", bytes(s.in_flight_bytes)],
+    ...(s.relay
+      ? [["To go", count(s.relay.waiting_entries), "", `oldest ${duration(s.relay.oldest_waiting)}, ${plural(s.relay.sessions, "session", "sessions")}`]]
+      : []),
     ...(s.disk
       ? [["Disk free", ...bytesParts(s.disk.free_bytes), `${percent(s.disk.free_bytes, s.disk.total_bytes)} free`]]
       : []),

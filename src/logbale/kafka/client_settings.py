@@ -21,6 +21,8 @@ PRODUCER_OWN = {
     "batch.size": "it follows the topic's max.message.bytes",
     "enable.gapless.guarantee": "a batch that failed is sent again, with all that came after it",
     "delivery.report.only.error": "every batch's report is waited for",
+    "message.timeout.ms": "five minutes: an archiver gives up the parts of a batch whose rest takes an hour",
+    "delivery.timeout.ms": "five minutes: an archiver gives up the parts of a batch whose rest takes an hour",
 }
 """librdkafka's names that a producer of ours sets itself, and why nobody else may."""
 

@@ -26,6 +26,11 @@ from logbale.spool.segment import Segment
 from logbale.spool.state import ACKNOWLEDGED, DROPPED, REJECTED, UNNUMBERED, State
 
 SEGMENT_BYTES = 8 * MiB
+COMPACT_BYTES = 4 * format.KiB
+"""Bytes of consumed batches that compact() leaves: to give them back would cost more writing."""
+MAX_REASONS = 24
+"""Counts after which a reason of somebody else's skip has no count of its own."""
+OTHER = "other"
 
 logger = logging.getLogger(__name__)
 
@@ -41,13 +46,16 @@ class DiskSpool:
         segment_bytes: int = SEGMENT_BYTES,
         owner: str = "",
         now: Callable[[], float] = time.time,
+        begin: tuple[str, int] | None = None,
     ) -> None:
         """`max_bytes` bounds the segments on disk; a sixteenth of it, at most 1 MiB, is the reserve for notes.
 
-        `owner` is whose name new streams get, in place of this host's.
+        `owner` is whose name new streams get, in place of this host's. A spool that is not there yet takes the stream
+        and the first sequence of `begin`; without, a new stream, from 1 on.
         """
         self.directory = directory
         self.owner = owner
+        self._begin = begin
         self._sent_to: Noted | None = None
         self.torn_bytes = 0
         """Bytes of unfinished writes that open() cut."""
@@ -167,7 +175,9 @@ class DiskSpool:
     def _recover(self) -> None:
         named = identity.read_stream(self.directory)
         found = recover(self.directory, self._stream_name)
-        if found is None:
+        if found is None and self._begin is not None:
+            self._adopt(State.beginning(*self._begin), [], 1)
+        elif found is None:
             self._adopt(State.new(named or self._stream_name()), [], 1)
         else:
             self._adopt(found.state, found.segments, found.next_serial)
@@ -221,6 +231,31 @@ class DiskSpool:
             Record(header.position - base, header.entries, header.raw_bytes, header.crc, header.size)
             for header in headers
         ]
+
+    def skip(self, last: int, entries: int, reason: str, cursors: Mapping[str, Any]) -> None:
+        """The sequences from the next one to `last` will never come, and stand for so many entries; durable on return.
+
+        Their entries count as read, and as dropped by the reason. Raises StorageError: then nothing was skipped.
+        """
+        self._check_lock()
+        state = self._state
+        if DROPPED + reason not in state.counts and len(state.counts) >= MAX_REASONS:
+            reason = OTHER
+        skip = Skip(state.next, last + state.base, entries, reason)
+        skips, counts = list(state.skips), dict(state.counts)
+        if entries:
+            counts[DROPPED + reason] = counts.get(DROPPED + reason, 0) + entries
+        # Whoever skips much and loses nothing by it must not make every later record longer.
+        if not entries and skips and skips[-1] == Skip(skips[-1].first, skip.first - 1, 0, reason):
+            skip = Skip(skips.pop().first, skip.last, 0, reason)
+        self._journal.skip([*skips, skip], skip.last, entries, counts, cursors)
+
+    def compact(self) -> None:
+        """Where nothing waits, gives back what is consumed: a snapshot is left. Raises StorageError."""
+        self._check_lock()
+        if self._state.first == self._state.next and self._catalogue.size > COMPACT_BYTES:
+            self._journal.rotate()
+            self._journal.delete_finished()
 
     def item(self, sequence: int) -> Record | Skip:
         """What there is of a sequence that is not consumed: a batch, or why it will never come. Raises StorageError."""

@@ -55,6 +55,11 @@ def is_spool(directory: Path) -> bool:
         raise storage_error(directory, "look for a spool", error, setting=SETTING) from error
 
 
+def is_of_relay(directory: Path) -> bool:
+    """Whether this spool is one of a relay's, which has a lock on all of them beside its own."""
+    return (directory.parent / LOCK_NAME).exists()
+
+
 def spool_directories(root: Path) -> list[Path]:
     """The spools below a directory, by name; none where there is no such directory. Raises StorageError."""
     try:

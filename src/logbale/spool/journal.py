@@ -18,7 +18,7 @@ from logbale.errors import StorageError
 from logbale.session import batch_crc
 from logbale.spool import format
 from logbale.spool.catalogue import Catalogue
-from logbale.spool.format import BATCH, NOTE, SNAPSHOT, Delta, Header
+from logbale.spool.format import BATCH, NOTE, SNAPSHOT, Delta, Header, Skip
 from logbale.spool.segment import Segment, SegmentWriter
 from logbale.spool.state import State
 
@@ -102,6 +102,29 @@ class Journal:
         state.next, state.before = segment.end, segment.end_before = position, before
         state.settle()
         return headers
+
+    def skip(
+        self, skips: list[Skip], last: int, entries: int, counts: dict[str, int], cursors: Mapping[str, Any]
+    ) -> None:
+        """Makes durable that the positions up to `last` were taken without a batch; all or nothing of it.
+
+        They stand for `entries`; `skips` and `counts` are the state's from then on. Raises StorageError.
+        """
+        state = self.state
+        writer = self._ready()
+        delta = state.pending()
+        changed = state.changed(cursors)
+        delta.cursors |= changed
+        delta.skips, delta.counts = skips, counts
+        header, record = format.encode_record(
+            NOTE, delta, position=last + 1, before=state.before + entries, first=state.first, synced=writer.synced
+        )
+        self._write(writer, record)
+        self._note_bytes += header.size
+        state.move_cursors(changed, written=True)
+        state.skips, state.counts = skips, counts
+        state.next, state.before = writer.segment.end, writer.segment.end_before = last + 1, header.before
+        state.settle()
 
     def _ready(self) -> SegmentWriter:
         """A segment that takes records. Raises StorageError."""

@@ -62,6 +62,17 @@ class State:
             )
         )
 
+    @classmethod
+    def beginning(cls, stream: str, sequence: int) -> State:
+        """A stream whose sequences somebody else gives, and of which `sequence` is the first to come: its positions are
+        these sequences.
+        """
+        state = cls.new(stream)
+        state.next = state.first = sequence
+        state.sent = sequence - 1
+        state.settle()
+        return state
+
     def snapshot(self, serial: int) -> Snapshot:
         """All of it, for the start of a segment."""
         return Snapshot(
