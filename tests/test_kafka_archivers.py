@@ -18,15 +18,15 @@ from confluent_kafka.admin import AdminClient
 from test_kafka_archiver import Moody, Topic, archiving, eventually
 
 from logbale.archive import reader, verify
+from logbale.errors import StorageError
+from logbale.kafka.address import kafka_topic
+from logbale.kafka.looking import Looking, LookUp
 from logbale.kafka.message import encode
 from logbale.kafka.partition import Limits
 from logbale.segment_store.directory import DirectoryStore
 
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.xdist_group("kafka"),
-    pytest.mark.timeout(400),
-]  # one cluster for all of them
+# One cluster for all of them.
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("kafka"), pytest.mark.timeout(400)]
 
 STREAMS = [f"host{number}" for number in range(12)]
 LONG = "x" * 20
@@ -265,3 +265,24 @@ def test_a_broker_that_is_killed_costs_an_archiver_seconds(kafka_cluster, tmp_pa
         total = 3 * traffic.produced * len(STREAMS)
         eventually(lambda: archiver.snapshot().stored.entries == total, 90)
     assert stored(tmp_path) == expected(traffic.produced)
+
+
+def test_new_leaders_are_asked_after_brokers_came_back(kafka_cluster, tmp_path):
+    """Who asked the ones before takes a refusal of theirs for no answer: partitions are looked up again and again."""
+    topic = kafka_cluster.create_topic("renewed", 6)
+    (tmp_path / "store").mkdir()
+    looking = Looking(kafka_topic(f"kafka://{kafka_cluster.bootstrap}/{topic}"), DirectoryStore(tmp_path / "store"), {})
+    for number in range(6):
+        assert looking.look(number) == LookUp(None, 0, 0)
+    for node in kafka_cluster.nodes:
+        kafka_cluster.kill(node)
+        kafka_cluster.restart(node)
+    for number in range(6):
+        eventually(lambda number=number: _answers(looking, number))
+
+
+def _answers(looking, number):
+    try:
+        return looking.look(number) == LookUp(None, 0, 0)
+    except StorageError:  # no leader yet
+        return False

@@ -27,11 +27,8 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.xdist_group("kafka"),
-    pytest.mark.timeout(300),
-]  # one cluster for all of them
+# One cluster for all of them.
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("kafka"), pytest.mark.timeout(300)]
 
 PATIENCE = 120.0
 """Seconds for what takes ten on a machine that does nothing else."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 from confluent_kafka import KafkaException, TopicPartition
-from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]  # it is there
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # it is there
 
 from logbale.errors import StorageError
 from logbale.kafka.address import KafkaTopic
@@ -44,20 +44,32 @@ class Looking:
 
     def __init__(self, topic: KafkaTopic, store: SegmentStore, settings: Mapping[str, Any]) -> None:
         """`settings` are librdkafka's. Raises ConfigError where it does not take them."""
-        self._topic = topic.name
+        self._topic = topic
         self._store = store
+        self._settings = settings
         # Not the consumer: its get_watermark_offsets() waits for ever once the group gave it up (librdkafka 2.16).
         self._admin = admin_client(topic, settings)
 
     def look(self, number: int) -> LookUp:
         """What is known of a partition now. Raises StorageError where the store or Kafka does not tell."""
-        place = look_up(self._store, self._topic, number)
+        place = look_up(self._store, self._topic.name, number)
         return LookUp(place, self._offset(number, EARLIEST), self._offset(number, LATEST))
 
     def _offset(self, number: int, spec: Any) -> int:
-        partition = TopicPartition(self._topic, number)
+        admin = self._admin
         try:
-            asked = self._admin.list_offsets({partition: spec}, request_timeout=OFFSET_TIMEOUT)
+            return self._ask(admin, number, spec)
+        except StorageError:
+            # It goes on with the leaders' epochs that it has seen first, and refuses itself for ever once they have
+            # changed (librdkafka 2.16): another one asks anew.
+            if self._admin is admin:
+                self._admin = admin_client(self._topic, self._settings)
+        return self._ask(self._admin, number, spec)
+
+    def _ask(self, admin: AdminClient, number: int, spec: Any) -> int:
+        partition = TopicPartition(self._topic.name, number)
+        try:
+            asked = admin.list_offsets({partition: spec}, request_timeout=OFFSET_TIMEOUT)
             return int(asked[partition].result(2 * OFFSET_TIMEOUT).offset)
         except KafkaException as error:
             raise StorageError(f"Kafka does not say where it begins and ends: {error.args[0].str()}") from error
