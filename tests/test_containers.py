@@ -42,6 +42,52 @@ def test_nothing_but_the_receivers_port_is_published_beyond_this_host():
     assert [one for one in published if not one.startswith("127.0.0.1:")] == ["${SERVER_PORT:-5000}:5000"]
 
 
+KAFKA = (ROOT / "docker-compose.kafka.yml").read_text()
+
+
+def test_a_fleet_publishes_nothing_but_its_balancer_and_its_own_services_have_no_rights():
+    """Brokers, receivers and archivers are for each other; what is ours runs as hardened as it does alone."""
+    assert re.findall(r"^    ports:\n((?:      - .*\n)+)", KAFKA, re.MULTILINE) == [
+        '      - "${SERVER_PORT:-5000}:5000"\n'
+    ]
+    hardened = re.search(r"^x-hardened: &hardened\n((?:  .*\n)+)", KAFKA, re.MULTILINE)[1]
+    for line in ("read_only: true", "cap_drop: [ALL]", 'security_opt: ["no-new-privileges:true"]'):
+        assert f"  {line}\n" in hardened
+    assert re.search(r"^x-logbale: &logbale\n  <<: \*hardened\n", KAFKA, re.MULTILINE)
+    services = KAFKA.split("\nservices:\n")[1].split("\nnetworks:\n")[0]
+    for name in ("receiver-1: *receiver", "receiver-2: *receiver", "archiver-1: *archiver", "archiver-2: *archiver"):
+        assert f"  {name}\n" in services
+    assert not re.search(r"privileged:|cap_add:|network_mode:|pid:|docker\.sock", KAFKA)
+
+
+def test_the_topic_of_a_fleet_can_lose_a_broker():
+    """Three copies of which two must have a batch, and no broker that lags behind may lead."""
+    for setting in ("--replication-factor=3", "min.insync.replicas=2", "unclean.leader.election.enable=false"):
+        assert setting in KAFKA
+    assert KAFKA.count("KAFKA_NODE_ID:") == 3
+
+
+def test_compose_understands_both_files():
+    """As far as that can be seen without an engine."""
+    if shutil.which("docker-compose") is None:
+        pytest.skip("no docker-compose: apt-get install docker-compose")
+    for file in ("docker-compose.yml", "docker-compose.kafka.yml"):
+        done = subprocess.run(
+            ["docker-compose", "-f", ROOT / file, "config", "--quiet"], capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_balancers_configuration_is_sound(tmp_path):
+    """HAProxy itself says so; the receivers' names mean nothing here."""
+    if shutil.which("haproxy") is None:
+        pytest.skip("no haproxy: apt-get install haproxy")
+    done = subprocess.run(
+        ["haproxy", "-c", "-f", ROOT / "deploy/haproxy.cfg"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+
+
 # With an engine
 
 
