@@ -59,11 +59,13 @@ async def look(receiver: Receiver, tls: ShipperTLS | None, session: ShipperSessi
     except (OSError, RuntimeError, ProtocolError) as error:
         raise SessionEnded("connection_lost", str(error) or type(error).__name__) from None
     finally:
-        writer.close()
-        with contextlib.suppress(OSError, TimeoutError):
-            async with asyncio.timeout(1.0):
-                await writer.wait_closed()
-        writer.transport.abort()
+        try:
+            writer.close()
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await writer.wait_closed()
+        finally:  # who is cancelled just here leaves no connection behind
+            writer.transport.abort()
 
 
 async def _welcome(reader: asyncio.StreamReader, session: ShipperSession) -> None:

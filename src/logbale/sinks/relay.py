@@ -273,8 +273,9 @@ class RelaySink:
             if origin is not None and not await origin.delete():
                 self._marks.known.setdefault(stream, before[stream])
             else:
-                self._origins.pop(stream, None)
                 gone += 1
+                if origin is not None and not origin.users:  # else it has come back meanwhile
+                    del self._origins[stream]
         if gone:
             log.info("%d streams are forgotten: silent for %g days (MARKS_DAYS)", gone, self._marks_days)
 
