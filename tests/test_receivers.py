@@ -202,6 +202,32 @@ def test_the_first_choice_is_gone_back_to_without_a_batch_sent_twice(run):
     run(scenario)
 
 
+def test_a_better_receiver_that_is_too_old_is_not_gone_to(run, monkeypatch):
+    """It answers a look, but what it says there is that no session of ours can be had."""
+
+    async def scenario():
+        async with several_receivers(KeepingSink(), KeepingSink()) as servers:
+            first, second = servers
+            port = int(first.name.rpartition(":")[2])
+            await first.stop(deadline=0.0)
+            ships = shipper(to(servers), Trickle(), batch_interval=0.01, batch_linger=0.0)
+            running = asyncio.create_task(ships.run())
+            await eventually(lambda: len(second.sink.numbers) > 20)
+            monkeypatch.setattr("logbale.session.VERSION", 1)
+            old = await started(port)
+            try:
+                await eventually(lambda: "update the receiver" in ships._link._receivers.errors.get(first.name, ""))
+                seen = len(second.sink.numbers)
+                await eventually(lambda: len(second.sink.numbers) > seen + 20)
+                ships.stop()
+                report = await running
+                assert (report.delivered, report.snapshot.reconnects) == (True, 0)
+            finally:
+                await old.stop(deadline=0.0)
+
+    run(scenario)
+
+
 class Trickle(Numbers):
     """Numbered entries, one every few milliseconds, for ever."""
 
