@@ -566,6 +566,22 @@ def test_its_directory_is_its_own(tmp_path, run):
     run(scenario)
 
 
+def test_a_directory_of_the_file_systems_is_left_alone(tmp_path, run):
+    """RELAY_DIR may be a volume's top, where `lost+found` is, which only root may read."""
+    places = [tmp_path / "relay" / name for name in ("lost+found", ".snapshot", "%x")]
+
+    async def scenario():
+        async with upstream(Upstream()) as server, relay(tmp_path / "relay", server.address[1]) as sink:
+            await sink.commit([batch(1)])
+            await forwarded(sink)
+
+    for place in places:
+        place.mkdir(parents=True)
+    run(scenario)
+    run(scenario)
+    assert all(list(place.iterdir()) == [] for place in places)
+
+
 def test_a_stream_called_like_something_else_stays_in_the_directory(tmp_path, run):
     """`..` and `lock` are streams like others."""
 
