@@ -40,17 +40,17 @@ def spool_of(directory, *, stream=STREAM, first=1, max_bytes=1 << 30):
     return spool
 
 
-def settings_of(port, **options):
-    return Settings(server_host="127.0.0.1", server_port=port, compression_algorithm="zstd", **options)
+def settings_of(port, *, host="127.0.0.1", **options):
+    return Settings(server_host=host, server_port=port, compression_algorithm="zstd", **options)
 
 
 LIMITS = {"max_bytes": 1 << 30, "max_memory": 1 << 20, "max_streams": 1000, "marks_days": 30, "connections": 64}
 
 
 @contextlib.asynccontextmanager
-async def relay(directory, port, **options):
-    """A relay's sink that forwards to a port of this host while the body runs."""
-    sink = RelaySink(directory, settings_of(port), **(LIMITS | options))
+async def relay(directory, port, *, host="127.0.0.1", **options):
+    """A relay's sink that forwards to a port, of this host if no other is given, while the body runs."""
+    sink = RelaySink(directory, settings_of(port, host=host), **(LIMITS | options))
     await sink.open()
     forwarding = asyncio.create_task(sink.run())
     try:

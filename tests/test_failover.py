@@ -2,7 +2,7 @@
 
 import pytest
 
-from logbale.failover import Failover
+from logbale.failover import REMEMBERED, Failover
 
 
 def failover(*receivers, interval=30.0, steady=30.0):
@@ -146,6 +146,26 @@ def test_a_receiver_that_loses_us_again_and_again_is_left_alone_for_longer():
     assert choice.better("b", now + 180.0) == ["a"]
 
 
+def test_who_is_offered_again_is_not_due_before_its_delay_is_over():
+    """A resolver may name a few of many each time: where all are away, none of them is tried without a pause."""
+    choice, tried = failover(), []
+    for now in range(1000):
+        choice.offer(("a", "b") if now % 2 else ("c", "d"))
+        name, wait = choice.next(now / 1000)
+        if not wait:
+            tried.append(name)
+            choice.failed(name, now / 1000)
+    assert len(tried) < 12
+
+
+def test_of_those_that_are_offered_no_more_only_so_many_are_remembered():
+    """Machines get new addresses for years."""
+    choice = failover()
+    for number in range(1000):
+        choice.offer((f"{number}",))
+    assert len(choice._known) == REMEMBERED + 1
+
+
 def test_what_is_no_longer_offered_is_no_choice_any_more():
     """Whoever is on a receiver that was taken out of the names is there until something better answers."""
     choice = failover()
@@ -155,4 +175,4 @@ def test_what_is_no_longer_offered_is_no_choice_any_more():
     assert choice.choice("a") == 3
     assert choice.better("a", 0.0) == ["b", "c"]
     choice.offer(("a", "b", "c"))
-    assert choice.next(0.0) == ("a", 0.0)
+    assert choice.next(1.0) == ("a", 0.0)

@@ -9,7 +9,7 @@ from certificates import Certificates
 from cli_process import logbale_run
 from test_delivery import KeepingSink, Numbers, eventually
 
-from logbale import failover, open_session, receivers
+from logbale import connecting, failover, open_session, receivers
 from logbale.config import Settings, load
 from logbale.config.exposure import refuse_unsafe_shipper
 from logbale.errors import ConfigError, StorageError
@@ -202,6 +202,32 @@ def test_the_first_choice_is_gone_back_to_without_a_batch_sent_twice(run):
     run(scenario)
 
 
+def test_a_better_receiver_that_is_too_old_is_not_gone_to(run, monkeypatch):
+    """It answers a look, but what it says there is that no session of ours can be had."""
+
+    async def scenario():
+        async with several_receivers(KeepingSink(), KeepingSink()) as servers:
+            first, second = servers
+            port = int(first.name.rpartition(":")[2])
+            await first.stop(deadline=0.0)
+            ships = shipper(to(servers), Trickle(), batch_interval=0.01, batch_linger=0.0)
+            running = asyncio.create_task(ships.run())
+            await eventually(lambda: len(second.sink.numbers) > 20)
+            monkeypatch.setattr("logbale.session.VERSION", 1)
+            old = await started(port)
+            try:
+                await eventually(lambda: "update the receiver" in ships._link._receivers.errors.get(first.name, ""))
+                seen = len(second.sink.numbers)
+                await eventually(lambda: len(second.sink.numbers) > seen + 20)
+                ships.stop()
+                report = await running
+                assert (report.delivered, report.snapshot.reconnects) == (True, 0)
+            finally:
+                await old.stop(deadline=0.0)
+
+    run(scenario)
+
+
 class Trickle(Numbers):
     """Numbered entries, one every few milliseconds, for ever."""
 
@@ -307,6 +333,34 @@ def test_a_name_is_resolved_anew_and_a_better_address_is_gone_to(run, names):
             assert one.sink.numbers + two.sink.numbers == list(range(len(one.sink.numbers + two.sink.numbers)))
         finally:
             await one.stop(deadline=0.0)
+            await two.stop(deadline=0.0)
+
+    run(scenario)
+
+
+def test_a_name_that_stands_for_another_machine_now_is_told_what_the_one_before_was_sent(run, names, monkeypatch):
+    """It keeps its streams, but not the archive: one of two machines may be away whenever the name is asked for."""
+    opening = connecting.open_connection
+
+    async def open_connection(host, port, tls, *, address=""):
+        return await opening(names[host][0][1], port, tls)
+
+    monkeypatch.setattr(connecting, "open_connection", open_connection)
+
+    async def scenario():
+        one = await started(host="127.0.0.1")
+        two = await started(one.address[1], host="127.0.0.2")
+        one.sink.open.clear()
+        names["logs.test"] = [(V4, "127.0.0.1")]
+        ships = shipper(f"logs.test:{one.address[1]}", Numbers(10))
+        running = asyncio.create_task(ships.run())
+        try:
+            await eventually(lambda: one.metrics.received.entries == 10)
+            names["logs.test"] = [(V4, "127.0.0.2")]
+            await one.stop(deadline=0.0)
+            assert (await running).delivered
+            assert [item.elsewhere for item in two.sink.items] == [True, True]
+        finally:
             await two.stop(deadline=0.0)
 
     run(scenario)

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import logging
 import os
+import socket
 import threading
 
 import msgspec
@@ -11,10 +12,10 @@ import pytest
 from relay_items import STREAM, base_batch, batch, reject, relay, skip, upstream
 from test_delivery import KeepingSink, Numbers, eventually, shipper
 
-from logbale import failover
+from logbale import failover, receivers
 from logbale.errors import LockedError, StorageError
 from logbale.metrics import ReceiverMetrics
-from logbale.relay import forwarding
+from logbale.relay import forwarding, origin
 from logbale.relay.spool import directory_name
 from logbale.sinks import ReceivedBatch, Rejected, SkippedRange, Stored
 from logbale.sinks import relay as relay_sink
@@ -304,6 +305,30 @@ def test_while_upstream_is_away_one_stream_tries_for_all(tmp_path, run, caplog, 
     run(scenario)
 
 
+def test_looking_for_a_better_way_upstream_is_no_word_that_it_is_away(tmp_path, run, monkeypatch):
+    """Where a name stands for several receivers each session looks now and then; a stop still forwards what waits."""
+
+    async def resolve(host, port):
+        return [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET, "127.0.0.1x")]
+
+    monkeypatch.setattr(receivers, "resolve", resolve)
+    monkeypatch.setattr(receivers, "preference", lambda stream, names: sorted(names))
+
+    async def scenario():
+        async with (
+            upstream(Upstream()) as server,
+            relay(tmp_path / "relay", server.address[1], host="logs.test") as sink,
+        ):
+            seen = set()
+            await sink.commit([batch(1)])
+            while sink.snapshot().waiting_batches:
+                seen.add(sink.forwarding.is_unreachable)
+                await asyncio.sleep(0)
+            assert seen == {False}
+
+    run(scenario)
+
+
 def test_a_stream_that_upstream_refuses_holds_no_other_up(tmp_path, run, monkeypatch, caplog):
     """One that is one too many there waits, with its reason; with one place for all, too."""
     monkeypatch.setattr(forwarding, "TURN", 0.05)
@@ -372,6 +397,49 @@ def test_silent_streams_are_forgotten(tmp_path, run):
             assert sink.mark("waits:1").sequence == sink.mark("letter:1").sequence == 1
             assert (tmp_path / "relay" / "letter:1").exists()
             assert balanced(sink)
+
+    run(scenario)
+
+
+def test_a_stream_that_comes_back_while_it_is_forgotten_begins_anew(tmp_path, run, monkeypatch):
+    """Its directory is deleted on a thread; what comes meanwhile is stored, and what comes after that with it."""
+    deleting, may_go = threading.Event(), threading.Event()
+
+    def delete(directory):
+        deleting.set()
+        may_go.wait(10.0)
+        return real(directory)
+
+    real = origin._delete
+    monkeypatch.setattr(origin, "_delete", delete)
+    now = 1000 * 86_400
+
+    async def scenario():
+        nonlocal now
+        async with (
+            upstream(Upstream()) as server,
+            relay(tmp_path / "relay", server.address[1], now=lambda: now) as sink,
+        ):
+            await sink.commit([batch(1)])
+            await forwarded(sink)
+            await sink.forwarding.end()
+            await sink._origins[STREAM].park()
+            for _ in range(30):
+                now += 86_400
+                await sink.expire()
+            now += 86_400
+            expiring = asyncio.create_task(sink.expire())
+            await eventually(deleting.is_set)
+            coming = asyncio.create_task(sink.commit([batch(2)]))
+            await asyncio.sleep(0)
+            may_go.set()
+            await expiring
+            await coming
+            await sink.commit([batch(3)])
+            told = sink.snapshot()
+            assert (told.streams, told.waiting_batches) == (1, 2)
+            await sink._origins[STREAM].park()
+            assert sink.snapshot().spool_bytes == sink._origins[STREAM].disk_bytes
 
     run(scenario)
 
@@ -496,6 +564,22 @@ def test_its_directory_is_its_own(tmp_path, run):
                     pass
 
     run(scenario)
+
+
+def test_a_directory_of_the_file_systems_is_left_alone(tmp_path, run):
+    """RELAY_DIR may be a volume's top, where `lost+found` is, which only root may read."""
+    places = [tmp_path / "relay" / name for name in ("lost+found", ".snapshot", "%x")]
+
+    async def scenario():
+        async with upstream(Upstream()) as server, relay(tmp_path / "relay", server.address[1]) as sink:
+            await sink.commit([batch(1)])
+            await forwarded(sink)
+
+    for place in places:
+        place.mkdir(parents=True)
+    run(scenario)
+    run(scenario)
+    assert all(list(place.iterdir()) == [] for place in places)
 
 
 def test_a_stream_called_like_something_else_stays_in_the_directory(tmp_path, run):

@@ -7,7 +7,7 @@ import contextlib
 from time import monotonic
 
 from logbale.errors import ProtocolError
-from logbale.messages import MAX_CONTROL_BYTES, Error, Status, encode_message
+from logbale.messages import LINES_SINCE, MAX_CONTROL_BYTES, Error, Status, Welcome, encode_message
 from logbale.protocol import FrameDecoder
 from logbale.receivers import Receiver
 from logbale.session import WELCOME_TIMEOUT, ShipperSession, Welcomed
@@ -59,11 +59,23 @@ async def look(receiver: Receiver, tls: ShipperTLS | None, session: ShipperSessi
     except (OSError, RuntimeError, ProtocolError) as error:
         raise SessionEnded("connection_lost", str(error) or type(error).__name__) from None
     finally:
-        writer.close()
-        with contextlib.suppress(OSError, TimeoutError):
-            async with asyncio.timeout(1.0):
-                await writer.wait_closed()
-        writer.transport.abort()
+        try:
+            writer.close()
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await writer.wait_closed()
+        finally:  # who is cancelled just here leaves no connection behind
+            writer.transport.abort()
+
+
+def refuse_too_old(welcome: Welcome) -> None:
+    """Raises SessionEnded where the receiver cannot take what we send."""
+    if welcome.version < LINES_SINCE:
+        raise SessionEnded(
+            "unsupported",
+            f"the receiver speaks version {welcome.version} of the session, which has no lines in its batches: update "
+            "the receiver first",
+        )
 
 
 async def _welcome(reader: asyncio.StreamReader, session: ShipperSession) -> None:
@@ -73,6 +85,7 @@ async def _welcome(reader: asyncio.StreamReader, session: ShipperSession) -> Non
         for frame in decoder.frames():
             event, _ = session.receive(frame, monotonic())
             if isinstance(event, Welcomed):
+                refuse_too_old(event.welcome)
                 return
             if isinstance(event, Error):
                 raise SessionEnded(event.code, f"the receiver says {event.code}: {event.detail}")

@@ -20,6 +20,9 @@ that several that are away make one round."""
 PAUSES_GROW = 16
 """Times the return interval that a receiver is left alone at most, however often it lost us soon after we came back."""
 
+REMEMBERED = 64
+"""Receivers that are not offered now and whose delays still hold when they are: a resolver may name a few of many."""
+
 STOOD = 5
 """Return intervals after which a session counts as having stood."""
 
@@ -61,11 +64,13 @@ class Failover:
         """Those that failed in this round: nobody is tried twice before each other one that is due was tried once."""
 
     def offer(self, receivers: Sequence[str]) -> None:
-        """These there are now, best first; what was learnt of the others is forgotten."""
+        """These there are now, best first; what was learnt of the others is forgotten, but for the last of them."""
         self.receivers = receivers
-        self._known = {name: self._known.get(name) or _Known(self._delays(self._steady)) for name in receivers}
-        self._failed &= self._known.keys()
-        if self._held not in self._known:
+        others = [name for name in self._known if name not in receivers][-REMEMBERED:]
+        present = {name: self._known.get(name) or _Known(self._delays(self._steady)) for name in receivers}
+        self._known = {name: self._known[name] for name in others} | present
+        self._failed &= set(receivers)
+        if self._held not in receivers:
             self._held = None
 
     def next(self, now: float) -> tuple[str, float]:

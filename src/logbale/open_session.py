@@ -14,11 +14,10 @@ import msgspec
 from logbale import __version__
 from logbale.compressing import Compressing
 from logbale.config import Settings
-from logbale.connecting import READ_BYTES, SessionEnded
+from logbale.connecting import READ_BYTES, SessionEnded, refuse_too_old
 from logbale.errors import ProtocolError, StorageError
 from logbale.liveness import Pace
 from logbale.messages import (
-    LINES_SINCE,
     MAX_CONTROL_BYTES,
     UNAUTHORIZED,
     WRONG_STREAM,
@@ -230,12 +229,7 @@ class OpenSession:
         )
 
     async def _welcome(self, event: Welcomed) -> None:
-        if event.welcome.version < LINES_SINCE:
-            raise SessionEnded(
-                "unsupported",
-                f"the receiver speaks version {event.welcome.version} of the session, which has no lines in its "
-                "batches: update the receiver first",
-            )
+        refuse_too_old(event.welcome)
         if event.other_history:
             old = self._queue.store.stream
             await self._queue.new_stream()

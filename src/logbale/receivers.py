@@ -36,6 +36,12 @@ class Receiver(msgspec.Struct, frozen=True):
         """What to connect to."""
         return self.address or self.host
 
+    def holder(self, peer: object) -> str:
+        """Who has what it was sent, where `peer` is what a connection to it came to: a name with one address may stand
+        for another machine, with another archive, the next time.
+        """
+        return self.name if self.address or _is_address(self.host) else f"{self.name} at {peer}"
+
 
 class Receivers:
     """The receivers there are, the one that a stream should go to, and the one to try next."""

@@ -161,10 +161,11 @@ class SessionLink:
         reader, writer = await connect(receiver, self._tls())
         self._writer = writer
         store = self._queue.store
-        stream, sent = store.stream, self._sent_to.elsewhere(receiver.name, store.first)
+        holder = receiver.holder((writer.get_extra_info("peername") or [None])[0])
+        stream, sent = store.stream, self._sent_to.elsewhere(holder, store.first)
 
         async def opened(welcome: Welcome) -> None:
-            await self._note(Noted(stream, receiver.name, sent))
+            await self._note(Noted(stream, holder, sent))
             self._opened(receiver, welcome)
 
         session = OpenSession(
@@ -191,7 +192,7 @@ class SessionLink:
             looking.cancel()
             await asyncio.wait([looking])
             if store.stream == stream:
-                self._sent_to.add(receiver.name, session.last_sent)
+                self._sent_to.add(holder, session.last_sent)
             else:
                 self._sent_to = SentTo(up_to=0)
 
@@ -221,7 +222,8 @@ class SessionLink:
         failover = self._receivers.failover
         # One receiver alone is left in peace, and the resolver with it: fleets have thousands of shippers.
         while self._receivers.are_several and (self._receivers.may_change or failover.choice(receiver.name) > 1):
-            await self._sleep(self._settings.return_interval * (1 + self._chance() / 4))
+            # Not by self._sleep, which is before another try and says that there is no session.
+            await asyncio.sleep(self._settings.return_interval * (1 + self._chance() / 4))
             if self._receivers.may_change:
                 await self._receivers.look_up(self._queue.store.stream)
             if not self._metrics.connected:

@@ -186,6 +186,7 @@ class Origin:
             is_gone = await asyncio.get_running_loop().run_in_executor(self._shared.pool, _delete, self.directory)
             if is_gone:
                 self._shared.parked_bytes -= self.disk_bytes
+                self.disk_bytes = 0
             return is_gone
 
 

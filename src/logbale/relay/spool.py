@@ -20,6 +20,7 @@ from logbale.sinks.marks import Marks, short_reason
 from logbale.spool.batches import Record
 from logbale.spool.disk import DiskSpool
 from logbale.spool.format import MAX_NUMBER, MiB
+from logbale.spool.identity import is_stream
 from logbale.spool.store import NewBatch
 
 log = logging.getLogger("logbale.relay")
@@ -50,6 +51,12 @@ def directory_name(stream: str) -> str:
 def stream_name(directory: str) -> str:
     """The stream that lies there."""
     return "" if directory == BASE else directory.removeprefix(_ESCAPE)
+
+
+def has_stream(directory: str) -> bool:
+    """Whether a stream may lie there. A file system has directories of its own, `lost+found` at its top for one."""
+    stream = stream_name(directory)
+    return directory_name(stream) == directory and (not stream or is_stream(stream))
 
 
 class Kept(NamedTuple):

@@ -24,7 +24,7 @@ from logbale.metrics import RelaySnapshot
 from logbale.relay.forwarding import Forwarding
 from logbale.relay.origin import SETTING, Origin, Shared, read_origin
 from logbale.relay.reserve import Reserve
-from logbale.relay.spool import Kept, OriginSpool, directory_name, is_out_of_bounds, stream_name
+from logbale.relay.spool import Kept, OriginSpool, directory_name, has_stream, is_out_of_bounds, stream_name
 from logbale.relay.totals import snapshot_of
 from logbale.sinks import Item, Mark, Outcome, ReceivedBatch, Rejected, SkippedRange, Stored
 from logbale.sinks.marks import Marks
@@ -126,7 +126,7 @@ class RelaySink:
         self._reserve.take()
 
     def _directories(self) -> list[Path]:
-        return sorted(path for path in self.directory.iterdir() if path.is_dir())
+        return sorted(path for path in self.directory.iterdir() if has_stream(path.name) and path.is_dir())
 
     def _place(self, stream: str) -> Path:
         return self.directory / directory_name(stream)
@@ -273,8 +273,9 @@ class RelaySink:
             if origin is not None and not await origin.delete():
                 self._marks.known.setdefault(stream, before[stream])
             else:
-                self._origins.pop(stream, None)
                 gone += 1
+                if origin is not None and not origin.users:  # else it has come back meanwhile
+                    del self._origins[stream]
         if gone:
             log.info("%d streams are forgotten: silent for %g days (MARKS_DAYS)", gone, self._marks_days)
 

@@ -60,7 +60,12 @@ def read_stream(directory: Path) -> str | None:
         text = (directory / _STREAM_FILE).read_text("ascii", "replace").strip()
     except FileNotFoundError:
         return None
-    return text if _STREAM.fullmatch(text) else None
+    return text if is_stream(text) else None
+
+
+def is_stream(text: str) -> bool:
+    """Whether it could be a stream's id."""
+    return _STREAM.fullmatch(text) is not None
 
 
 def write_stream(directory: Path, stream: str) -> None:
