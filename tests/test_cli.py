@@ -360,6 +360,22 @@ def test_an_address_that_ends_with_a_colon_is_refused():
     assert ended.stderr == "logbale: --to '127.0.0.1:': expected a port behind the colon, or no colon\n"
 
 
+def test_a_receiver_that_only_shows_says_that_it_stores_nothing(tmp_path):
+    """Who means null has said so; who leaves out `archive,` may not have meant it."""
+    with receiver(tmp_path, "--sink", "console") as process:
+        assert "SINK=console stores nothing: " in process.messages.read_text()
+    with receiver(tmp_path, "--sink", "console,null") as process:
+        assert "stores nothing" not in process.messages.read_text()
+
+
+@pytest.mark.parametrize(("command", "flag"), [(["ship", "--demo"], "--to"), (["receive"], "--listen")])
+def test_an_address_from_an_empty_variable_is_no_default(command, flag):
+    """The default would be another receiver, or all of this host's addresses."""
+    ended = logbale_run(*command, flag, "")
+    assert ended.returncode == 78
+    assert ended.stderr == f"logbale: {flag} '': expected HOST:PORT, HOST or :PORT\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [

@@ -249,6 +249,17 @@ def test_what_is_no_live_tail_is_said_in_one_line(answer, says):
     assert ended.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", ["tail", "top"])
+def test_without_an_address_the_settings_say_where_the_dashboard_is(command):
+    """As the examples call it."""
+    closed = socket.create_server(("127.0.0.1", 0))
+    port = closed.getsockname()[1]
+    closed.close()
+    ended = logbale_run(command, DASHBOARD_PORT=str(port))
+    assert ended.returncode == 69
+    assert ended.stderr.startswith(f"logbale: no dashboard at http://127.0.0.1:{port} (Connection refused)")
+
+
 def test_no_dashboard_says_how_to_have_one():
     """With the setting; from another host, with the way there."""
     closed = socket.create_server(("127.0.0.1", 0))

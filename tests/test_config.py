@@ -391,6 +391,7 @@ def test_sinks_keep_their_order_and_lose_their_spaces():
         ("::", ("::", "")),
         ("fe80::1%eth0", ("fe80::1%eth0", "")),
         ("127.0.0.1:0", ("127.0.0.1", "0")),
+        ("", ("", "")),
     ],
 )
 def test_an_address_is_cut_at_the_right_colon(text, parts):

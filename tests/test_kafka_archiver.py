@@ -167,6 +167,7 @@ def test_a_stop_puts_what_there_is_and_the_next_goes_on(topic, tmp_path):
         eventually(lambda: archiver.snapshot().waiting_entries == 10)
         assert texts(tmp_path) == []
     assert len(texts(tmp_path)) == 10
+    assert archiver.snapshot().waiting_entries == 0
     topic.produce(*numbered("s", 8, 20))
     with archiving(topic, DirectoryStore(tmp_path), NEVER) as archiver:
         eventually(lambda: archiver.snapshot().waiting_entries == 10)
@@ -201,6 +202,7 @@ def test_a_stop_does_not_wait_for_a_store_that_is_down(topic, tmp_path):
         eventually(lambda: archiver.snapshot().waiting_entries == 10)
         store.is_down = True
     assert texts(tmp_path) == []
+    assert archiver.snapshot().waiting_entries == 10
     store.is_down = False
     with archiving(topic, store) as archiver:
         eventually(lambda: archiver.snapshot().stored.entries == 10)

@@ -1,5 +1,7 @@
 """What settings for Kafka promise: addresses and files that are wrong are refused before a broker is asked."""
 
+import sys
+
 import pytest
 from cli_process import logbale_run
 
@@ -59,7 +61,7 @@ def test_without_the_extra_it_says_what_to_install(tmp_path):
     (tmp_path / "confluent_kafka.py").write_text("raise ImportError('not here')")
     ended = logbale_run("receive", "--sink", "kafka://127.0.0.1:1/logs", PYTHONPATH=str(tmp_path))
     assert ended.returncode == 78
-    assert "needs confluent-kafka (not here): pip install 'logbale[kafka]'" in ended.stderr
+    assert f"needs confluent-kafka (not here): {sys.executable} -m pip install 'logbale[kafka]'" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 

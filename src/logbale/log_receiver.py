@@ -220,6 +220,13 @@ class LogReceiver:
         return kafka
 
     def _make_null_sink(self) -> NullSink:
+        if "null" not in sink_names(self.settings.sink):
+            log.warning(
+                "SINK=%s stores nothing: shippers are told that what is shown here is stored, and forget it; "
+                "SINK=archive,%s stores it",
+                self.settings.sink,
+                self.settings.sink,
+            )
         sink = NullSink(max_streams=self.settings.max_streams)
         self.reloading.add(lambda settings: partial(sink.limit, max_streams=settings.max_streams))
         return sink

@@ -127,17 +127,20 @@ def _open(settings: Settings) -> Archiver:
     from logbale.kafka.consumer_settings import CONSUMER_OWN
     from logbale.kafka.topic import look_at
     from logbale.segment_store.opening import open_store
+    from logbale.terminal import size
 
     topic = kafka_topic(settings.archive_topic)
     theirs = client_settings(settings.kafka_config_file, CONSUMER_OWN)
     store = open_store(settings.archive_to)
     facts = look_at(topic, theirs)
     log.info(
-        "archiving topic %s, %d partitions, to %s as group %s",
+        "archiving topic %s, %d partitions, to %s as group %s; a segment is put at %s, after %g s, or at a stop",
         topic.name,
         facts.partitions,
         settings.archive_to,
         settings.archive_group,
+        size(settings.archive_segment_bytes),
+        settings.archive_segment_seconds,
     )
     return Archiver(
         topic, store, theirs, _limits(settings), group=settings.archive_group, drain_timeout=settings.drain_timeout

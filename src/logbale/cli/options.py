@@ -90,6 +90,8 @@ class AddressOption(click.Option):
 
     def settings(self, text: str) -> dict[str, str | None]:
         """What it sets; one address is the only one, whatever a file or a variable says of several."""
+        if not text:
+            raise ValueError("HOST:PORT, HOST or :PORT")  # an empty variable's default would be somebody else's
         if self._several and "," in text:
             return {"receivers": text}
         host, port = split_address(text)
@@ -173,7 +175,7 @@ def load_settings(
     """The settings with the flags that were given. Raises ConfigError."""
     flags = {name: given.get(name) for name in SETTINGS}
     origins: dict[str, str] = {}
-    if given.get("address"):
+    if given.get("address") is not None:
         parameters = click.get_current_context().command.params
         flag = next(option for option in parameters if isinstance(option, AddressOption))
         try:

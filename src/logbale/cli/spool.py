@@ -50,7 +50,7 @@ def _directories(root: Path, name: str | None) -> list[Path]:
     return [_directory(root, name)] if name is not None else spool_directories(root)
 
 
-@click.group()
+@click.group(short_help="Look at what shippers have read and not delivered")
 def spool() -> None:
     """Shows what shippers have read and not delivered."""
 
@@ -148,7 +148,7 @@ def export(name: str | None, spool_dir: str | None, config: Path | None) -> int:
     return 1 if lost else 0
 
 
-@click.group("dead-letters")
+@click.group("dead-letters", short_help="List batches that no receiver would store, or send them again")
 def dead_letters() -> None:
     """Shows batches that the receiver would not store, or has them sent again."""
 

@@ -41,7 +41,7 @@ def split_address(text: str) -> tuple[str, str]:
     except ValueError:
         bracket = text.rfind("]")
         colon = text.find(":", bracket + 1) if bracket >= 0 else text.rfind(":")
-        if colon == len(text) - 1:
+        if 0 <= colon == len(text) - 1:
             raise ValueError("a port behind the colon, or no colon") from None
         return (text, "") if colon < 0 else (text[:colon], text[colon + 1 :])
     return text, ""

@@ -87,7 +87,7 @@ class Archiver:
                 if (now := time.monotonic()) >= next_tick:
                     self._tick(now)
                     next_tick = now + TICK_SECONDS
-            self._let_go(list(self._owned), self.drain_timeout)
+            self.metrics.waiting_entries = self._let_go(list(self._owned), self.drain_timeout)
         finally:
             for owned in self._owned.values():
                 owned.close()
@@ -121,8 +121,11 @@ class Archiver:
             if (owned := self._owned.pop(number, None)) is not None:
                 owned.close()
 
-    def _let_go(self, partitions: Iterable[int], patience: float) -> None:
-        """Puts what there is of these, and forgets what could not be put in time: who owns them next reads it again."""
+    def _let_go(self, partitions: Iterable[int], patience: float) -> int:
+        """Puts what there is of these, and forgets what could not be put in time: who owns them next reads it again.
+
+        Returns how many entries that are.
+        """
         deadline = time.monotonic() + patience
         leaving = {number: owned for number in partitions if (owned := self._owned.pop(number, None)) is not None}
         for number, owned in leaving.items():
@@ -130,7 +133,7 @@ class Archiver:
             self._begin_put(owned)
         wait([owned.putting for owned in leaving.values() if owned.putting is not None], patience)
         committed: dict[int, int] = {}
-        left = 0
+        left = left_entries = 0
         for number, owned in leaving.items():
             if owned.putting is not None and owned.putting.done():
                 next_offset = self._collect_put(number, owned)
@@ -143,10 +146,12 @@ class Archiver:
                 if next_offset is not None:
                     committed[number] = next_offset
             left += owned.finished is not None
+            left_entries += owned.waiting_entries
             owned.close()
         if left:
             log.warning("%d segments were not put in time; nothing is lost: who owns them next reads them again", left)
         self._reader.commit(committed, wait=True)
+        return left_entries
 
     # what comes
 

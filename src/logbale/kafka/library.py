@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Any
 
 from logbale.errors import ConfigError
 
 log = logging.getLogger("logbale.kafka")
+
+INSTALL = f"{sys.executable} -m pip install 'logbale[kafka]'"
+"""What adds the extra where this logbale is: another pip would look for logbale in another place."""
 
 
 def require_kafka(user: str) -> None:
@@ -15,7 +19,7 @@ def require_kafka(user: str) -> None:
     try:
         import confluent_kafka  # noqa: F401
     except ImportError as error:
-        raise ConfigError(f"{user} needs confluent-kafka ({error}): pip install 'logbale[kafka]'") from None
+        raise ConfigError(f"{user} needs confluent-kafka ({error}): {INSTALL}") from None
 
 
 class LibraryLog:

@@ -67,7 +67,7 @@ class TopicReader:
 
         def on_revoke(consumer: Consumer, partitions: list[TopicPartition]) -> None:
             if partitions:
-                log.info("partitions %s go to another archiver", _said(partitions))
+                log.info("partitions %s are given back to the group", _said(partitions))
                 revoked([each.partition for each in partitions])
 
         def on_lost(consumer: Consumer, partitions: list[TopicPartition]) -> None:

@@ -122,9 +122,9 @@ def _partitions(admin: AdminClient, topic: KafkaTopic, timeout: float, errors: l
 
 def _missing(topic: KafkaTopic) -> ConfigError:
     return ConfigError(
-        f"the brokers have no topic {topic.name} that we may see; create it, with as many partitions as it will ever "
-        f"need: kafka-topics.sh --bootstrap-server {topic.brokers} --create --topic {topic.name} --partitions 12 "
-        "--replication-factor 3 --config min.insync.replicas=2"
+        f"the brokers have no topic {topic.name} that we may see; check its name, or create it, with as many "
+        f"partitions as it will ever need: kafka-topics.sh --bootstrap-server {topic.brokers} --create "
+        f"--topic {topic.name} --partitions 12 --replication-factor 3 --config min.insync.replicas=2"
     )
 
 

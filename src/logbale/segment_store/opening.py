@@ -34,9 +34,9 @@ def open_store(url: str) -> SegmentStore:
     try:
         from logbale.segment_store.bucket import BucketStore
     except ImportError as error:
-        raise ConfigError(
-            f"{url}: needs the package {error.name}, which is not installed: pip install 'logbale[kafka]'"
-        ) from error
+        from logbale.kafka.library import INSTALL
+
+        raise ConfigError(f"{url}: needs the package {error.name}, which is not installed: {INSTALL}") from error
     store = BucketStore(url)
     store.last("logbale-looks-whether-it-may")
     return store
