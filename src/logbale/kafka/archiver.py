@@ -164,10 +164,9 @@ class Archiver:
             return
         if offset != owned.archive.position and not self._is_next(number, owned, owned.archive, offset):
             return
-        headers: Any = message.headers()
         value: Any = message.value()
         try:
-            owned.archive.add(offset, headers, value, now=self._now())
+            owned.archive.add(offset, _headers(message), value, now=self._now())
         except MessageError as refusal:
             self._refuse(number, owned, f"offset {offset}: {refusal}; use a logbale that knows it")
             self._cut(number, owned)
@@ -345,3 +344,11 @@ class Archiver:
         self._pause(number, owned)
         owned.problem = f"{REFUSED}{problem}"
         log.error("partition %d is not archived: %s", number, problem)
+
+
+def _headers(message: Message) -> Any:
+    """A message's headers; none where the name of one is not UTF-8, which confluent-kafka answers with SystemError."""
+    try:
+        return message.headers()
+    except (SystemError, UnicodeDecodeError):
+        return None
