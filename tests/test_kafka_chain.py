@@ -186,10 +186,27 @@ def test_parts_whose_rest_never_comes_are_given_up():
     """A stream that never comes back does not hold `next` for ever."""
     log = Log()
     log.add_messages(messages_of(long(1), "dead")[0])
-    log.chain.expire_parts(NOW + PART_PATIENCE - 1)
+    for second in range(1, PART_PATIENCE + 1):
+        log.chain.keep_reading(NOW + second)
+    log.chain.expire_parts()
     assert log.chain.place.next == 0
-    log.chain.expire_parts(NOW + PART_PATIENCE + 1)
+    log.chain.keep_reading(NOW + PART_PATIENCE + 1)
+    log.chain.expire_parts()
     assert (log.chain.place.next, log.counts["orphaned"]) == (1, 1)
+
+
+@pytest.mark.parametrize("pause", [10 * PART_PATIENCE, -10 * PART_PATIENCE], ids=["on", "back"])
+def test_parts_wait_over_any_pause_in_the_reading(pause):
+    """A store that is down for hours, a sleep, a clock that is set: the rest is in the log, and acknowledged."""
+    log = Log()
+    first, *rest = messages_of(long(1), "a")
+    log.add_messages(first)
+    for headers, value in rest:
+        now = NOW + pause
+        log.chain.expire_parts()
+        taken = log.chain.add(log.offset, headers, value, now=now)
+        log.offset += 1
+    assert [_told(item) for item in taken] == [1]
 
 
 # what cannot be read

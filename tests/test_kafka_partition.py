@@ -160,6 +160,8 @@ def test_a_segment_does_not_end_where_it_starts(store, log):
     log.add(batch(1, stream="t"))
     archive = owner(store, log)
     assert not archive.is_due(LIMITS, NOW + 1000)
+    for second in range(PART_PATIENCE + 2):
+        archive.keep_reading(NOW + second)
     assert archive.is_due(LIMITS, NOW + PART_PATIENCE + 1)
     assert cut_and_put(store, archive)
     assert look_up(store, "logs", 3).next == 2

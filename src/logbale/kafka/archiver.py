@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
+from operator import methodcaller
 from typing import Any
 
 from confluent_kafka import KafkaError, Message
@@ -201,6 +202,8 @@ class Archiver:
 
     def _tick(self, now: float) -> None:
         for number, owned in self._owned.items():
+            if owned.is_reading and owned.archive is not None and self._reader.high(number) == owned.archive.position:
+                owned.archive.keep_reading(self._now())
             if owned.looking is not None and owned.looking.done():
                 self._collect_look(number, owned, now)
             if owned.putting is not None and owned.putting.done():
@@ -282,7 +285,7 @@ class Archiver:
     def _cut(self, number: int, owned: Ownership) -> bool:
         """Ends the segment, where it can be and none is on its way; whether it did."""
         archive = owned.archive
-        if archive is None or owned.finished is not None or not archive.can_cut(self._now()):
+        if archive is None or owned.finished is not None or not archive.can_cut():
             return False
         try:
             owned.finished = archive.cut(self.limits)
@@ -346,9 +349,14 @@ class Archiver:
         log.error("partition %d is not archived: %s", number, problem)
 
 
+# Not message.headers(): where the interpreter has specialized that call it does not look for an error, which then is
+# raised anywhere, and what was returned has a hole.
+_ask_headers = methodcaller("headers")
+
+
 def _headers(message: Message) -> Any:
     """A message's headers; none where the name of one is not UTF-8, which confluent-kafka answers with SystemError."""
     try:
-        return message.headers()
+        return _ask_headers(message)
     except (SystemError, UnicodeDecodeError):
         return None

@@ -53,7 +53,7 @@ class Assembler:
         return min((batch.offset for batch in self._open.values()), default=None)
 
     def add(self, part: Part, *, offset: int, at: int = 0) -> Whole | None:
-        """Takes the partition's next message, `at` being its timestamp; gives its item once that has all its parts.
+        """Takes the partition's next message, read at `at` of any clock; gives its item once that has all its parts.
 
         Raises MessageError where the parts are whole and are not one sound frame.
         """
@@ -87,7 +87,7 @@ class Assembler:
                 self._discard(session)
 
     def expire(self, *, before: int) -> None:
-        """What was begun before this timestamp will not be completed any more."""
+        """What was begun before this, by add()'s clock, will not be completed any more."""
         for session, held in list(self._open.items()):
             if held.began < before:
                 self._discard(session)

@@ -84,6 +84,10 @@ class PartitionArchive:
                 f"temporary file: {error.strerror}; make room where TMPDIR says, or lower ARCHIVE_SEGMENT_BYTES"
             ) from error
 
+    def keep_reading(self, now: float) -> None:
+        """There is nothing behind the last message, as far as Kafka said. Call it about every second while that is so."""
+        self._chain.keep_reading(now)
+
     def jump(self, offset: int) -> None:
         """Goes on at a higher offset: what is before it is not in the topic any more."""
         self._chain.position = max(self._chain.position, offset)
@@ -94,15 +98,15 @@ class PartitionArchive:
             return False
         self._begun = min(self._begun, now)  # a clock that went back starts the age anew
         is_full = self._builder.size >= limits.segment_bytes
-        return (is_full or now - self._begun >= limits.segment_seconds) and self.can_cut(now)
+        return (is_full or now - self._begun >= limits.segment_seconds) and self.can_cut()
 
-    def can_cut(self, now: float) -> bool:
+    def can_cut(self) -> bool:
         """Whether a segment that ends here would lead on.
 
         While parts that stand where it starts wait for their rest, it would end where it starts, and so would its
         name be the next one's.
         """
-        self._chain.expire_parts(now)
+        self._chain.expire_parts()
         return self._builder is not None and self._chain.place.next > self.start
 
     def cut(self, limits: Limits) -> Finished:
