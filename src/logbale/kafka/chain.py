@@ -14,11 +14,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from logbale.compression import decompress
 from logbale.errors import DecompressionError, MessageError
 from logbale.kafka.assembly import Assembler
 from logbale.kafka.message import Headers, Part, decode
-from logbale.protocol import Algorithm
 from logbale.sinks import Item, Mark, ReceivedBatch, RejectedSequence, SkippedRange
 from logbale.sinks.marks import Marks
 
@@ -28,8 +26,6 @@ DAMAGED = "its message in the topic cannot be read"
 """The reason that the archive has for a batch whose message is damaged; its place in the stream is taken by that."""
 LARGE_FRAME = 256 * 1024
 """Raw bytes from which a batch's own frame becomes a block; smaller ones are compressed together."""
-MAX_BATCH_BYTES = 64 * 1024 * 1024
-"""Raw bytes of a batch, twice what a shipper makes at most (BATCH_MAX_BYTES): what claims more is not decompressed."""
 PART_PATIENCE = 3600
 """Seconds of reading after which parts of a batch whose rest never came are given up. A sink gives up in minutes."""
 LONGEST_STEP = 10.0
@@ -188,10 +184,8 @@ def _readable(item: Item) -> Item:
     """A batch as the archive takes it: its lines, or its frame where that is large; both were looked at."""
     if not isinstance(item, ReceivedBatch):
         return item
-    if item.frame_raw_bytes > MAX_BATCH_BYTES:
-        return _damaged(item)
     try:
-        lines = decompress(Algorithm.ZSTD, item.frame, max_raw=item.frame_raw_bytes, max_ratio=None)
+        lines = item.lines()
     except DecompressionError:
         return _damaged(item)
     if len(lines) != item.frame_raw_bytes or lines.count(b"\n") != item.count or not lines.endswith(b"\n"):
