@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import logbale.kafka.assembly
 import logbale.kafka.message
 from logbale.compression import CompressionHandler, decompress
 from logbale.errors import DecompressionError, EntryError, MessageError
@@ -217,6 +218,19 @@ def test_what_was_begun_long_ago_is_given_up():
     assembler.add(parts_of(incompressible(2), "s2")[0], offset=1, at=2000)
     assembler.expire(before=2000)
     assert (assembler.lowest_open, assembler.orphaned) == (1, 1)
+
+
+@pytest.mark.parametrize("limit", ["MAX_OPEN", "MAX_HELD_BYTES"])
+def test_what_is_held_has_a_limit(limit, monkeypatch):
+    """Batches that somebody begins without end do not take all memory: the oldest are given up, and counted."""
+    monkeypatch.setattr(logbale.kafka.assembly, limit, {"MAX_OPEN": 3, "MAX_HELD_BYTES": 3 * SMALLEST_LIMIT}[limit])
+    assembler = Assembler()
+    for offset in range(10):
+        first, *_ = parts_of(incompressible(1), session=f"s{offset}")
+        assert assembler.add(first, offset=offset) is None
+    assert assembler.lowest_open == 7
+    assert assembler.orphaned == 7
+    assert 0 < assembler.bytes_held <= 3 * SMALLEST_LIMIT
 
 
 def test_parts_with_other_bytes_are_no_batch():
