@@ -222,6 +222,20 @@ def test_a_stop_does_not_wait_for_a_store_that_is_down(topic, tmp_path):
     assert texts(tmp_path) == [f"s {n}" for n in range(1, 11)]
 
 
+def test_a_stop_does_not_wait_for_brokers_that_are_gone(tmp_path):
+    """What there is is put, and the group finds out by itself, which takes it 45 s as a rule."""
+    cluster = MockCluster()
+    topic = Topic(cluster, cluster.create_topic("gone", PARTITIONS))
+    topic.produce(*numbered("s", 1, 10))
+    settings = {"session.timeout.ms": 45_000}
+    with archiving(topic, DirectoryStore(tmp_path), NEVER, settings=settings, drain_timeout=1.0) as archiver:
+        eventually(lambda: archiver.snapshot().waiting_entries == 10)
+        cluster.lose()
+        began = time.monotonic()
+    assert time.monotonic() - began < 15
+    assert texts(tmp_path) == [f"s {n}" for n in range(1, 11)]
+
+
 def test_a_bucket_is_a_store_too(topic, tmp_path, monkeypatch):
     """The same against an S3, two groups racing for its names; the objects are segments."""
     obstore = pytest.importorskip("obstore.store", reason="obstore is not installed")

@@ -36,6 +36,8 @@ TICK_SECONDS = 0.1
 """How often what is due is looked for."""
 REVOKE_PATIENCE = 20.0
 """Seconds that a hand-over waits for the store: well below max.poll.interval.ms, which nobody can wait beyond."""
+LEAVE_PATIENCE = 5.0
+"""Seconds that the end waits for the group's farewell. Without a broker librdkafka waits for session.timeout.ms, 45 s."""
 REFUSED_RETRY = 60.0
 """Seconds after which a partition that does not go with its chain is looked at again."""
 STORE_THREADS = 4
@@ -88,17 +90,22 @@ class Archiver:
                 if (now := time.monotonic()) >= next_tick:
                     self._tick(now)
                     next_tick = now + TICK_SECONDS
-            self._let_go(list(self._owned), self.drain_timeout)
+            self._let_go(list(self._owned), self.drain_timeout, is_end=True)
         finally:
             for owned in self._owned.values():
                 owned.close()
             self._owned.clear()
-            self._reader.close()
+            self._leave()
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     def stop(self) -> None:
-        """Puts what there is and leaves the group, within `drain_timeout`; Kafka holds the rest for the next owner."""
+        """Puts what there is within `drain_timeout` and leaves the group; Kafka holds the rest for the next owner."""
         self._stopping.set()
+
+    def _leave(self) -> None:
+        leaving = threading.Thread(target=self._reader.close, name="logbale-leave", daemon=True)
+        leaving.start()
+        leaving.join(LEAVE_PATIENCE)
 
     def snapshot(self) -> ArchiverSnapshot:
         """The numbers now; from any thread."""
@@ -122,7 +129,7 @@ class Archiver:
             if (owned := self._owned.pop(number, None)) is not None:
                 owned.close()
 
-    def _let_go(self, partitions: Iterable[int], patience: float) -> None:
+    def _let_go(self, partitions: Iterable[int], patience: float, *, is_end: bool = False) -> None:
         """Puts what there is of these, and forgets what could not be put in time: who owns them next reads it again."""
         deadline = time.monotonic() + patience
         leaving = {number: owned for number in partitions if (owned := self._owned.pop(number, None)) is not None}
@@ -147,7 +154,7 @@ class Archiver:
             owned.close()
         if left:
             log.warning("%d segments were not put in time; nothing is lost: who owns them next reads them again", left)
-        self._reader.commit(committed, wait=True)
+        self._reader.commit(committed, wait=not is_end)  # at the end the farewell waits for it
 
     # what comes
 
@@ -210,12 +217,13 @@ class Archiver:
                 next_offset = self._collect_put(number, owned)
                 if next_offset is not None:
                     self._reader.commit({number: next_offset})
+            if owned.finished is not None and owned.is_reading and owned.archive is not None:
+                if owned.archive.is_due(self.limits, self._now()):
+                    self._pause(number, owned)  # two segments wait for the store: that is enough
             if now < owned.retry_at:
                 continue
             if owned.finished is not None:
                 self._begin_put(owned)
-                if owned.is_reading and owned.archive is not None and owned.archive.is_due(self.limits, self._now()):
-                    self._pause(number, owned)  # two segments wait for the store: that is enough
             elif owned.archive is None:
                 if owned.looking is None:
                     owned.looking = self._pool.submit(self._looking.look, number)
