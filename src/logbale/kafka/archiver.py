@@ -37,7 +37,7 @@ TICK_SECONDS = 0.1
 REVOKE_PATIENCE = 20.0
 """Seconds that a hand-over waits for the store: well below max.poll.interval.ms, which nobody can wait beyond."""
 LEAVE_PATIENCE = 5.0
-"""Seconds that the end waits for the group's farewell. Without a broker librdkafka waits for session.timeout.ms, 45 s."""
+"""Seconds that the end waits for the farewell to the group; without brokers that takes session.timeout.ms, 45 s."""
 REFUSED_RETRY = 60.0
 """Seconds after which a partition that does not go with its chain is looked at again."""
 STORE_THREADS = 4
@@ -217,9 +217,9 @@ class Archiver:
                 next_offset = self._collect_put(number, owned)
                 if next_offset is not None:
                     self._reader.commit({number: next_offset})
-            if owned.finished is not None and owned.is_reading and owned.archive is not None:
-                if owned.archive.is_due(self.limits, self._now()):
-                    self._pause(number, owned)  # two segments wait for the store: that is enough
+            is_due = owned.archive is not None and owned.archive.is_due(self.limits, self._now())
+            if is_due and owned.finished is not None and owned.is_reading:
+                self._pause(number, owned)  # two segments wait for the store: that is enough
             if now < owned.retry_at:
                 continue
             if owned.finished is not None:
@@ -227,7 +227,7 @@ class Archiver:
             elif owned.archive is None:
                 if owned.looking is None:
                     owned.looking = self._pool.submit(self._looking.look, number)
-            elif owned.archive.is_due(self.limits, self._now()):
+            elif is_due:
                 self._cut(number, owned)
                 self._begin_put(owned)
             if owned.archive is not None and owned.finished is None and not owned.is_reading and not owned.problem:

@@ -13,9 +13,8 @@ from logbale.errors import MessageError
 from logbale.kafka.message import Part, is_whole, longest_frame
 from logbale.sinks import Item, ReceivedBatch
 
-
 MAX_HELD_BYTES = 512 * 1024 * 1024
-"""Of open batches in one partition. Eight of the largest: beyond that somebody produces parts who is no sink of ours."""
+"""Of open batches in one partition. Eight of the largest: beyond that whoever produces them is no sink of ours."""
 MAX_OPEN = 1000
 """Open batches in one partition: each is a sink's that is amid one, or has died amid one within the hour."""
 PIECE_BYTES = 64

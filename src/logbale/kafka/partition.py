@@ -85,7 +85,7 @@ class PartitionArchive:
             ) from error
 
     def keep_reading(self, now: float) -> None:
-        """There is nothing behind the last message, as far as Kafka said. Call it about every second while that is so."""
+        """There is nothing behind the last message, as far as Kafka said; called often while so."""
         self._chain.keep_reading(now)
 
     def jump(self, offset: int) -> None:
