@@ -112,7 +112,7 @@ class PartitionArchive:
     def cut(self, limits: Limits) -> Finished:
         """Ends the segment; the next message begins another, on the assumption that this one is put.
 
-        Raises StorageError as add() does.
+        Raises StorageError as add() does, and where the marks are more than a footer takes.
         """
         assert self._builder is not None, "can_cut() said so"
         builder, self._builder = self._builder, None
@@ -123,6 +123,9 @@ class PartitionArchive:
         except OSError as error:
             builder.discard()
             raise StorageError(f"temporary file: {error.strerror}; make room where TMPDIR says") from error
+        except ValueError as error:  # whoever may write to the topic may name streams without end
+            builder.discard()
+            raise StorageError(f"{len(place.marks)} streams: {error}") from error
         self.start = place.next
         return finished
 
