@@ -310,6 +310,19 @@ def test_a_topic_that_was_made_anew_is_not_archived_into_the_old_chain(topic, tm
     assert "partition 0 is not archived" in caplog.text
 
 
+def test_what_is_lost_is_said(topic, tmp_path, caplog):
+    """Batches that were acknowledged and that the topic has not, or not whole: an ERROR says how many, once."""
+    later = [batch_of([f"s {n}"], stream="s", sequence=n, base=5, crc=n) for n in (5, 6)]
+    topic.produce(*numbered("s", 1, 2), *later)
+    [message] = encode(later[0], limit=1 << 20, session="a", compress=compress)
+    spoilt = {"sequence": b"7", "base": b"7", "count": b"2"}
+    topic.produce_raw(message.value, [(name, spoilt.get(name, value)) for name, value in message.headers])
+    with archiving(topic, DirectoryStore(tmp_path)) as archiver:
+        eventually(lambda: archiver.snapshot().stored.entries == 4)
+        eventually(lambda: archiver.snapshot().messages["damaged"] == 1)
+    assert caplog.text.count("1 batches in the topic cannot be read, and 2 that were acknowledged are not in it") == 1
+
+
 def test_a_message_of_a_later_version_is_waited_for(topic, tmp_path):
     """It is not passed over: what is before it is stored, and this partition goes on with a newer logbale."""
     topic.produce(*numbered("s", 1, 5), partition=0)

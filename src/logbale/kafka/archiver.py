@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -44,6 +45,9 @@ STORE_THREADS = 4
 LEVEL = 1
 """zstd's, for blocks of small batches; the receiver's archive has the same."""
 
+SAY_LOSSES = 60.0
+"""Seconds in which what was lost is said once, together."""
+
 REFUSED = "refused: "
 """Begins the problem of a partition that only a person can solve."""
 
@@ -74,6 +78,8 @@ class Archiver:
         self._encoder = BlockEncoder(LEVEL)
         self._owned: dict[int, Ownership] = {}
         self._stopping = threading.Event()
+        self._said: Counter[str] = Counter()
+        self._say_at = 0.0
         self._pool = ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="logbale-store")
         self._looking = Looking(topic, store, settings)
         self._reader = TopicReader(topic, settings, group=group)
@@ -91,6 +97,7 @@ class Archiver:
                     self._tick(now)
                     next_tick = now + TICK_SECONDS
             self._let_go(list(self._owned), self.drain_timeout, is_end=True)
+            self._say_losses()
         finally:
             for owned in self._owned.values():
                 owned.close()
@@ -233,6 +240,19 @@ class Archiver:
             if owned.archive is not None and owned.finished is None and not owned.is_reading and not owned.problem:
                 self._seek(number, owned)
         self._measure()
+        if now >= self._say_at:
+            self._say_losses()
+            self._say_at = now + SAY_LOSSES
+
+    def _say_losses(self) -> None:
+        news = {what: self.metrics.counts[what] - self._said[what] for what in ("damaged", "missing_sequences")}
+        if any(news.values()):
+            log.error(
+                "%d batches in the topic cannot be read, and %d that were acknowledged are not in it; the archive says "
+                "which of what stream",
+                *news.values(),
+            )
+        self._said.update(news)
 
     def _measure(self) -> None:
         metrics = self.metrics
