@@ -37,6 +37,20 @@ class MockCluster:
         self._library.rd_kafka_mock_topic_create(self._cluster, name.encode(), partitions, replicas)
         return name
 
+    def produce_named(self, topic, name, value):
+        """A message in partition 0 with a header of any name; confluent-kafka's producer takes text only."""
+        vt_end, vt_topic, vt_partition, vt_value, vt_header = 0, 1, 3, 4, 9
+        configuration = ctypes.c_void_p(self._library.rd_kafka_conf_new())
+        self._library.rd_kafka_conf_set(configuration, b"bootstrap.servers", self.bootstrap.encode(), None, 0)
+        producer = ctypes.c_void_p(self._library.rd_kafka_new(0, configuration, None, 0))
+        assert not self._library.rd_kafka_producev(
+            *(producer, ctypes.c_int(vt_topic), topic.encode(), ctypes.c_int(vt_partition), ctypes.c_int32(0)),
+            *(ctypes.c_int(vt_value), value, ctypes.c_size_t(len(value))),
+            *(ctypes.c_int(vt_header), name, b"1", ctypes.c_ssize_t(1), ctypes.c_int(vt_end)),
+        )
+        assert not self._library.rd_kafka_flush(producer, 10_000)
+        self._library.rd_kafka_destroy(producer)
+
     def fail(self, *errors, request=PRODUCE):
         """The next requests of that kind get these errors (numbers of KafkaError), one each."""
         numbers = (ctypes.c_int * len(errors))(*errors)

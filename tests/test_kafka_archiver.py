@@ -149,6 +149,21 @@ def test_what_is_in_the_topic_is_stored_once(topic, tmp_path):
     assert (snapshot.waiting_entries, snapshot.problem) == (0, "")
 
 
+def test_a_header_whose_name_is_no_text_is_not_ours(topic, mock, tmp_path):
+    """Who may write to the topic can give a header any bytes for a name; that is one foreign message, and no end.
+
+    Also among many, when the interpreter has specialized the call and asks less.
+    """
+    topic.produce(*numbered("s", 1, 100))
+    for _ in range(3):
+        mock.produce_named(topic.name, b"v\xff", b"rubbish")
+    topic.produce(*numbered("s", 101, 105))
+    with archiving(topic, DirectoryStore(tmp_path)) as archiver:
+        eventually(lambda: archiver.snapshot().stored.entries == 105)
+        assert archiver.snapshot().messages["foreign"] == 3
+    assert texts(tmp_path) == [f"s {n}" for n in range(1, 106)]
+
+
 def test_the_group_hears_how_far_it_is_for_those_who_watch_the_lag(topic, tmp_path):
     """The offsets that are committed are where the chains end, after a put."""
     topic.produce(*numbered("s", 1, 7))
@@ -206,6 +221,20 @@ def test_a_stop_does_not_wait_for_a_store_that_is_down(topic, tmp_path):
     store.is_down = False
     with archiving(topic, store) as archiver:
         eventually(lambda: archiver.snapshot().stored.entries == 10)
+    assert texts(tmp_path) == [f"s {n}" for n in range(1, 11)]
+
+
+def test_a_stop_does_not_wait_for_brokers_that_are_gone(tmp_path):
+    """What there is is put, and the group finds out by itself, which takes it 45 s as a rule."""
+    cluster = MockCluster()
+    topic = Topic(cluster, cluster.create_topic("gone", PARTITIONS))
+    topic.produce(*numbered("s", 1, 10))
+    settings = {"session.timeout.ms": 45_000}
+    with archiving(topic, DirectoryStore(tmp_path), NEVER, settings=settings, drain_timeout=1.0) as archiver:
+        eventually(lambda: archiver.snapshot().waiting_entries == 10)
+        cluster.lose()
+        began = time.monotonic()
+    assert time.monotonic() - began < 15
     assert texts(tmp_path) == [f"s {n}" for n in range(1, 11)]
 
 
@@ -281,6 +310,19 @@ def test_a_topic_that_was_made_anew_is_not_archived_into_the_old_chain(topic, tm
         assert "come to offset 1000, the topic ends at 10" in archiver.snapshot().problem
     assert texts(tmp_path) == [f"t {n}" for n in range(1, 11)]
     assert "partition 0 is not archived" in caplog.text
+
+
+def test_what_is_lost_is_said(topic, tmp_path, caplog):
+    """Batches that were acknowledged and that the topic has not, or not whole: an ERROR says how many, once."""
+    later = [batch_of([f"s {n}"], stream="s", sequence=n, base=5, crc=n) for n in (5, 6)]
+    topic.produce(*numbered("s", 1, 2), *later)
+    [message] = encode(later[0], limit=1 << 20, session="a", compress=compress)
+    spoilt = {"sequence": b"7", "base": b"7", "count": b"2"}
+    topic.produce_raw(message.value, [(name, spoilt.get(name, value)) for name, value in message.headers])
+    with archiving(topic, DirectoryStore(tmp_path)) as archiver:
+        eventually(lambda: archiver.snapshot().stored.entries == 4)
+        eventually(lambda: archiver.snapshot().messages["damaged"] == 1)
+    assert caplog.text.count("1 batches in the topic cannot be read, and 2 that were acknowledged are not in it") == 1
 
 
 def test_a_message_of_a_later_version_is_waited_for(topic, tmp_path):

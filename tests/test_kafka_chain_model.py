@@ -220,7 +220,7 @@ class World(RuleBasedStateMachine):
     def cut(self, who, is_heard, now):
         """Ends a segment and puts it, now or when the archiver wakes up."""
         archive = self.archivers[who]
-        if archive is not None and self.held[who] is None and archive.can_cut(self.now):
+        if archive is not None and self.held[who] is None and archive.can_cut():
             self.held[who] = archive.cut(LIMITS), archive
             if now:
                 self.wake(who, is_heard)
@@ -290,8 +290,10 @@ class World(RuleBasedStateMachine):
             self.held[who] = None
         self.acquire(0)
         self.read(0, len(self.log))
-        self.now += 2 * PART_PATIENCE  # parts whose rest never came hold nothing back any more
-        if self.archivers[0].can_cut(self.now):
+        for _ in range(2 * PART_PATIENCE):  # parts whose rest never came hold nothing back any more
+            self.now += 1
+            self.archivers[0].keep_reading(self.now)
+        if self.archivers[0].can_cut():
             self.cut(0, is_heard=True, now=True)
         found = list(archived(self.shelf))
         for stream, shipper in self.shippers.items():

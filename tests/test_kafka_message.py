@@ -8,10 +8,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import logbale.kafka.assembly
+import logbale.kafka.message
 from logbale.compression import CompressionHandler, decompress
 from logbale.errors import DecompressionError, EntryError, MessageError
 from logbale.kafka.assembly import Assembler
-from logbale.kafka.message import SMALLEST_LIMIT, Part, decode, encode, encode_lines
+from logbale.kafka.message import MAX_RAW_BYTES, SMALLEST_LIMIT, Part, decode, encode, encode_lines
 from logbale.protocol import Algorithm
 from logbale.sinks import ReceivedBatch, RejectedSequence, SkippedRange
 
@@ -218,6 +220,19 @@ def test_what_was_begun_long_ago_is_given_up():
     assert (assembler.lowest_open, assembler.orphaned) == (1, 1)
 
 
+@pytest.mark.parametrize("limit", ["MAX_OPEN", "MAX_HELD_BYTES"])
+def test_what_is_held_has_a_limit(limit, monkeypatch):
+    """Batches that somebody begins without end do not take all memory: the oldest are given up, and counted."""
+    monkeypatch.setattr(logbale.kafka.assembly, limit, {"MAX_OPEN": 3, "MAX_HELD_BYTES": 3 * SMALLEST_LIMIT}[limit])
+    assembler = Assembler()
+    for offset in range(10):
+        first, *_ = parts_of(incompressible(1), session=f"s{offset}")
+        assert assembler.add(first, offset=offset) is None
+    assert assembler.lowest_open == 7
+    assert assembler.orphaned == 7
+    assert 0 < assembler.bytes_held <= 3 * SMALLEST_LIMIT
+
+
 def test_parts_with_other_bytes_are_no_batch():
     """All are there, and are not a frame: that is said, not archived."""
     messages = encode(incompressible(1), limit=SMALLEST_LIMIT, session="s", compress=compress)
@@ -264,6 +279,26 @@ def test_one_changed_header_never_gives_what_cannot_be_stored(item, name, value,
         assert bool(changed.stream) == bool(changed.sequence) == bool(changed.base)
         if part.count == 1:
             assert changed.lines() == item.ndjson
+
+
+def test_a_batch_that_no_archiver_would_decompress_is_refused_before_it_is_acknowledged(monkeypatch):
+    """MAX_RAW_BYTES of a receiver may be more: a session's batch is rejected then, a base client's is cut."""
+    monkeypatch.setattr(logbale.kafka.message, "MAX_RAW_BYTES", 100)
+    batch = batch_of(["x" * 40] * 4, stream="x", sequence=1, base=1)
+    with pytest.raises(EntryError, match=r"a batch of \d+ bytes: Kafka's archivers take 100"):
+        encode(batch, limit=2**20, session="s1", compress=compress)
+    halves = encode(batch_of(["x" * 40] * 4), limit=2**20, session="s1", compress=compress)
+    assert [decode(half.headers, half.value).item.count for half in halves] == [2, 2]
+    with pytest.raises(EntryError, match="limit is 100"):
+        encode(batch_of(["x" * 100]), limit=2**20, session="s1", compress=compress)
+
+
+def test_what_claims_more_than_any_batch_is_not_held():
+    """Neither as parts, whose memory it would take, nor to be decompressed."""
+    first, *_ = encode(incompressible(1), limit=SMALLEST_LIMIT, session="s1", compress=compress)
+    headers = [(name, b"%d" % (MAX_RAW_BYTES + 1) if name == "raw" else value) for name, value in first.headers]
+    with pytest.raises(MessageError, match="header raw"):
+        decode(headers, first.value)
 
 
 def test_a_newer_version_is_told_from_nonsense():

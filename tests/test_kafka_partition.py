@@ -126,6 +126,14 @@ def test_a_segment_is_cut_by_size_or_age(store, log):
     archive.discard()
 
 
+def test_more_streams_than_a_footer_takes_stop_the_partition(store, log, monkeypatch):
+    """And say what to do; they do not end the archiver, which has other partitions."""
+    monkeypatch.setattr("logbale.archive.format.MAX_FOOTER", 1000)
+    log.add(*(batch(1, stream=f"s{number}") for number in range(50)))
+    with pytest.raises(StorageError, match=r"50 streams: a footer of \d+ bytes: .*lower .*MARKS_DAYS"):
+        owner(store, log).cut(LIMITS)
+
+
 def test_what_holds_nothing_is_stored_too(store, log, tmp_path):
     """A topic of others' messages: a segment without entries says how far it was read, so nobody reads that again."""
     log.add_raw(([], b"others'"), ([], b"too"))
@@ -160,6 +168,8 @@ def test_a_segment_does_not_end_where_it_starts(store, log):
     log.add(batch(1, stream="t"))
     archive = owner(store, log)
     assert not archive.is_due(LIMITS, NOW + 1000)
+    for second in range(PART_PATIENCE + 2):
+        archive.keep_reading(NOW + second)
     assert archive.is_due(LIMITS, NOW + PART_PATIENCE + 1)
     assert cut_and_put(store, archive)
     assert look_up(store, "logs", 3).next == 2

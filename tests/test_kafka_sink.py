@@ -17,7 +17,7 @@ from logbale.sinks import Rejected, RejectedSequence, SkippedRange, Stored
 
 pytest.importorskip("confluent_kafka", reason="logbale[kafka] is not installed")
 
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
 from kafka_mock import MockCluster, read_topic
 
 from logbale.kafka.topic import TopicFacts
@@ -171,6 +171,28 @@ def test_without_brokers_nothing_is_stored_and_later_it_is_once(mock):
 
     asyncio.run(scenario())
     assert sequences_in(mock) == [1, 2, 3, 4]
+
+
+def test_where_no_new_producer_can_be_made_it_is_tried_again(mock, monkeypatch):
+    """A certificate that is being replaced, or no free descriptor, is an outage, and no end of the receiver."""
+
+    def refuse(*arguments, **settings):
+        raise KafkaException(KafkaError(KafkaError._INVALID_ARG, "ssl.ca.location failed"))
+
+    async def scenario():
+        async with sink_of(mock, settings={"message.timeout.ms": "500"}) as sink:
+            mock.lose()
+            group = [numbered(1), numbered(2)]
+            with monkeypatch.context() as patch:
+                patch.setattr("logbale.kafka.publisher.Producer", refuse)
+                for _ in range(2):
+                    with pytest.raises(StorageError, match=r"ssl\.ca\.location failed"):
+                        await sink.commit(group)
+            mock.restore()
+            assert await stored(sink, group) == [Stored()] * 2
+
+    asyncio.run(scenario())
+    assert sequences_in(mock)[-2:] == [1, 2]
 
 
 def test_what_timed_out_is_published_again_in_order(mock):

@@ -32,6 +32,8 @@ MAX_RATIO = 256
 MAX_WINDOW = 8 * 1024 * 1024
 """Bytes of the window of a zstd frame, where nothing else is said (MAX_WINDOW_BYTES): what the format's own text (RFC
 8878, 3.1.1.1.2) asks every decoder to support."""
+LARGEST_WINDOW = 128 * 1024 * 1024
+"""The most that a receiver may be told to take (MAX_WINDOW_BYTES): what reads a kept frame takes that, as zstd does."""
 
 RATIO_FREE_BYTES = 4 * 1024 * 1024
 

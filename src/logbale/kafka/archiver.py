@@ -10,9 +10,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
+from operator import methodcaller
 from typing import Any
 
 from confluent_kafka import KafkaError, Message
@@ -35,11 +37,16 @@ TICK_SECONDS = 0.1
 """How often what is due is looked for."""
 REVOKE_PATIENCE = 20.0
 """Seconds that a hand-over waits for the store: well below max.poll.interval.ms, which nobody can wait beyond."""
+LEAVE_PATIENCE = 5.0
+"""Seconds that the end waits for the farewell to the group; without brokers that takes session.timeout.ms, 45 s."""
 REFUSED_RETRY = 60.0
 """Seconds after which a partition that does not go with its chain is looked at again."""
 STORE_THREADS = 4
 LEVEL = 1
 """zstd's, for blocks of small batches; the receiver's archive has the same."""
+
+SAY_LOSSES = 60.0
+"""Seconds in which what was lost is said once, together."""
 
 REFUSED = "refused: "
 """Begins the problem of a partition that only a person can solve."""
@@ -71,6 +78,8 @@ class Archiver:
         self._encoder = BlockEncoder(LEVEL)
         self._owned: dict[int, Ownership] = {}
         self._stopping = threading.Event()
+        self._said: Counter[str] = Counter()
+        self._say_at = 0.0
         self._pool = ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="logbale-store")
         self._looking = Looking(topic, store, settings)
         self._reader = TopicReader(topic, settings, group=group)
@@ -87,17 +96,23 @@ class Archiver:
                 if (now := time.monotonic()) >= next_tick:
                     self._tick(now)
                     next_tick = now + TICK_SECONDS
-            self.metrics.waiting_entries = self._let_go(list(self._owned), self.drain_timeout)
+            self.metrics.waiting_entries = self._let_go(list(self._owned), self.drain_timeout, is_end=True)
+            self._say_losses()
         finally:
             for owned in self._owned.values():
                 owned.close()
             self._owned.clear()
-            self._reader.close()
+            self._leave()
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     def stop(self) -> None:
-        """Puts what there is and leaves the group, within `drain_timeout`; Kafka holds the rest for the next owner."""
+        """Puts what there is within `drain_timeout` and leaves the group; Kafka holds the rest for the next owner."""
         self._stopping.set()
+
+    def _leave(self) -> None:
+        leaving = threading.Thread(target=self._reader.close, name="logbale-leave", daemon=True)
+        leaving.start()
+        leaving.join(LEAVE_PATIENCE)
 
     def snapshot(self) -> ArchiverSnapshot:
         """The numbers now; from any thread."""
@@ -121,7 +136,7 @@ class Archiver:
             if (owned := self._owned.pop(number, None)) is not None:
                 owned.close()
 
-    def _let_go(self, partitions: Iterable[int], patience: float) -> int:
+    def _let_go(self, partitions: Iterable[int], patience: float, *, is_end: bool = False) -> int:
         """Puts what there is of these, and forgets what could not be put in time: who owns them next reads it again.
 
         Returns how many entries that are.
@@ -150,7 +165,7 @@ class Archiver:
             owned.close()
         if left:
             log.warning("%d segments were not put in time; nothing is lost: who owns them next reads them again", left)
-        self._reader.commit(committed, wait=True)
+        self._reader.commit(committed, wait=not is_end)  # at the end the farewell waits for it
         return left_entries
 
     # what comes
@@ -169,10 +184,9 @@ class Archiver:
             return
         if offset != owned.archive.position and not self._is_next(number, owned, owned.archive, offset):
             return
-        headers: Any = message.headers()
         value: Any = message.value()
         try:
-            owned.archive.add(offset, headers, value, now=self._now())
+            owned.archive.add(offset, _headers(message), value, now=self._now())
         except MessageError as refusal:
             self._refuse(number, owned, f"offset {offset}: {refusal}; use a logbale that knows it")
             self._cut(number, owned)
@@ -207,27 +221,43 @@ class Archiver:
 
     def _tick(self, now: float) -> None:
         for number, owned in self._owned.items():
+            if owned.is_reading and owned.archive is not None and self._reader.high(number) == owned.archive.position:
+                owned.archive.keep_reading(self._now())
             if owned.looking is not None and owned.looking.done():
                 self._collect_look(number, owned, now)
             if owned.putting is not None and owned.putting.done():
                 next_offset = self._collect_put(number, owned)
                 if next_offset is not None:
                     self._reader.commit({number: next_offset})
+            is_due = owned.archive is not None and owned.archive.is_due(self.limits, self._now())
+            if is_due and owned.finished is not None and owned.is_reading:
+                self._pause(number, owned)  # two segments wait for the store: that is enough
             if now < owned.retry_at:
                 continue
             if owned.finished is not None:
                 self._begin_put(owned)
-                if owned.is_reading and owned.archive is not None and owned.archive.is_due(self.limits, self._now()):
-                    self._pause(number, owned)  # two segments wait for the store: that is enough
             elif owned.archive is None:
                 if owned.looking is None:
                     owned.looking = self._pool.submit(self._looking.look, number)
-            elif owned.archive.is_due(self.limits, self._now()):
+            elif is_due:
                 self._cut(number, owned)
                 self._begin_put(owned)
             if owned.archive is not None and owned.finished is None and not owned.is_reading and not owned.problem:
                 self._seek(number, owned)
         self._measure()
+        if now >= self._say_at:
+            self._say_losses()
+            self._say_at = now + SAY_LOSSES
+
+    def _say_losses(self) -> None:
+        news = {what: self.metrics.counts[what] - self._said[what] for what in ("damaged", "missing_sequences")}
+        if any(news.values()):
+            log.error(
+                "%d batches in the topic cannot be read, and %d that were acknowledged are not in it; the archive says "
+                "which of what stream",
+                *news.values(),
+            )
+        self._said.update(news)
 
     def _measure(self) -> None:
         metrics = self.metrics
@@ -288,7 +318,7 @@ class Archiver:
     def _cut(self, number: int, owned: Ownership) -> bool:
         """Ends the segment, where it can be and none is on its way; whether it did."""
         archive = owned.archive
-        if archive is None or owned.finished is not None or not archive.can_cut(self._now()):
+        if archive is None or owned.finished is not None or not archive.can_cut():
             return False
         try:
             owned.finished = archive.cut(self.limits)
@@ -350,3 +380,16 @@ class Archiver:
         self._pause(number, owned)
         owned.problem = f"{REFUSED}{problem}"
         log.error("partition %d is not archived: %s", number, problem)
+
+
+# Not message.headers(): where the interpreter has specialized that call it does not look for an error, which then is
+# raised anywhere, and what was returned has a hole.
+_ask_headers = methodcaller("headers")
+
+
+def _headers(message: Message) -> Any:
+    """A message's headers; none where the name of one is not UTF-8, which confluent-kafka answers with SystemError."""
+    try:
+        return _ask_headers(message)
+    except (SystemError, UnicodeDecodeError):
+        return None

@@ -14,11 +14,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from logbale.compression import decompress
 from logbale.errors import DecompressionError, MessageError
 from logbale.kafka.assembly import Assembler
 from logbale.kafka.message import Headers, Part, decode
-from logbale.protocol import Algorithm
 from logbale.sinks import Item, Mark, ReceivedBatch, RejectedSequence, SkippedRange
 from logbale.sinks.marks import Marks
 
@@ -28,10 +26,10 @@ DAMAGED = "its message in the topic cannot be read"
 """The reason that the archive has for a batch whose message is damaged; its place in the stream is taken by that."""
 LARGE_FRAME = 256 * 1024
 """Raw bytes from which a batch's own frame becomes a block; smaller ones are compressed together."""
-MAX_BATCH_BYTES = 64 * 1024 * 1024
-"""Raw bytes of a batch, twice what a shipper makes at most (BATCH_MAX_BYTES): what claims more is not decompressed."""
 PART_PATIENCE = 3600
-"""Seconds after which parts of a batch whose rest never came are given up. A sink gives up within minutes."""
+"""Seconds of reading after which parts of a batch whose rest never came are given up. A sink gives up in minutes."""
+LONGEST_STEP = 10.0
+"""Seconds that count as read between two signs of it: over a store's outage, a sleep or a set clock nothing is read."""
 
 _NEXT_VERSION = "newer"
 
@@ -58,6 +56,8 @@ class ChainState:
         self._taken = place.taken
         self._parts = Assembler()
         self._orphaned = 0
+        self._read_seconds = 0.0
+        self._read_at: float | None = None
 
     @property
     def place(self) -> Place:
@@ -76,22 +76,32 @@ class ChainState:
 
         Raises MessageError only where a newer version wrote it: then it is not passed over, and nothing has changed.
         """
+        self.keep_reading(now)
         try:
             part = decode(headers, value)
         except MessageError as error:
             if error.reason == _NEXT_VERSION:
                 raise
             return self._pass(offset, error.reason)
-        return self._add(offset, part, now)
+        return self._add(offset, part)
 
-    def expire_parts(self, now: float) -> None:
-        """Gives up what waits for parts since long before now."""
-        self._parts.expire(before=int((now - PART_PATIENCE) * 1000))
+    def keep_reading(self, now: float) -> None:
+        """The log is being read: there was a message, or is none behind the last. Of that is what parts wait for."""
+        if self._read_at is not None:
+            self._read_seconds += min(max(now - self._read_at, 0.0), LONGEST_STEP)
+        self._read_at = now
+
+    def expire_parts(self) -> None:
+        """Gives up what has waited for parts through long reading.
+
+        By the clock alone the rest may be in the log, unread: acknowledged, and lost with what is given up here.
+        """
+        self._parts.expire(before=int((self._read_seconds - PART_PATIENCE) * 1000))
         self._count_orphans()
 
-    def _add(self, offset: int, part: Part, now: float) -> Sequence[Item]:
+    def _add(self, offset: int, part: Part) -> Sequence[Item]:
         try:
-            whole = self._parts.add(part, offset=offset, at=int(now * 1000))
+            whole = self._parts.add(part, offset=offset, at=int(self._read_seconds * 1000))
         except MessageError:
             return self._take(offset, _damaged(part.item))
         self._count_orphans()
@@ -174,10 +184,8 @@ def _readable(item: Item) -> Item:
     """A batch as the archive takes it: its lines, or its frame where that is large; both were looked at."""
     if not isinstance(item, ReceivedBatch):
         return item
-    if item.frame_raw_bytes > MAX_BATCH_BYTES:
-        return _damaged(item)
     try:
-        lines = decompress(Algorithm.ZSTD, item.frame, max_raw=item.frame_raw_bytes, max_ratio=None)
+        lines = item.lines()
     except DecompressionError:
         return _damaged(item)
     if len(lines) != item.frame_raw_bytes or lines.count(b"\n") != item.count or not lines.endswith(b"\n"):

@@ -31,8 +31,8 @@ SMALLEST_LIMIT = 4096
 MAX_PARTS = 100_000
 """Of one batch: 32 MiB in the smallest messages take 10,000."""
 
-MAX_RAW_BYTES = 2**32 - 1
-"""Of a batch's lines: the session's prefix has no larger ones."""
+MAX_RAW_BYTES = 64 * 1024 * 1024
+"""Of a batch's lines, twice what a shipper makes at most (BATCH_MAX_BYTES): an archiver decompresses no larger ones."""
 
 REASON_BYTES = 400
 """Bytes of a reason that are kept."""
@@ -75,7 +75,8 @@ def encode(item: Item, *, limit: int, session: str, compress: Callable[[bytes], 
 
     `compress` makes one zstd frame with size and checksum; `session` is the random id of the producing sink. A batch of
     a session over the limit goes in parts, one of a base client in several batches. Raises EntryError where a single
-    entry of a base client is over the limit, and ValueError where the limit is below SMALLEST_LIMIT.
+    entry of a base client is over the limit or a batch of a session over MAX_RAW_BYTES, and ValueError where the limit
+    is below SMALLEST_LIMIT.
     """
     if limit < SMALLEST_LIMIT:
         raise ValueError(f"messages of {limit} bytes: expected {SMALLEST_LIMIT} or more")
@@ -83,6 +84,8 @@ def encode(item: Item, *, limit: int, session: str, compress: Callable[[bytes], 
         return [Message(item.stream.encode(), _note_headers(item, session), b"")]
     if not item.stream:
         return _of_base_client(item, limit, compress)
+    if item.raw_bytes > MAX_RAW_BYTES:
+        raise EntryError(f"a batch of {item.raw_bytes} bytes: Kafka's archivers take {MAX_RAW_BYTES}", reason="limit")
     return _in_parts(item, item.frame or compress(item.ndjson), limit, session)
 
 
@@ -133,10 +136,10 @@ def _in_parts(item: ReceivedBatch, frame: bytes, limit: int, session: str) -> li
 
 def _of_base_client(item: ReceivedBatch, limit: int, compress: Callable[[bytes], bytes]) -> list[Message]:
     message = Message(None, _batch_headers(item), item.frame or compress(item.ndjson))
-    if message.size <= limit:
+    if message.size <= limit and item.raw_bytes <= MAX_RAW_BYTES:
         return [message]
     if item.count == 1:
-        raise _too_long(message.size, limit)
+        raise _too_long(max(message.size, item.raw_bytes), min(limit, MAX_RAW_BYTES))
     lines = item.lines().removesuffix(b"\n").split(b"\n")
     middle = len(lines) // 2
     halves = [_batch_of(half) for half in (lines[:middle], lines[middle:])]

@@ -84,6 +84,10 @@ class PartitionArchive:
                 f"temporary file: {error.strerror}; make room where TMPDIR says, or lower ARCHIVE_SEGMENT_BYTES"
             ) from error
 
+    def keep_reading(self, now: float) -> None:
+        """There is nothing behind the last message, as far as Kafka said; called often while so."""
+        self._chain.keep_reading(now)
+
     def jump(self, offset: int) -> None:
         """Goes on at a higher offset: what is before it is not in the topic any more."""
         self._chain.position = max(self._chain.position, offset)
@@ -94,21 +98,21 @@ class PartitionArchive:
             return False
         self._begun = min(self._begun, now)  # a clock that went back starts the age anew
         is_full = self._builder.size >= limits.segment_bytes
-        return (is_full or now - self._begun >= limits.segment_seconds) and self.can_cut(now)
+        return (is_full or now - self._begun >= limits.segment_seconds) and self.can_cut()
 
-    def can_cut(self, now: float) -> bool:
+    def can_cut(self) -> bool:
         """Whether a segment that ends here would lead on.
 
         While parts that stand where it starts wait for their rest, it would end where it starts, and so would its
         name be the next one's.
         """
-        self._chain.expire_parts(now)
+        self._chain.expire_parts()
         return self._builder is not None and self._chain.place.next > self.start
 
     def cut(self, limits: Limits) -> Finished:
         """Ends the segment; the next message begins another, on the assumption that this one is put.
 
-        Raises StorageError as add() does.
+        Raises StorageError as add() does, and where the marks are more than a footer takes.
         """
         assert self._builder is not None, "can_cut() said so"
         builder, self._builder = self._builder, None
@@ -119,6 +123,9 @@ class PartitionArchive:
         except OSError as error:
             builder.discard()
             raise StorageError(f"temporary file: {error.strerror}; make room where TMPDIR says") from error
+        except ValueError as error:  # whoever may write to the topic may name streams without end
+            builder.discard()
+            raise StorageError(f"{len(place.marks)} streams: {error}") from error
         self.start = place.next
         return finished
 

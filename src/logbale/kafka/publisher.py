@@ -12,7 +12,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from logbale.errors import StorageError
+from logbale.errors import ConfigError, StorageError
 from logbale.kafka.address import KafkaTopic
 from logbale.kafka.library import LibraryLog
 from logbale.kafka.message import Message
@@ -66,10 +66,16 @@ class Publisher:
             raise refused_settings(error) from None
 
     def renew(self, *, limit: int | None = None) -> None:
-        """Another producer, whose parts do not mix with those of the one before; nothing may be on its way."""
+        """Another producer, whose parts do not mix with those of the one before; nothing may be on its way.
+
+        Raises StorageError where there can be none now: a certificate is being replaced, or no file can be opened.
+        """
         self._give_up()
         self.limit = self.limit if limit is None else limit
-        self._producer = self._make()
+        try:
+            self._producer = self._make()
+        except ConfigError as error:
+            raise StorageError(self.complaint(str(error))) from error
 
     def produce(self, message: Message, report: Report, *, deadline: float) -> None:
         """Hands one message over; `report` hears from poll() what became of it.

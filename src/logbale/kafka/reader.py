@@ -131,8 +131,9 @@ class TopicReader:
         self._saying.warning(f"Kafka: {error.str()}")
 
     def close(self) -> None:
-        """Leaves the group."""
-        self._consumer.close()
+        """Leaves the group, when it has heard of the last commit. From any thread, once nobody polls any more."""
+        with suppress(UnavailableError):  # it ends as it is
+            self._consumer.close()
 
 
 def _said(partitions: Iterable[TopicPartition]) -> str:

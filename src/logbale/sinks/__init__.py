@@ -9,7 +9,7 @@ from typing import Protocol
 
 import msgspec
 
-from logbale.compression import decompress
+from logbale.compression import LARGEST_WINDOW, decompress
 from logbale.messages import RejectedBatch
 from logbale.protocol import Algorithm
 
@@ -55,7 +55,9 @@ class ReceivedBatch(msgspec.Struct, frozen=True):
         """The lines, wherever they are."""
         if not self.frame:
             return self.ndjson
-        return decompress(Algorithm.ZSTD, self.frame, max_raw=self.frame_raw_bytes, max_ratio=None)
+        return decompress(
+            Algorithm.ZSTD, self.frame, max_raw=self.frame_raw_bytes, max_ratio=None, max_window=LARGEST_WINDOW
+        )
 
     @property
     def last_sequence(self) -> int:

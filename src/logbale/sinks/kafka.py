@@ -19,7 +19,7 @@ from confluent_kafka import KafkaError
 
 from logbale.archive.format import BlockEncoder
 from logbale.config import Settings
-from logbale.errors import EntryError, StorageError
+from logbale.errors import ConfigError, EntryError, StorageError
 from logbale.kafka.address import KafkaTopic, kafka_topic
 from logbale.kafka.client_settings import PRODUCER_OWN, client_settings
 from logbale.kafka.message import Message, encode, encode_lines
@@ -199,9 +199,13 @@ class KafkaSink:
             raise StorageError(self._publisher.complaint(f"{number} messages were not delivered: {worst}"))
 
     def _lower_limit(self) -> int | None:
-        """What messages may have by now, where that is less than was known."""
+        """What messages may have by now, where that is less than was known. Raises StorageError."""
         topic = self._publisher.topic
-        settings = topic_settings(admin_client(topic, self._settings), topic.name)
+        try:
+            admin = admin_client(topic, self._settings)
+        except ConfigError as error:
+            raise StorageError(self._publisher.complaint(str(error))) from error
+        settings = topic_settings(admin, topic.name)
         limit = TopicFacts(0, 0, settings).limit if settings else self._publisher.limit
         return limit if limit < self._publisher.limit else None
 
