@@ -58,13 +58,13 @@ class SpoolQueue:
         *,
         max_memory: int,
         policy: Policy = "block",
-        press: Callable[[bytes], Pressed] | None = None,
+        press: Callable[[Sequence[bytes]], list[Pressed]] | None = None,
         durations: Durations | None = None,
         thread: Executor | None = None,
     ) -> None:
         """`max_memory` bounds the bytes that wait for the store, or are kept so as not to read them back.
 
-        `press` compresses a large batch as it will be sent: so it is compressed once, and stored and sent as it is.
+        `press` compresses large batches as they will be sent: so each is compressed once, and stored and sent as it is.
         `durations` gets how long each batch took from the reading of its first entry to its acknowledgement. `thread`
         runs one job at a time, in order: by default a thread of its own.
         """
@@ -231,8 +231,11 @@ class SpoolQueue:
 
     def _press_and_append(self, batches: list[NewBatch]) -> tuple[Sequence[Record], list[Pressed | None]]:
         """On the store's thread, where compressing keeps nobody waiting."""
-        press = self._press
-        pressed = [press(raw) if press is not None and len(raw) >= LARGE_BYTES else None for raw, _, _ in batches]
+        pressed: list[Pressed | None] = [None] * len(batches)
+        if self._press is not None:
+            large = [index for index, (raw, _, _) in enumerate(batches) if len(raw) >= LARGE_BYTES]
+            for index, one in zip(large, self._press([batches[index][0] for index in large]), strict=True):
+                pressed[index] = one
         return self.store.append(batches, [None if one is None else one.payload for one in pressed]), pressed
 
     async def _make_room(self, batches: list[NewBatch]) -> bool:
