@@ -44,7 +44,9 @@ LIVE = {
 """Every setting that changes at run time, with another value."""
 
 
-TAKEN_ANEW = {"._compressing._presser.level", "._relay.sink.forwarding._compressing._presser.level"}
+TAKEN_ANEW = {
+    f"{owner}._compressing._pressers[{number}].level" for owner in ("", "._relay.sink.forwarding") for number in (0, 1)
+}
 """Set before each use, whatever it is."""
 
 
