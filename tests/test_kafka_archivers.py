@@ -131,7 +131,7 @@ def expected(last):
 
 def test_each_batch_is_stored_once_whatever_ends_or_stops_an_archiver(kafka_cluster, tmp_path):
     """kill -9 of one, SIGSTOP of another until its partitions have moved, SIGCONT: each once, in order."""
-    topic = kafka_cluster.create_topic("once", 6)
+    topic = kafka_cluster.create_topic("archived-once", 6)
     processes = []
 
     def begin():

@@ -113,6 +113,7 @@ def test_in_the_end_everything_that_was_sent_has_arrived(run, mode):
     run(scenario)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("told", [True, False])
 def test_a_slow_receiver_does_not_raise_the_level_where_the_kernel_tells(run, told, caplog, monkeypatch):
     """Backlog, stalls, level, cause and log line from real sockets, within seconds.

@@ -20,6 +20,8 @@ sys.path.append(str(Path(__file__).parent.parent))
 
 from chaos import load, oracle
 
+pytestmark = pytest.mark.long
+
 SHIPPERS = 4
 
 

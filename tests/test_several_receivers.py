@@ -129,6 +129,7 @@ def test_a_killed_receivers_shippers_go_to_the_next_and_come_back(fleet):
     fleet.check()
 
 
+@pytest.mark.long  # silence takes 25 s to be noticed
 def test_a_silent_receiver_is_left_and_its_copies_are_shown_once(fleet):
     """SIGSTOP: its kernel still takes what comes. When it goes on, it may store what others have stored meanwhile."""
     fleet.ship(2)
