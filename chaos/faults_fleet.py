@@ -82,6 +82,7 @@ def archiver_paused(run: Run) -> None:
         time.sleep(run.chance.uniform(0.5, 4.0))
         archiver = run.chance.choice(fleet.archivers)
         assert archiver.process is not None
+        archiver.process.says("are ours")  # who has none yet has none to lose
         archiver.process.freeze()
         run.bite()
         time.sleep(MOVED)
