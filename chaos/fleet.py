@@ -13,7 +13,7 @@ from pathlib import Path
 
 from chaos import oracle
 from chaos.load import Load
-from chaos.processes import PATIENCE, End, Failed, Process, Receiver, Shipper
+from chaos.processes import LOGBALE, PATIENCE, End, Process, Receiver, Shipper
 from chaos.suite import Run, Skipped
 
 PARTITIONS = 6
@@ -133,7 +133,7 @@ class Fleet:
                 end.process.stop()
         self.run.judge(self.store, expected)
         verified = subprocess.run(
-            [str(Path(sys.executable).with_name("logbale")), "verify", str(self.store)],
+            [*LOGBALE, "verify", str(self.store)],
             capture_output=True,
             text=True,
             check=False,
@@ -158,6 +158,3 @@ def _cluster(run: Run, directory: Path):  # type: ignore[no-untyped-def]  # kafk
 
 def _end_of(process: Process | None) -> str:
     return process.text[-400:] if process is not None else ""
-
-
-__all__ = ["SESSION_TIMEOUT", "Archiver", "Failed", "Fleet", "KafkaReceiver"]
