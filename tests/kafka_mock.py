@@ -32,6 +32,12 @@ class MockCluster:
         self._cluster = ctypes.c_void_p(self._library.rd_kafka_mock_cluster_new(self._client, 3))
         self.bootstrap = self._library.rd_kafka_mock_cluster_bootstraps(self._cluster).decode()
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
     def create_topic(self, name, partitions=6, replicas=3):
         """A topic; its name."""
         self._library.rd_kafka_mock_topic_create(self._cluster, name.encode(), partitions, replicas)

@@ -21,9 +21,8 @@ from test_kafka_archiver import Topic, numbered
 
 @pytest.fixture(scope="module")
 def mock():
-    cluster = MockCluster()
-    yield cluster
-    cluster.close()
+    with MockCluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture

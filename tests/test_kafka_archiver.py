@@ -38,9 +38,8 @@ PARTITIONS = 3
 
 @pytest.fixture(scope="module")
 def mock():
-    cluster = MockCluster()
-    yield cluster
-    cluster.close()
+    with MockCluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture

@@ -28,9 +28,8 @@ __all__ = ["at_once"]  # a fixture that holds here too
 @pytest.fixture
 def mock(monkeypatch):
     monkeypatch.setattr(topics, "DESCRIBE_TIMEOUT", 0.1)  # its brokers never tell settings
-    cluster = MockCluster()
-    yield cluster
-    cluster.close()
+    with MockCluster() as cluster:
+        yield cluster
 
 
 @contextlib.asynccontextmanager

@@ -27,10 +27,9 @@ from logbale.sinks.kafka import KafkaSink
 @pytest.fixture
 def mock(monkeypatch):
     monkeypatch.setattr("logbale.kafka.topic.DESCRIBE_TIMEOUT", 0.1)  # its brokers never tell settings
-    cluster = MockCluster()
-    cluster.create_topic("logs")
-    yield cluster
-    cluster.close()
+    with MockCluster() as cluster:
+        cluster.create_topic("logs")
+        yield cluster
 
 
 @contextlib.asynccontextmanager
