@@ -75,13 +75,24 @@ IDLE = {"wire": 0.12 * MB}
 
 
 def test_a_slow_link_raises_the_level():
-    """While sends stall and a backlog waits, time is bytes: the highest level that is worth it, and at once."""
+    """While sends stall and a backlog waits, time is bytes: the highest level that is worth it, within a second."""
     adaptive = policy()
-    first = feed(adaptive, 1, **SLOW_LINK)[0]
-    assert first.changed
-    assert first.level == 7  # 8 and 9 are the same
-    assert first.cause == "link"
+    first, second = feed(adaptive, 2, **SLOW_LINK)
+    assert not first.changed
+    assert second.changed
+    assert second.level == 7  # 8 and 9 are the same
+    assert second.cause == "link"
     assert adaptive.bandwidth == pytest.approx(0.12 * MB)
+
+
+def test_a_moment_that_looks_like_a_full_link_changes_nothing():
+    """A session begins with small batches, and TCP holds acknowledgements back: fast links look full for a moment."""
+    adaptive = policy(level=2, prior=ZSTD)
+    moment = {"wire": 0.02 * MB, "stalled": 0.08, "backlog": 5 * MB, "seconds": 0.2, "prior": ZSTD}
+    fast = {"wire": 4 * MB, "backlog": 50 * MB, "raw": 60 * MB, "read": 60 * MB, "prior": ZSTD}
+    for _ in range(3):
+        decisions = feed(adaptive, 1, **moment, raw=MB // 5) + feed(adaptive, 10, **fast)
+        assert {decision.level for decision in decisions} == {2}
 
 
 def test_a_starved_cpu_lowers_the_level():
@@ -180,9 +191,10 @@ def test_a_small_backlog_is_none():
 def test_the_reason_has_the_figures():
     """A decision can be understood from its log line alone."""
     adaptive = policy()
-    [decision] = feed(adaptive, 1, **SLOW_LINK)
+    early, decision = feed(adaptive, 2, **SLOW_LINK)
+    assert early.reason == "sends stall, and it is too early to say that the link is why: stays at 6"
     assert decision.reason == (
-        "the link is what everything waits for (0.10 MB/s arrive, 50.0 MB wait, CPU 28 %, 100 % of a core, "
+        "the link is what everything waits for (0.19 MB/s arrive, 50.0 MB wait, CPU 21 %, 100 % of a core, "
         "link 0.12 MB/s): 6 → 7"
     )
     assert adaptive.decide().reason == "nothing new was seen: stays at 7"

@@ -52,6 +52,13 @@ STALLED = 0.1
 BLOCKED = 0.5
 """Part of the time above which sends wait for the receiver to read: it sets the pace then, at any level."""
 
+UNLIMITED = 1e10
+"""Bytes a second from which on a bandwidth is none that anything waits for."""
+
+FIRST_LOOK = 1.0
+"""Seconds that the first sight of a link's limit takes. A session begins with small batches, whose acknowledgements TCP
+itself may hold back for 40 ms each: for a moment any link looks full."""
+
 SHORTEST = 0.001
 """Seconds below which a sample is ignored: rates over no time are no rates."""
 
@@ -141,7 +148,7 @@ class BalancedCompression:
         self._see_link(_sane(sample.wire_bytes, 1e15), seconds, 0.0 if self.is_blocked else stalled)
 
     def _see_link(self, wire_bytes: float, seconds: float, stalled: float) -> None:
-        left = self._left.add(wire_bytes, seconds, stalled)
+        left = self._left.add(wire_bytes, seconds, stalled, 0.0 if self.bandwidth < UNLIMITED else FIRST_LOOK)
         if left is None:
             return
         rate, stalled_part, seconds = left
@@ -165,6 +172,8 @@ class BalancedCompression:
         self._fresh = False
         if self._idle:
             return self._stay("nothing was compressed")
+        if self.bandwidth >= UNLIMITED and self._left.is_stalled:
+            return self._stay("sends stall, and it is too early to say that the link is why")
         levels = range(self.min_level, self.max_level + 1)
         keep_up = [
             level
@@ -209,7 +218,7 @@ class BalancedCompression:
             f"{self._arrivals / MB:.2f} MB/s arrive, {self._backlog / MB:.1f} MB wait, CPU {self._busy:.0f} %, "
             f"{self.share:.0%} of a core".replace("%", " %").replace("  %", " %")
         )
-        if self.bandwidth < 1e10:
+        if self.bandwidth < UNLIMITED:
             figures += f", link {self.bandwidth / MB:.3g} MB/s"
         if not waits:
             who = "the receiver is what everything waits for" if self.is_blocked else "nothing waits"
@@ -228,18 +237,24 @@ class _Left:
     def __init__(self) -> None:
         self._begin()
 
+    @property
+    def is_stalled(self) -> bool:
+        """Whether what is not enough yet looks like a link that is full."""
+        return self._stalled > 0 and self._stalled >= STALLED * self._seconds
+
     def _begin(self) -> None:
         self._wire_bytes = self._seconds = self._stalled = 0.0
 
-    def add(self, wire_bytes: float, seconds: float, stalled: float) -> tuple[float, float, float] | None:
-        """Bytes a second, the part of the time in which sends stalled, and the time; None while it is too early."""
+    def add(self, wire_bytes: float, seconds: float, stalled: float, least: float) -> tuple[float, float, float] | None:
+        """Bytes a second, the part of the time in which sends stalled, and the time, of `least` seconds or more; None
+        while it is too early."""
         self._wire_bytes += wire_bytes
         self._seconds += seconds
         self._stalled += stalled
         left = None
-        if wire_bytes:
+        if is_enough := wire_bytes and self._seconds >= least:
             left = self._wire_bytes / self._seconds, self._stalled / self._seconds, self._seconds
-        if wire_bytes or self._seconds > OUTAGE:
+        if is_enough or self._seconds > OUTAGE:
             self._begin()
         return left
 
