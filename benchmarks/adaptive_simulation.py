@@ -63,15 +63,15 @@ TABLES: dict[str, tuple[Algorithm, Table]] = {
     "zstd": (
         Algorithm.ZSTD,
         _rows(
-            [1.5, 2.1, 5.9, 6.6, 7.6, 8.5, 10.5, 12.1, 82.5],
-            [4.14, 6.69, 7.52, 7.76, 7.95, 8.04, 8.20, 8.28, 8.69],
+            [1.5, 2.1, 5.3, 6.0, 6.3, 7.2, 10.5, 12.5, 84.4],
+            [4.14, 6.70, 7.58, 7.83, 7.91, 8.00, 8.25, 8.33, 8.73],
         ),
     ),
     "zstd-batch": (
         Algorithm.ZSTD,
         _rows(
-            [1.0, 1.2, 4.9, 5.4, 6.2, 6.9, 7.8, 8.7, 66.7],
-            [3.97, 6.72, 7.41, 7.62, 7.79, 7.87, 7.96, 8.01, 8.27],
+            [1.0, 1.2, 4.0, 4.5, 5.1, 6.0, 7.7, 8.6, 63.9],
+            [3.97, 6.73, 7.41, 7.62, 7.77, 7.87, 7.97, 8.01, 8.28],
         ),
     ),
 }  # fmt: skip
@@ -246,7 +246,7 @@ def measure(rounds: int = 3) -> None:
     from logbale.compression import CompressionHandler
     from logbale.config import Settings
     from logbale.context import ContextCompressor
-    from logbale.receiving_session import WINDOW_LOG
+    from logbale.context_budget import WINDOW_LOGS
 
     for size in (50, 500):
         corpus = generated(Settings(batch_size=size), entries=20_000)
@@ -255,7 +255,7 @@ def measure(rounds: int = 3) -> None:
         for _ in range(rounds):
             for algorithm in (Algorithm.GZIP, Algorithm.ZLIB, Algorithm.ZSTD):
                 for kind, level in ((kind, level) for kind in ("stream", "batch") for level in range(1, 10)):
-                    context = ContextCompressor(algorithm, level, window_log=WINDOW_LOG)
+                    context = ContextCompressor(algorithm, level, window_log=max(WINDOW_LOGS))
                     handler = CompressionHandler(algorithm, level)
                     start, wire = time.thread_time(), 0
                     for raw in corpus.batches:

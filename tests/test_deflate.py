@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logbale import deflate
+from logbale import compression, deflate
 from logbale.compression import ZSTD_LEVELS, CompressionHandler, library
 from logbale.context import ContextCompressor, ContextDecompressor
 from logbale.deflate import GZIP_WBITS, ZLIB_WBITS, isal_zlib, rows, zlib_ng
@@ -48,6 +48,17 @@ def test_no_level_is_larger_than_the_one_below_it(algorithm, measured, size):
     for level, (lower, higher) in enumerate(pairwise(sizes), start=1):
         assert higher <= lower * 1.002, f"level {level + 1} is larger than level {level}"
     assert sizes[8] < 0.97 * sizes[0]
+
+
+def test_a_zstd_without_the_option_does_without(monkeypatch):
+    """That chains find the matches has no promise of zstd's: where it is refused, levels are made without it."""
+
+    def refuse(*, options):
+        raise ValueError("unknown parameter")
+
+    assert compression.chains_alone()  # this one has it
+    monkeypatch.setattr(compression.zstd, "ZstdCompressor", refuse)
+    assert compression.chains_alone() == {}
 
 
 @needs_both
