@@ -7,7 +7,6 @@ escaped and split as a whole: at a million lines a second every statement in a l
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from itertools import pairwise
 from operator import add, itemgetter, ne
 from typing import Any
@@ -54,7 +53,7 @@ class LineParser:
         self._wanted = frozenset({"timestamp", "service", *self._attributes})
         self._max_line = max_line
         self._max_depth = max_depth
-        self._encoder = EntryEncoder(self._attributes)
+        self._encoder = EntryEncoder(self._service, self._attributes, LEVEL_NAMES)
         self._as_written = LineLevels(_AS_WRITTEN)
         self._as_escaped = LineLevels(_AS_ESCAPED)
 
@@ -162,17 +161,16 @@ class LineParser:
         """The entries of messages that are escaped. What stands between two of them is one piece: half the pieces."""
         if not messages:
             return []
-        head, tail = partial(self._encoder.head, timestamp, service=self._service), self._encoder.tail
-        between = {level: tail + head(level or None) for level in ("", *LEVEL_NAMES)}
+        between, tail = self._encoder.between(timestamp), self._encoder.tail
         pieces = [tail] * (2 * len(messages) + 1)
         pieces[:-1:2] = map(between.__getitem__, levels)
         pieces[1::2] = messages
-        pieces[0] = head(levels[0] or None)
-        sizes = {level: len(piece) for level, piece in between.items()}  # for who asks, who is rare
+        pieces[0] = pieces[0][len(tail) :]
         return JoinedLines(
             b"".join(pieces),
             len(messages),
-            lambda: map(add, map(len, messages), map(sizes.__getitem__, levels)),
+            # For who asks, who is rare.
+            lambda: map(add, map(len, messages), map(len, map(between.__getitem__, levels))),
         )
 
     def _from_json(self, line: str, timestamp: str, added: dict[frozenset[str], str]) -> bytes | None:
@@ -224,7 +222,7 @@ class LineCutter:
     def feed(self, data: bytes) -> bytes:
         """What can be given out by now; empty where that is nothing."""
         end = data.rfind(b"\n") + 1
-        whole = self.finish() + data[:end] if end else b""
+        whole = b"".join((self.finish(), memoryview(data)[:end])) if end else b""
         # Only new bytes are searched, and held ones are moved once: a stream of single bytes costs linear time.
         self._held += data[end:]
         cuts = _cuts(self._held, self._max_line) if len(self._held) > self._max_line else []

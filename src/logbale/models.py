@@ -6,7 +6,7 @@ itself never builds one: from the source to the archive an entry is its line, on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, overload
 
@@ -69,27 +69,33 @@ class LogEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EntryEncoder:
-    """Makes the lines of many entries of one origin, which differ in time, level, service and message only.
+    """Makes the lines of many entries of one origin, which differ in time, level and message only.
 
     An entry's line is its JSON object and a newline. What does not change is encoded once: at a million entries a
     second even a struct an entry would be visible (150 ns, and 90 more to encode it), and a call (60 ns; 45 so).
     """
 
-    def __init__(self, constants: Mapping[str, Any]) -> None:
-        """`constants` are attributes that every entry has. Raises EntryError where one is a standard field."""
+    def __init__(self, service: str, constants: Mapping[str, Any], levels: Iterable[str]) -> None:
+        """`constants` are attributes that every entry has, `levels` those that one may have; it may have none ("").
+        Raises EntryError where a constant is a standard field.
+        """
         clash = constants.keys() & set(_STANDARD)
         if clash:
             raise EntryError(f"constants {sorted(clash)}: these names are the entry's own fields")
         more = msgspec.json.encode(dict(constants))[1:-1]
         self.tail = b'"' + (b"," + more if more else b"") + b"}\n"
         """What follows an escaped message."""
+        self._heads: dict[str, bytes] = {}
+        for level in ("", *levels):
+            fields = {"level": level, "service": service} if level else {"service": service}
+            self._heads[level] = b'",' + msgspec.json.encode(fields)[1:-1] + b',"message":"'
 
-    @staticmethod
-    def head(timestamp: str, level: str | None, service: str) -> bytes:
-        """What goes before an escaped message; a level of None is left out."""
-        fields = {"timestamp": timestamp, "level": level, "service": service}
-        known = {name: value for name, value in fields.items() if value is not None}
-        return msgspec.json.encode(known)[:-1] + b',"message":"'
+    def between(self, timestamp: str) -> dict[str, bytes]:
+        """What stands between the escaped messages of two entries, by the level of the second: the tail of the first
+        and the second's head, with its time in the form of rfc3339().
+        """
+        begin = b'%b{"timestamp":"%b' % (self.tail, timestamp.encode())
+        return {level: begin + head for level, head in self._heads.items()}
 
 
 def escaped(text: str) -> bytes:

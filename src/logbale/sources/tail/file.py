@@ -186,10 +186,10 @@ class FollowedFile(OpenFile):
         data = await _read(fd, wanted, self._position - len(self._tail))
         if not data.startswith(self._tail):
             return self._begin_again(seen[0])
-        fresh = data[len(self._tail) :]
+        fresh = bytes(memoryview(data)[len(self._tail) :])
         if not fresh:
             return None
-        self._tail = data[-TAIL_BYTES:]
+        self._tail = bytes(data[-TAIL_BYTES:])
         if self._position <= len(self.head) < HEAD_BYTES:
             self.head += fresh[len(self.head) - self._position : HEAD_BYTES - self._position]
         self._position += len(fresh)
@@ -327,7 +327,7 @@ class FollowedFile(OpenFile):
         return tuple(self._forgotten) + ((self._name,) if self._name is not None else ())
 
 
-async def _read(fd: int, size: int, offset: int) -> bytes:
+async def _read(fd: int, size: int, offset: int) -> bytes | bytearray:
     """At most so many bytes of a file: from a disk on a thread, from memory (Linux can tell) without the trip to one.
 
     The trip takes longer than the copy, and up to 5 ms where another thread is at work on Python code.
@@ -336,8 +336,8 @@ async def _read(fd: int, size: int, offset: int) -> bytes:
         buffer = bytearray(size)
         with contextlib.suppress(OSError):  # it would wait, or the file system cannot say
             if (count := os.preadv(fd, [buffer], offset, flag)) == size:
-                return bytes(buffer)
+                return buffer
             del buffer[count:]
             if count > TAIL_BYTES:
-                return bytes(buffer)
+                return buffer
     return await asyncio.get_running_loop().run_in_executor(None, os.pread, fd, size, offset)
