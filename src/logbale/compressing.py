@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from time import perf_counter, thread_time
 from typing import TypeVar
@@ -22,8 +20,8 @@ from logbale.protocol import Algorithm, Flag
 INLINE_BYTES = 64 * 1024
 """Batches below this are compressed on the loop: a trip to the pool costs about 40 µs, more than it saves."""
 
-HELPED_LEVEL = 3
-"""Levels from which on two threads press: below, a batch takes a millisecond, and asking for help a twentieth of it."""
+PRESSES = 2
+"""Large batches that are compressed at the same time, while the store is busy with those before them."""
 
 _T = TypeVar("_T")
 
@@ -45,8 +43,9 @@ class Compressing:
     def __init__(self, handler: CompressionHandler) -> None:
         self.handler = handler
         self._work: dict[int, Work] = {}
-        self._pressers = [CompressionHandler(Algorithm.ZSTD, handler.level, bypass_threshold=0) for _ in range(2)]
-        """The store's thread has the first one, who helps it the other."""
+        threads = min(PRESSES, os.cpu_count() or 1)
+        self._pressers = [CompressionHandler(Algorithm.ZSTD, handler.level, bypass_threshold=0) for _ in range(threads)]
+        self._presses = ThreadPoolExecutor(threads, thread_name_prefix="logbale-press")
         self._counted: WeakSet[Pressed] = WeakSet()
         """Those that left."""
         self._pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="logbale-compress")
@@ -64,36 +63,21 @@ class Compressing:
         self._record(context.level, Compressed(body, context.algorithm, len(raw), bypassed=False), seconds, cpu_seconds)
         return body
 
-    def press(self, raws: Sequence[bytes]) -> list[Pressed]:
-        """Batches that are stored and sent as one and the same frame each. On the store's thread, while others work."""
-        level = self.handler.level
-        waiting = deque(enumerate(raws))
-        done: dict[int, Pressed] = {}
-
-        def press_some(presser: CompressionHandler) -> None:
-            presser.level = level
-            with contextlib.suppress(IndexError):  # nothing waits any more
-                while True:
-                    index, raw = waiting.popleft()
-                    payload, seconds, cpu_seconds = _timed(presser.compress_always, raw)
-                    done[index] = Pressed(payload, level, len(raw), seconds, cpu_seconds)
-
-        own, other = self._pressers
-        help_comes = self._call_for_help(press_some, other) if len(raws) > 1 and level >= HELPED_LEVEL else None
-        press_some(own)
-        if help_comes is not None and not help_comes.cancel():
-            help_comes.result()
-        return [done[index] for index in range(len(raws))]
-
-    def _call_for_help(
-        self, work: Callable[[CompressionHandler], None], presser: CompressionHandler
-    ) -> Future[None] | None:
-        """Another thread that does the same, where there is a CPU for it."""
-        if (os.cpu_count() or 1) < 2:
+    def press(self, raw: bytes) -> Future[Pressed] | None:
+        """Begins to compress a batch that is stored and sent as one and the same frame; None once it is ending."""
+        try:
+            return self._presses.submit(self._press, raw, self.handler.level)
+        except RuntimeError:
             return None
-        with contextlib.suppress(RuntimeError):  # this end is about to end
-            return self._pool.submit(work, presser)
-        return None
+
+    def _press(self, raw: bytes, level: int) -> Pressed:
+        presser = self._pressers.pop()
+        presser.level = level
+        try:
+            payload, seconds, cpu_seconds = _timed(presser.compress_always, raw)
+        finally:
+            self._pressers.append(presser)
+        return Pressed(payload, level, len(raw), seconds, cpu_seconds)
 
     def sent(self, pressed: Pressed) -> None:
         """It left: from now on it counts. Where it left before, as sent once more, but not as compressed once more."""
@@ -121,8 +105,9 @@ class Compressing:
         return await asyncio.get_running_loop().run_in_executor(self._pool, _timed, function, raw)
 
     def close(self) -> None:
-        """Ends the pool."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Ends the threads."""
+        for pool in (self._pool, self._presses):
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def context_flags(context: ContextCompressor) -> Flag:

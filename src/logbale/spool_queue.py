@@ -12,7 +12,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from time import monotonic
 from typing import Any, Literal, TypeVar
 
@@ -58,13 +58,14 @@ class SpoolQueue:
         *,
         max_memory: int,
         policy: Policy = "block",
-        press: Callable[[Sequence[bytes]], list[Pressed]] | None = None,
+        press: Callable[[bytes], Future[Pressed] | None] | None = None,
         durations: Durations | None = None,
         thread: Executor | None = None,
     ) -> None:
         """`max_memory` bounds the bytes that wait for the store, or are kept so as not to read them back.
 
-        `press` compresses large batches as they will be sent: so each is compressed once, and stored and sent as it is.
+        `press` begins to compress a large batch as it will be sent: so each is compressed once, and stored and sent as
+        it is.
         `durations` gets how long each batch took from the reading of its first entry to its acknowledgement. `thread`
         runs one job at a time, in order: by default a thread of its own.
         """
@@ -76,7 +77,8 @@ class SpoolQueue:
         self._opening = self._counts = dict(store.counts)
         self._span = store.first, store.next_sequence
         self._bytes = store.disk_bytes
-        self._incoming: list[NewBatch] = []
+        self._incoming: list[tuple[NewBatch, Future[Pressed] | None]] = []
+        """With a large one's compressing, which has begun."""
         self._incoming_bytes = 0
         self._incoming_batches = self._incoming_entries = 0
         """Those that are being stored included."""
@@ -116,7 +118,8 @@ class SpoolQueue:
     def append(self, batch: Batch) -> None:
         """Takes a batch, whether there is room or not."""
         cursors, self._moved = self._moved | batch.cursors, {}
-        self._incoming.append((batch.raw, batch.count, cursors))
+        pressing = self._press(batch.raw) if self._press is not None and len(batch.raw) >= LARGE_BYTES else None
+        self._incoming.append(((batch.raw, batch.count, cursors), pressing))
         self._incoming_since.append(batch.since)
         self._incoming_bytes += len(batch.raw)
         self._incoming_batches += 1
@@ -145,8 +148,8 @@ class SpoolQueue:
             await self._arrived.wait()
             self._arrived.clear()
             while self._incoming:
-                batches = self._take_group()
-                await self._store(batches)
+                batches, pressing = self._take_group()
+                await self._store(batches, pressing)
                 self._incoming_bytes -= sum(len(raw) for raw, _, _ in batches)
                 self._incoming_batches -= len(batches)
                 self._incoming_entries -= sum(count for _, count, _ in batches)
@@ -186,28 +189,28 @@ class SpoolQueue:
             with contextlib.suppress(StorageError):  # nothing is lost by it, and the next write tells it
                 await self.call(self.store.settle)
 
-    def _take_group(self) -> list[NewBatch]:
+    def _take_group(self) -> tuple[list[NewBatch], list[Future[Pressed] | None]]:
         """The oldest that arrived: as many as one write should take and the store has room for, but at least one."""
         limit, size, count = min(GROUP_BYTES, self.store.free_bytes), 0, 0
-        for raw, _, _ in self._incoming:
+        for (raw, _, _), _ in self._incoming:
             size += len(raw)
             if count and size > limit:
                 break
             count += 1
         group = self._incoming[:count]
         del self._incoming[:count]
-        return group
+        return [batch for batch, _ in group], [pressing for _, pressing in group]
 
     def _fits(self, batches: list[NewBatch]) -> bool:
         """Whether the store takes them; an empty one takes a batch of any size, or it would never leave."""
         is_empty = self.store.first == self.store.next_sequence
         return is_empty or sum(len(raw) for raw, _, _ in batches) <= self.store.free_bytes
 
-    async def _store(self, batches: list[NewBatch]) -> None:
+    async def _store(self, batches: list[NewBatch], pressing: list[Future[Pressed] | None]) -> None:
         while True:
             try:
                 if self._fits(batches) or await self._make_room(batches):
-                    records, pressed = await self.call(self._press_and_append, batches)
+                    records, pressed = await self.call(self._append, batches, pressing)
                     break
                 if self._policy == "drop_newest":
                     await self._drop(batches)
@@ -229,13 +232,11 @@ class SpoolQueue:
                 self._times.add(record.sequence, since)
             self._fresh.keep(record, raw, one)
 
-    def _press_and_append(self, batches: list[NewBatch]) -> tuple[Sequence[Record], list[Pressed | None]]:
-        """On the store's thread, where compressing keeps nobody waiting."""
-        pressed: list[Pressed | None] = [None] * len(batches)
-        if self._press is not None:
-            large = [index for index, (raw, _, _) in enumerate(batches) if len(raw) >= LARGE_BYTES]
-            for index, one in zip(large, self._press([batches[index][0] for index in large]), strict=True):
-                pressed[index] = one
+    def _append(
+        self, batches: list[NewBatch], pressing: list[Future[Pressed] | None]
+    ) -> tuple[Sequence[Record], list[Pressed | None]]:
+        """On the store's thread, where waiting for what is being compressed holds up nobody."""
+        pressed = [None if one is None else _result(one) for one in pressing]
         return self.store.append(batches, [None if one is None else one.payload for one in pressed]), pressed
 
     async def _make_room(self, batches: list[NewBatch]) -> bool:
@@ -414,3 +415,11 @@ class SpoolQueue:
     def _step(self) -> None:
         self._look_for_room()
         self._changed.set()
+
+
+def _result(pressing: Future[Pressed]) -> Pressed | None:
+    """The batch as it will be sent; None where this end is ending and nobody compresses it any more."""
+    try:
+        return pressing.result()
+    except CancelledError:
+        return None
