@@ -392,7 +392,12 @@ def test_an_address_from_an_empty_variable_is_no_default(command, flag):
         (["cat", "--since", "yesterday"], "expected a time such as"),
         (["bench", "--chart", "x.gif"], "expected a name that ends in .png or .svg"),
         (["bench", "--chart", "nowhere/x.png"], "there is no directory nowhere"),
-        (["nonsense"], "nonsense"),
+        (["xyzzy"], "No such command 'xyzzy'. Try receive, ship, archive, tail,"),
+        (["shp"], "No such command 'shp'. Did you mean ship?"),
+        (["spool", "sl"], "Did you mean ls?"),
+        (["dead-letters", "retyr"], "Did you mean retry?"),
+        (["config", "chekc"], "Did you mean check?"),
+        (["ship", "--levle", "3"], "'--level'"),
     ],
 )
 def test_wrong_usage_ends_with_2_and_says_what_is_right(arguments, hint, capsys):

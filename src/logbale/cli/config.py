@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from logbale.cli.group import Group
 from logbale.cli.options import Command, config_option, load_settings
 from logbale.cli.output import complain, write
 from logbale.config import SETTINGS, Settings
@@ -54,7 +55,7 @@ def _refusal(look: Callable[[Settings], object], settings: Settings) -> str | No
     return None
 
 
-@click.group(short_help="Show or check the settings")
+@click.group(cls=Group, short_help="Show or check the settings")
 def config() -> None:
     """Shows or checks the settings, from the environment and a TOML file."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from logbale.cli.group import Group
 from logbale.cli.options import Command, config_option, load_settings, named_setting_options
 from logbale.cli.output import complain, write
 from logbale.errors import ConfigError, StorageError
@@ -50,7 +51,7 @@ def _directories(root: Path, name: str | None) -> list[Path]:
     return [_directory(root, name)] if name is not None else spool_directories(root)
 
 
-@click.group(short_help="Look at what shippers have read and not delivered")
+@click.group(cls=Group, short_help="Look at what shippers have read and not delivered")
 def spool() -> None:
     """Shows what shippers have read and not delivered."""
 
@@ -148,7 +149,7 @@ def export(name: str | None, spool_dir: str | None, config: Path | None) -> int:
     return 1 if lost else 0
 
 
-@click.group("dead-letters", short_help="List batches that no receiver would store, or send them again")
+@click.group("dead-letters", cls=Group, short_help="List batches that no receiver would store, or send them again")
 def dead_letters() -> None:
     """Shows batches that the receiver would not store, or has them sent again."""
 
