@@ -15,7 +15,8 @@ import msgspec
 import pytest
 from chunks import batch_of
 from proxy import Proxy
-from test_delivery import Numbers, Scripted, at_once, eventually, next_message, receiver, shipper
+from test_delivery import Numbers, Scripted, at_once, next_message, receiver, shipper
+from waiting import eventually
 
 from logbale.config import Settings
 from logbale.decoding import decode_base

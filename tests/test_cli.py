@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 import pytest
 from cli_process import Process, entries, logbale_run, receiver, running
+from waiting import wait_until
 
 import logbale
 from logbale.cli import app
@@ -204,16 +205,12 @@ def test_a_shipper_that_ships_its_own_messages_does_not_talk_to_itself(tmp_path)
 
 def wait_for_line(archive, text):
     """Returns once it is stored."""
-    deadline = time.monotonic() + 60
-    while text not in logbale_run("cat", archive).stdout:
-        assert time.monotonic() < deadline
+    wait_until(lambda: text in logbale_run("cat", archive).stdout)
 
 
 def wait_for_entries(archive, count):
     """Returns once so many are stored."""
-    deadline = time.monotonic() + 60
-    while len(logbale_run("cat", archive).stdout.splitlines()) < count:
-        assert time.monotonic() < deadline
+    wait_until(lambda: len(logbale_run("cat", archive).stdout.splitlines()) >= count)
 
 
 def test_a_second_signal_does_not_wait(tmp_path):
