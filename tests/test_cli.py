@@ -359,9 +359,11 @@ def test_an_address_that_ends_with_a_colon_is_refused():
 
 def test_a_receiver_that_only_shows_says_that_it_stores_nothing(tmp_path):
     """Who means null has said so; who leaves out `archive,` may not have meant it."""
-    with receiver(tmp_path, "--sink", "console") as process:
-        assert "SINK=console stores nothing: " in process.messages.read_text()
-    with receiver(tmp_path, "--sink", "console,null") as process:
+    listen = "receive", "--listen", "127.0.0.1:0", "--sink"
+    with running(tmp_path, *listen, "console") as process:
+        process.says("SINK=console stores nothing: (.|\\n)*listening on ")
+    with running(tmp_path, *listen, "console,null") as process:
+        process.says("listening on ")
         assert "stores nothing" not in process.messages.read_text()
 
 
@@ -386,7 +388,19 @@ def test_an_address_from_an_empty_variable_is_no_default(command, flag):
         (["ship", "x.log", "--field", "novalue"], "expected KEY=VALUE"),
         (["ship", "x.log", "--field", "message=x"], "a field of the entry's own"),
         (["ship", "x.log", "-v", "-q"], "give one of them"),
+        (["ship", "x.log", "--rate", "5", "--run-time", "1"], "--rate and --run-time are for --demo"),
+        (["ship", "--demo", "--once"], "--demo ends by itself, after RUN_TIME: leave out --once"),
+        (["ship", "--demo", "--name", "x", "--spool-dir", "y"], "leave out --name and --spool-dir"),
+        (["ship", "--demo", "--max-line-bytes", "2000"], "--demo reads no lines"),
+        (["ship", "x.log", "--exclude", "*.gz"], "--exclude is for what a GLOB finds, and there is none: quote it"),
+        (["ship", "x.log", "--once", "--poll"], "--poll is for files that are followed"),
+        (["ship", "x.log", "--name", "x", "--spool-dir", "off"], "--name is a spool's, and --spool-dir off keeps none"),
         (["cat", "--since", "yesterday"], "expected a time such as"),
+        (["cat", ".", "--config", "x"], "--config is for ARCHIVE_DIR, where no PATH is given"),
+        (["bench", "x.log", "--rate", "5"], "--rate is for generated entries"),
+        (["top", "--once", "--interval", "1"], "--interval is between two looks, and --once looks once"),
+        (["tail", "h:80", "--tls-ca-file", "x"], "--tls-ca-file is for https: leave it out, or write https://h:80"),
+        (["spool", "verify", "./x", "--spool-dir", "y"], "--spool-dir is where a NAME is looked for"),
         (["bench", "--chart", "x.gif"], "expected a name that ends in .png or .svg"),
         (["bench", "--chart", "nowhere/x.png"], "there is no directory nowhere"),
         (["xyzzy"], "No such command 'xyzzy'. Try receive, ship, archive, tail,"),

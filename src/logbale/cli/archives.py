@@ -48,7 +48,10 @@ def archives(paths: Iterable[Path], config: Path | None) -> list[Path]:
     """Each of them once, or that of the settings where there are none. Raises ConfigError, and StorageError."""
     from logbale.archive.reader import check_archive, each_once
 
-    found = each_once(paths) or [Path(load_settings({}, config).settings.archive_dir)]
+    found = each_once(paths)
+    if found and config is not None:
+        raise click.UsageError("--config is for ARCHIVE_DIR, where no PATH is given: leave out one of them.")
+    found = found or [Path(load_settings({}, config).settings.archive_dir)]
     for path in found:
         check_archive(path)
     return found

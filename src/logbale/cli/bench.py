@@ -63,6 +63,8 @@ def bench(
 
     if quick and seconds is not None:
         raise click.UsageError("--quick is a number of --seconds: give one of them.")
+    if files and given["log_rate"] is not None:
+        raise click.UsageError("--rate is for generated entries: leave out --rate, or the FILEs.")
     if chart is not None:
         _check_chart(chart, bench_chart.SUFFIXES)
     settings = load_settings(given, config).settings

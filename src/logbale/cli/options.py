@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,6 +28,8 @@ from logbale.errors import ConfigError
 
 if TYPE_CHECKING:
     from logbale.dashboard_client import DashboardClient
+
+log = logging.getLogger("logbale")
 
 
 class Command(click.Command):
@@ -147,22 +150,58 @@ def start(given: dict[str, Any], config: Path | None) -> Callable[[], Loaded]:
     if verbose or quiet:
         given["message_level"] = "debug" if verbose else "warning"
     start_log("info")
-    return loader(given, config)
+    return loader(click.get_current_context().command.name or "", given, config)
 
 
 def loader(
-    given: Mapping[str, Any] = {}, config: Path | None = None, *, defaults: Mapping[str, object] = {}
+    command: str,
+    given: Mapping[str, Any] = {},
+    config: Path | None = None,
+    *,
+    defaults: Mapping[str, object] = {},
 ) -> Callable[[], Loaded]:
-    """Loads settings again and again: the file is read anew, flags and environment stay. Raises ConfigError."""
+    """Loads a command's settings again and again: the file is read anew, flags and environment stay.
+
+    Raises ConfigError, and the first time UsageError for flags that do nothing.
+    """
     environ: Mapping[str, str] = dict(os.environ)
+    is_first = True
 
     def load_now() -> Loaded:
-        nonlocal environ
+        nonlocal environ, is_first
         loaded = load_settings(given, config, environ=environ, defaults=defaults)
         environ = only_settings(environ)  # what may be mistyped is pointed out once
+        if is_first:
+            point_out_idle(loaded, command, given)
+            is_first = False
         return loaded
 
     return load_now
+
+
+def point_out_idle(loaded: Loaded, command: str, given: Mapping[str, Any] = {}) -> None:
+    """Warns of settings that do nothing beside the others. Raises UsageError where they were `given` as flags."""
+    from logbale.config.idle import idle
+
+    refused = []
+    for found in idle(loaded, command):
+        if flags := [SETTINGS[name].flags[-1].split("/")[0] for name in found.names if given.get(name) is not None]:
+            refused.append(f"{_do_nothing(flags)} {found.why}.")
+        elif found.is_excluded and (names := [name for name in found.names if _is_set(loaded, name)]):
+            origins = ", ".join(sorted({loaded.origins[name] for name in names}))
+            log.warning("%s %s (from %s)", _do_nothing([name.upper() for name in names]), found.why, origins)
+    if refused:
+        raise click.UsageError(" ".join(refused))
+
+
+def _is_set(loaded: Loaded, name: str) -> bool:
+    """Whether it says anything: a file may list everything with its default."""
+    return bool(getattr(loaded.settings, name) != SETTINGS[name].default)
+
+
+def _do_nothing(names: list[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last} do nothing" if most else f"{last} does nothing"
 
 
 def load_settings(
@@ -193,7 +232,7 @@ def dashboard_at(address: str | None, config: Path | None, **given: str | None) 
 
     settings = load_settings(given, config).settings
     is_encrypted = not address and page_is_encrypted(settings)
-    return DashboardClient(
+    client = DashboardClient(
         address or "",
         host=connect_host(settings.dashboard_host),
         port=settings.dashboard_port,
@@ -201,3 +240,7 @@ def dashboard_at(address: str | None, config: Path | None, **given: str | None) 
         password=dashboard_password(settings),
         tls=lambda: trusting(settings.tls_ca_file),
     )
+    if given.get("tls_ca_file") is not None and not client.is_encrypted:
+        https = client.name.replace("http:", "https:", 1)
+        raise click.UsageError(f"--tls-ca-file is for https: leave it out, or write {https}")
+    return client

@@ -21,9 +21,14 @@ def _line(text: str) -> bytes:
     return f"{escape(text)}\n".encode(sys.stdout.encoding, "backslashreplace")
 
 
-def _root(spool_dir: str | None, config: Path | None) -> Path:
+def _root(spool_dir: str | None, config: Path | None, name: str | None = None) -> Path:
+    """The directory of the spools. Raises UsageError where it is given for nothing, and ConfigError."""
     from logbale.spool import spool_root
 
+    if spool_dir is not None and "/" in (name or ""):
+        raise click.UsageError(
+            "--spool-dir is where a NAME is looked for, and this one is a path: leave out one of them."
+        )
     given = load_settings({"spool_dir": spool_dir}, config).settings.spool_dir
     return spool_root("" if given == "off" else given)
 
@@ -106,7 +111,7 @@ def verify(name: str | None, spool_dir: str | None, config: Path | None) -> int:
     """
     from logbale.spool import verify
 
-    root = _root(spool_dir, config)
+    root = _root(spool_dir, config, name)
     found = _directories(root, name)
     if not found:  # a mistyped directory must not look sound
         raise StorageError(f"{root}: there is no spool here; --spool-dir or SPOOL_DIR names the directory")
@@ -144,7 +149,7 @@ def export(name: str | None, spool_dir: str | None, config: Path | None) -> int:
         lost += 1
         complain(f"batch {sequence} cannot be read: {reason}")
 
-    for line in export(_directory(_root(spool_dir, config), name), on_damage=on_damage):
+    for line in export(_directory(_root(spool_dir, config, name), name), on_damage=on_damage):
         write(line)
     return 1 if lost else 0
 
@@ -168,7 +173,7 @@ def list_letters(name: str | None, spool_dir: str | None, config: Path | None) -
     """Lists the rejected batches of a spool or of all: when, which, how many entries, why, and the file with them."""
     from logbale.spool.dead_letters import letters
 
-    root = _root(spool_dir, config)
+    root = _root(spool_dir, config, name)
     found = _directories(root, name)
     if not found:
         complain(f"no spools in {root}")
@@ -203,7 +208,7 @@ def retry(
     from logbale.spool.dead_letters import letters
     from logbale.spool.inspect import is_of_relay
 
-    directory = _directory(_root(spool_dir, config), name)
+    directory = _directory(_root(spool_dir, config, name), name)
     if is_of_relay(directory):
         raise ConfigError(
             f"{directory}: a relay's: its numbers are the origin's, so nothing can be put back into it. Ship the "
