@@ -454,6 +454,32 @@ def test_every_command_has_help_with_examples(arguments, capsys):
     assert f"logbale {' '.join(arguments)}" in examples
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("receive", "--sink NAMES Where entries go; .*: archive, console, null, logbale://HOST:PORT, kafka://"),
+        ("archive", "--archive-to, --to URL Where its segments go: file:///directory, s3://bucket/prefix"),
+        ("ship", "default zstd; gzip without SESSION_MODE=on"),
+        ("top", r"Between two looks; default 1 \[0.2 to 3600\]"),
+        ("cat", r"The last N of them only \[0 or more\]"),
+        ("certs", r"--days DAYS How long they are valid; default 365 \[1 to 3650\]"),
+    ],
+)
+def test_help_says_what_values_may_be(arguments, said, capsys):
+    """In words, also for what has a range, a list of names or a URL."""
+    with pytest.raises(SystemExit):
+        app([arguments, "--help"])
+    assert re.search(said, " ".join(capsys.readouterr().out.split()))
+
+
+@pytest.mark.parametrize(("command", "others"), [("receive", "The shipper"), ("archive", "The receiver|Both ends")])
+def test_help_has_no_heading_of_another_end(command, others, capsys):
+    """What a receiver shares with a shipper is a setting of its own there."""
+    with pytest.raises(SystemExit):
+        app([command, "--help"])
+    assert not re.search(rf"^({others}).*:$", capsys.readouterr().out, re.MULTILINE)
+
+
 def test_every_setting_has_a_flag_where_it_matters():
     """On the command, or commands, whose end reads it."""
     commands = {name: app.get_command(click.Context(app), name) for name in app.list_commands(click.Context(app))}

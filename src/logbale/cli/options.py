@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,18 @@ if TYPE_CHECKING:
 log = logging.getLogger("logbale")
 
 
+_GROUPS = {"receive": "The receiver", "archive": "The archiver"}
+_OTHERS = {"receive": {"The shipper: batches"}, "archive": {"Both ends", "The receiver"}}
+"""The groups of settings that are other ends' too: a command's help has them among its own."""
+_RANGE = re.compile(r"\s+\[(?:([\d.]+)<=)?x(?:([<>]=)([\d.]+))?\]")
+
+
+def _in_words(match: re.Match[str]) -> str:
+    """` [0.2 to 3600]` for what click says as `[0.2<=x<=3600.0]`."""
+    least, sign, other = match.groups()
+    return f" [{least} to {float(other):g}]" if least else f" [{other} or {'more' if sign == '>=' else 'less'}]"
+
+
 class Command(click.Command):
     """A command whose function returns its exit code; its help lists options by group, and examples as they are."""
 
@@ -50,7 +63,9 @@ class Command(click.Command):
             record = None if isinstance(parameter, click.Argument) else parameter.get_help_record(ctx)
             if record is not None:
                 group = parameter.setting.group if isinstance(parameter, SettingOption | AddressOption) else "Options"
-                groups.setdefault(group, []).append(record)
+                if group in _OTHERS.get(self.name or "", ()):
+                    group = _GROUPS[self.name or ""]
+                groups.setdefault(group, []).append((record[0], _RANGE.sub(_in_words, record[1])))
         for group, records in groups.items():
             with formatter.section(group):
                 formatter.write_dl(records, col_max=34)
@@ -68,11 +83,13 @@ class SettingOption(click.Option):
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
+        # What an address or a list of names may be, its metavar does not say.
+        values = f": {setting.allowed}" if setting.metavar in ("NAMES", "URL") else ""
         super().__init__(
             [*setting.flags, setting.name],
             default=None,
             metavar=_metavar(setting),
-            help=f"{setting.description} [{setting.variable}, default {setting.default_words or 'empty'}]",
+            help=f"{setting.description}{values} [{setting.variable}, default {setting.default_words or 'empty'}]",
         )
 
 

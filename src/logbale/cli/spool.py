@@ -12,7 +12,7 @@ from logbale.cli.group import Group
 from logbale.cli.options import Command, config_option, load_settings, named_setting_options
 from logbale.cli.output import complain, write
 from logbale.errors import ConfigError, StorageError
-from logbale.terminal import escape
+from logbale.terminal import count, escape
 
 _ONE = click.Argument(["name"], required=False, metavar="[NAME]")
 
@@ -121,7 +121,7 @@ def verify(name: str | None, spool_dir: str | None, config: Path | None) -> int:
         for damaged in verify(directory):
             places += 1
             write(_line(str(damaged)))
-        write(_line(f"{directory}: {places:,} places damaged or missing"))
+        write(_line(f"{directory}: {count(places, 'place', 'places')} damaged or missing"))
         is_damaged = is_damaged or places > 0
     return 1 if is_damaged else 0
 
@@ -171,15 +171,18 @@ def dead_letters() -> None:
 )
 def list_letters(name: str | None, spool_dir: str | None, config: Path | None) -> int:
     """Lists the rejected batches of a spool or of all: when, which, how many entries, why, and the file with them."""
-    from logbale.spool.dead_letters import letters
+    from logbale.spool.dead_letters import letter_paths, letters
 
     root = _root(spool_dir, config, name)
     found = _directories(root, name)
     if not found:
         complain(f"no spools in {root}")
+    elif not any(map(letter_paths, found)):
+        complain("no dead letters in " + ", ".join(map(str, found)))
     for directory in found:
         for path, letter in letters(directory):
-            write(_line(f"{letter.time}  batch {letter.sequence}  {letter.count} entries  {letter.reason}  {path}"))
+            entries = count(letter.count, "entry", "entries")
+            write(_line(f"{letter.time}  batch {letter.sequence}  {entries}  {letter.reason}  {path}"))
     return 0
 
 

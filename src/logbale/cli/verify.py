@@ -14,7 +14,7 @@ from logbale.cli.archives import archives, paths_argument
 from logbale.cli.options import Command, config_option
 from logbale.cli.output import complain, write
 from logbale.errors import StorageError
-from logbale.terminal import escape
+from logbale.terminal import count, escape
 
 if TYPE_CHECKING:
     from logbale.archive.verify import Verified
@@ -94,7 +94,8 @@ def _summary(found: list[Verified]) -> str:
     places = sum(len(segment.damage) for segment in found)
     entries = sum(segment.entries for segment in found)
     unfinished = sum(segment.unfinished for segment in found)
-    words = [f"{len(found):,} segments, {entries:,} sound entries, {places:,} places damaged or missing"]
+    sound = f"{count(len(found), 'segment', 'segments')}, {count(entries, 'sound entry', 'sound entries')}"
+    words = [f"{sound}, {count(places, 'place', 'places')} damaged or missing"]
     if absent := sum(len(segment.absent) for segment in found):
         words.append(f"{absent:,} ranges of batches are with other receivers, which is no damage")
     if unfinished:
