@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +21,11 @@ from logbale.cli.options import (
     start,
 )
 from logbale.cli.output import set_log_level
+from logbale.cli.progress import Progress, progress_of
 from logbale.cli.running import (
     METRICS_FLAG,
     background,
     explained_addresses,
-    face,
-    has_terminal,
-    redraw,
     reloaded_by_sighup,
     run_loop,
     stopped_by_signals,
@@ -39,7 +37,6 @@ from logbale.config.credentials import shipper_token
 from logbale.config.exposure import refuse_unsafe_shipper
 from logbale.config.load import wrong
 from logbale.errors import ConfigError, UnavailableError
-from logbale.metrics import ShipperSnapshot
 from logbale.sources import Source
 from logbale.terminal import count
 from logbale.tls.files import TLSFiles, for_shipper
@@ -52,9 +49,6 @@ if TYPE_CHECKING:
     from logbale.spool import DiskSpool
 
 log = logging.getLogger("logbale")
-
-Progress = Callable[[ShipperSnapshot], tuple[float, float | None] | None]
-"""How much is done and how much there is in all, None where the end is not known; None alone where there is no end."""
 
 EXAMPLES = """
 logbale ship /var/log/syslog '/var/log/app/*.log'        follows them from their ends on
@@ -286,30 +280,9 @@ async def _run(
         async with (
             reloaded_by_sighup(shipper, lambda: _checked(load), manager, stop=stop),
             background(announce()),
-            _display(shipper.snapshot, progress, terminal),
+            progress_of(shipper.snapshot, progress, terminal),
         ):
             report = await shipper.run()
     if log.isEnabledFor(logging.INFO):
         print_table(report.snapshot, left_before=left_before)
     return conclude(report)
-
-
-@contextlib.asynccontextmanager
-async def _display(
-    snapshot: Callable[[], ShipperSnapshot], progress: Progress, terminal: contextlib.ExitStack
-) -> AsyncIterator[None]:
-    """While the body runs: how far finite work is on a terminal, and otherwise as face() has it."""
-    if progress(snapshot()) is None or not has_terminal():
-        async with face(snapshot, terminal):
-            yield
-        return
-    from logbale.status import ShipProgress
-
-    def draw() -> None:
-        now = snapshot()
-        shown.update(now, *(progress(now) or (0, None)))
-
-    with terminal:
-        shown = terminal.enter_context(ShipProgress())
-        async with background(redraw(draw)):
-            yield
