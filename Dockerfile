@@ -16,8 +16,9 @@ FROM python:${PYTHON}-slim
 COPY --from=build /opt/logbale /opt/logbale
 COPY server_main.py /opt/logbale/
 RUN install -d -o 10001 -g 10001 -m 0700 /archive
-ENV PATH=/opt/logbale/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
-    ARCHIVE_DIR=/archive METRICS_PORT=9100
+# By default the archive is ./archive. A variable that says so would seem to be wanted where SINK keeps none.
+WORKDIR /
+ENV PATH=/opt/logbale/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 METRICS_PORT=9100
 USER 10001:10001
 VOLUME /archive
 EXPOSE 5000 8080

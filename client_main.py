@@ -14,7 +14,7 @@ from logbale.cli.ship import ship_generated
 def main() -> int:
     """Ships until RUN_TIME is over, SIGTERM or Ctrl-C; the exit code."""
     start_log("info")
-    return ship_generated(loader())
+    return ship_generated(loader("ship"))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from logbale.cli.running import exit_code
 def main() -> int:
     """Receives until SIGTERM or Ctrl-C; the exit code."""
     start_log("info")
-    return serve(loader(defaults={"sink": "archive,console"}))
+    return serve(loader("receive", defaults={"sink": "archive,console"}))
 
 
 if __name__ == "__main__":

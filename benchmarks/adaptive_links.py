@@ -183,8 +183,7 @@ def settings(algorithm: str) -> dict[str, list[str]]:
     """By name, the flags of what is compared."""
     fixed = {f"level {level}": ["--algorithm", algorithm, "--level", str(level)] for level in LEVELS}
     adaptive = {
-        policy: ["--algorithm", algorithm, "--level", "6", "--adaptive", "--adaptive-policy", policy]
-        for policy in ("cpu", "balanced")
+        policy: ["--algorithm", algorithm, "--adaptive", "--adaptive-policy", policy] for policy in ("cpu", "balanced")
     }
     return fixed | adaptive
 

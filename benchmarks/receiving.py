@@ -24,11 +24,12 @@ def receiving(
 ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """The process, and HOST:PORT once it listens; it is stopped when the block ends, if it has not ended by then.
 
-    `flags` are further ones of `logbale receive`. Its archive is `directory`/archive, what it says is in `messages`
-    (without: `directory`/messages).
+    `flags` are further ones of `logbale receive`. Without a sink of theirs its archive is `directory`/archive; what it
+    says is in `messages` (without: `directory`/messages).
     """
     messages = messages or directory / "messages"
-    receive = ["receive", "--listen", "127.0.0.1:0", "--archive", str(directory / "archive"), *flags]
+    stored = [] if "--sink" in flags else ["--archive", str(directory / "archive")]
+    receive = ["receive", "--listen", "127.0.0.1:0", *stored, *flags]
     with messages.open("wb") as stderr:
         receiver = subprocess.Popen([*command, *receive], stdout=stderr, stderr=stderr, env=environ)
     try:

@@ -10,6 +10,7 @@ from itertools import pairwise
 from urllib.error import HTTPError
 
 from cli_process import logbale_run, receiver, running
+from waiting import wait_until
 
 
 def free_port():
@@ -43,15 +44,6 @@ def metrics(text):
     return {name: float(value) for name, value in re.findall(r"^(\w+(?:\{.*?\})?) (\S+)$", text, re.MULTILINE)}
 
 
-def until(question, seconds=15.0):
-    """The first answer that is not false."""
-    deadline = time.monotonic() + seconds
-    while not (found := question()):
-        assert time.monotonic() < deadline, question
-        time.sleep(0.05)
-    return found
-
-
 LINES = [f"2026-11-26T08:00:00Z {'ERROR' if n % 10 == 0 else 'INFO'} request {n} took {n % 37} ms" for n in range(3000)]
 
 
@@ -60,13 +52,13 @@ def test_what_shippers_did_is_what_the_api_says(tmp_path):
     log = tmp_path / "app.log"
     log.write_text("\n".join(LINES) + "\n")
     with watched(tmp_path) as server:
-        until(lambda: server.get("/api/history")["columns"]["time"])  # how long the first row took, none says
+        wait_until(lambda: server.get("/api/history")["columns"]["time"])  # how long the first row took, none says
         command = ["ship", "--to", server.address, "--algorithm", "zstd"]
         shipped = logbale_run(*command, "--once", "--spool-dir", tmp_path / "once", log)
         assert shipped.returncode == 0, shipped.stderr
         follow = [*command, "--from-start", "--spool-dir", tmp_path / "follow", "--level", "3", log]
         with running(tmp_path, *follow):
-            until(lambda: server.get("/api/stats")["shippers"]["delivered_entries"] == 3000)
+            wait_until(lambda: server.get("/api/stats")["shippers"]["delivered_entries"] == 3000)
             stats, clients = server.get("/api/stats"), server.get("/api/clients")["clients"]
             here = next(client for client in clients if client["connected"])
             gone = next(client for client in clients if not client["connected"])
@@ -87,7 +79,7 @@ def test_what_shippers_did_is_what_the_api_says(tmp_path):
             assert abs(stats["now"] - time.time()) < 5
             assert abs(stats["last_sync"] - time.time()) < 60
             assert 0 < stats["disk"]["free_bytes"] <= stats["disk"]["total_bytes"]
-            columns = until(lambda: server.get("/api/history")["columns"] if sum_of(server) == 6000 else None)
+            columns = wait_until(lambda: server.get("/api/history")["columns"] if sum_of(server) == 6000 else None)
             assert columns["clients"][-1] == 1
             assert max(columns["errors"]) == 600
             found = server.metrics()
@@ -112,14 +104,14 @@ def test_a_killed_shipper_is_seen_as_one_that_never_said_goodbye(tmp_path):
     command = ["ship", "--from-start", "--spool-dir", tmp_path / "spool", "--name", "web"]
     with watched(tmp_path) as server:
         with running(tmp_path, *command, "--to", server.address, log) as shipper:
-            until(lambda: server.get("/api/stats")["stored_entries"] == 100)
+            wait_until(lambda: server.get("/api/stats")["stored_entries"] == 100)
             shipper.process.kill()
-        (row,) = until(lambda: [row for row in server.get("/api/clients")["clients"] if not row["connected"]])
+        (row,) = wait_until(lambda: [row for row in server.get("/api/clients")["clients"] if not row["connected"]])
         assert not row["report"]["ended"]
         with log.open("a") as file:
             file.write("one more\n")
         with running(tmp_path, *command, "--to", server.address, log):
-            until(lambda: server.get("/api/stats")["stored_entries"] == 101)
+            wait_until(lambda: server.get("/api/stats")["stored_entries"] == 101)
             (again,) = server.get("/api/clients")["clients"]
             assert (again["id"], again["reconnects"], again["connected"]) == (row["id"], 1, True)
             assert again["entries"] == 101
@@ -132,7 +124,7 @@ def test_a_shippers_metrics_have_the_times_of_its_batches(tmp_path):
         command = ["ship", "--demo", "--rate", "500", "--run-time", "0", "--to", server.address, "--metrics-port", port]
         with running(tmp_path, *command) as shipper:
             shipper.says("in session")
-            found = until(
+            found = wait_until(
                 lambda: (
                     (page := metrics(answer(f"http://127.0.0.1:{port}/metrics")[1].decode()))[
                         "logbale_shipper_ack_seconds_count"

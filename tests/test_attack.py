@@ -15,7 +15,8 @@ import msgspec
 import pytest
 from chunks import batch_of
 from proxy import Proxy
-from test_delivery import Numbers, Scripted, at_once, eventually, next_message, receiver, shipper
+from test_delivery import Numbers, Scripted, at_once, next_message, receiver, shipper
+from waiting import eventually
 
 from logbale.config import Settings
 from logbale.decoding import decode_base
@@ -563,7 +564,7 @@ def test_a_task_of_the_shipper_that_dies_is_heard_of(run, monkeypatch):
     async def scenario():
         async with receiver() as server:
             running = shipper(server.address[1], Numbers(20, then="wait"), adaptive_enabled=True)
-            monkeypatch.setattr(running._adaptive, "decide", lambda: 1 / 0)
+            monkeypatch.setattr(running._levels._policy, "decide", lambda: 1 / 0)
             monkeypatch.setattr("logbale.cpu.CpuMeter.read", lambda _: 50.0)
             with pytest.raises(ZeroDivisionError):
                 async with asyncio.timeout(20):

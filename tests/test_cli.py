@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 import pytest
 from cli_process import Process, entries, logbale_run, receiver, running
+from waiting import wait_until
 
 import logbale
 from logbale.cli import app
@@ -204,16 +205,12 @@ def test_a_shipper_that_ships_its_own_messages_does_not_talk_to_itself(tmp_path)
 
 def wait_for_line(archive, text):
     """Returns once it is stored."""
-    deadline = time.monotonic() + 60
-    while text not in logbale_run("cat", archive).stdout:
-        assert time.monotonic() < deadline
+    wait_until(lambda: text in logbale_run("cat", archive).stdout)
 
 
 def wait_for_entries(archive, count):
     """Returns once so many are stored."""
-    deadline = time.monotonic() + 60
-    while len(logbale_run("cat", archive).stdout.splitlines()) < count:
-        assert time.monotonic() < deadline
+    wait_until(lambda: len(logbale_run("cat", archive).stdout.splitlines()) >= count)
 
 
 def test_a_second_signal_does_not_wait(tmp_path):
@@ -362,9 +359,11 @@ def test_an_address_that_ends_with_a_colon_is_refused():
 
 def test_a_receiver_that_only_shows_says_that_it_stores_nothing(tmp_path):
     """Who means null has said so; who leaves out `archive,` may not have meant it."""
-    with receiver(tmp_path, "--sink", "console") as process:
-        assert "SINK=console stores nothing: " in process.messages.read_text()
-    with receiver(tmp_path, "--sink", "console,null") as process:
+    listen = "receive", "--listen", "127.0.0.1:0", "--sink"
+    with running(tmp_path, *listen, "console") as process:
+        process.says("SINK=console stores nothing: (.|\\n)*listening on ")
+    with running(tmp_path, *listen, "console,null") as process:
+        process.says("listening on ")
         assert "stores nothing" not in process.messages.read_text()
 
 
@@ -389,10 +388,27 @@ def test_an_address_from_an_empty_variable_is_no_default(command, flag):
         (["ship", "x.log", "--field", "novalue"], "expected KEY=VALUE"),
         (["ship", "x.log", "--field", "message=x"], "a field of the entry's own"),
         (["ship", "x.log", "-v", "-q"], "give one of them"),
+        (["ship", "x.log", "--rate", "5", "--run-time", "1"], "--rate and --run-time are for --demo"),
+        (["ship", "--demo", "--once"], "--demo ends by itself, after RUN_TIME: leave out --once"),
+        (["ship", "--demo", "--name", "x", "--spool-dir", "y"], "leave out --name and --spool-dir"),
+        (["ship", "--demo", "--max-line-bytes", "2000"], "--demo reads no lines"),
+        (["ship", "x.log", "--exclude", "*.gz"], "--exclude is for what a GLOB finds, and there is none: quote it"),
+        (["ship", "x.log", "--once", "--poll"], "--poll is for files that are followed"),
+        (["ship", "x.log", "--name", "x", "--spool-dir", "off"], "--name is a spool's, and --spool-dir off keeps none"),
         (["cat", "--since", "yesterday"], "expected a time such as"),
+        (["cat", ".", "--config", "x"], "--config is for ARCHIVE_DIR, where no PATH is given"),
+        (["bench", "x.log", "--rate", "5"], "--rate is for generated entries"),
+        (["top", "--once", "--interval", "1"], "--interval is between two looks, and --once looks once"),
+        (["tail", "h:80", "--tls-ca-file", "x"], "--tls-ca-file is for https: leave it out, or write https://h:80"),
+        (["spool", "verify", "./x", "--spool-dir", "y"], "--spool-dir is where a NAME is looked for"),
         (["bench", "--chart", "x.gif"], "expected a name that ends in .png or .svg"),
         (["bench", "--chart", "nowhere/x.png"], "there is no directory nowhere"),
-        (["nonsense"], "nonsense"),
+        (["xyzzy"], "No such command 'xyzzy'. Try receive, ship, archive, tail,"),
+        (["shp"], "No such command 'shp'. Did you mean ship?"),
+        (["spool", "sl"], "Did you mean ls?"),
+        (["dead-letters", "retyr"], "Did you mean retry?"),
+        (["config", "chekc"], "Did you mean check?"),
+        (["ship", "--levle", "3"], "'--level'"),
     ],
 )
 def test_wrong_usage_ends_with_2_and_says_what_is_right(arguments, hint, capsys):
@@ -436,6 +452,32 @@ def test_every_command_has_help_with_examples(arguments, capsys):
     usage, _, examples = capsys.readouterr().out.partition("Examples:\n")
     assert usage.startswith("Usage: ")
     assert f"logbale {' '.join(arguments)}" in examples
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("receive", "--sink NAMES Where entries go; .*: archive, console, null, logbale://HOST:PORT, kafka://"),
+        ("archive", "--archive-to, --to URL Where its segments go: file:///directory, s3://bucket/prefix"),
+        ("ship", "default zstd; gzip without SESSION_MODE=on"),
+        ("top", r"Between two looks; default 1 \[0.2 to 3600\]"),
+        ("cat", r"The last N of them only \[0 or more\]"),
+        ("certs", r"--days DAYS How long they are valid; default 365 \[1 to 3650\]"),
+    ],
+)
+def test_help_says_what_values_may_be(arguments, said, capsys):
+    """In words, also for what has a range, a list of names or a URL."""
+    with pytest.raises(SystemExit):
+        app([arguments, "--help"])
+    assert re.search(said, " ".join(capsys.readouterr().out.split()))
+
+
+@pytest.mark.parametrize(("command", "others"), [("receive", "The shipper"), ("archive", "The receiver|Both ends")])
+def test_help_has_no_heading_of_another_end(command, others, capsys):
+    """What a receiver shares with a shipper is a setting of its own there."""
+    with pytest.raises(SystemExit):
+        app([command, "--help"])
+    assert not re.search(rf"^({others}).*:$", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_every_setting_has_a_flag_where_it_matters():

@@ -6,7 +6,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 import urllib.error
 import urllib.request
 
@@ -17,6 +16,7 @@ pytest.importorskip("confluent_kafka", reason="logbale[kafka] is not installed")
 
 from kafka_mock import MockCluster
 from test_kafka_archiver import Topic, numbered
+from waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +32,6 @@ def topic(mock, request):
 
 def url(topic):
     return f"kafka://{topic.bootstrap}/{topic.name}"
-
-
-def eventually(is_so, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < deadline, "it did not become so in time"
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +97,7 @@ def test_it_stores_serves_and_ends(topic, tmp_path):
             except (urllib.error.URLError, ConnectionError):
                 return ""
 
-        eventually(lambda: "logbale_archiver_stored_entries_total 20.0" in asked("/metrics"))
+        wait_until(lambda: "logbale_archiver_stored_entries_total 20.0" in asked("/metrics"))
         numbers = asked("/metrics")
         assert 'logbale_archiver_messages_total{outcome="duplicate"} 6.0' in numbers
         assert 'logbale_archiver_messages_total{outcome="foreign"} 1.0' in numbers
@@ -132,7 +125,7 @@ def test_sighup_changes_when_segments_are_cut(topic, tmp_path):
         config.write_text("archive_segment_seconds = 0.1\n")
         process.process.send_signal(signal.SIGHUP)
         process.says("SIGHUP: changed: ARCHIVE_SEGMENT_SECONDS")
-        eventually(lambda: list((tmp_path / "store").rglob("*.zst")))
+        wait_until(lambda: list((tmp_path / "store").rglob("*.zst")))
         assert process.end() == 0
 
 

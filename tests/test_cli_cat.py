@@ -53,6 +53,58 @@ def test_cat_takes_a_span_of_time(archive, cat):
     assert cat(archive, "--since", "2026-11-25") == []
 
 
+def test_what_is_named_twice_is_read_once(archive, cat, monkeypatch):
+    """By the same path, another spelling, a link, a URL, and a day or a segment of it; in the order it was stored."""
+    link, copy = archive.parent / "link", archive.parent / "copy"
+    link.symlink_to(archive)
+    [first, _] = sorted(archive.rglob("*.zst"))
+    copy.mkdir()
+    (copy / first.name).write_bytes(first.read_bytes())
+    monkeypatch.chdir(archive)
+    for again in (
+        archive,
+        ".",
+        link,
+        f"file://{archive}/",
+        archive / "2026-11-24",
+        copy / ".." / "archive",
+    ):
+        assert cat(archive, again) == cat(again, archive) == list(range(10))
+    assert cat(first, archive) == cat(archive, first) == list(range(10))
+    assert sorted(cat(archive, copy)) == sorted([*range(10), *range(5)])  # another file is another archive
+    twice = logbale_run("verify", archive, link, ".", cwd=archive)
+    assert twice.stdout.splitlines()[-1].startswith("2 segments, 10 sound entries")
+
+
+def test_an_archive_may_be_named_by_the_url_that_archivers_take(archive, cat, tmp_path):
+    """file:///, with what a URL escapes."""
+    odd = tmp_path / "an archive%"
+    archive.rename(odd)
+    assert cat(f"file://{tmp_path}/an%20archive%25") == list(range(10))
+
+
+@pytest.mark.parametrize("command", ["cat", "verify"])
+@pytest.mark.parametrize(
+    ("url", "instead"),
+    [
+        ("s3://bucket/prefix", "copy it first: aws s3 sync s3://bucket/prefix DIR"),
+        ("gs://bucket/prefix", "copy it first: gcloud storage rsync --recursive gs://bucket/prefix DIR"),
+        ("az://container/prefix", "copy it first, with azcopy or rclone"),
+        ("kafka://b1,b2/logs", "archive it first: logbale archive kafka://b1,b2/logs --to file:///DIR"),
+        ("https://logs.example.org/", "logbale tail https://logs.example.org/"),
+        ("file://host/archive", "file:///DIR is the only URL that is one"),
+    ],
+)
+def test_a_url_that_is_no_archive_here_is_shown_as_given_with_the_way_to_it(command, url, instead, capsys):
+    """Usage; not s3:/bucket, which a path makes of it."""
+    with pytest.raises(SystemExit) as ended:
+        app([command, url])
+    said = " ".join(capsys.readouterr().err.split())
+    assert ended.value.code == 2
+    assert f"{url}: expected a directory or a file; " in said
+    assert instead in said
+
+
 def test_cat_takes_the_last_ones(archive, cat):
     """After all other choices."""
     assert cat(archive, "-n", 2) == [8, 9]

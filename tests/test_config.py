@@ -154,8 +154,8 @@ def test_a_session_compresses_with_zstd_unless_it_is_told_otherwise(toml):
 
 def test_a_derived_default_is_documented():
     """In the help, on the settings page and in .env.example."""
-    assert SETTINGS["compression_algorithm"].default_words == "gzip; zstd with SESSION_MODE=on"
-    assert "| gzip; zstd with SESSION_MODE=on |" in settings_page()
+    assert SETTINGS["compression_algorithm"].default_words == "zstd; gzip without SESSION_MODE=on"
+    assert "| zstd; gzip without SESSION_MODE=on |" in settings_page()
     assert "# Unset, it is zstd with SESSION_MODE=on.\n#COMPRESSION_ALGORITHM=gzip\n" in env_example()
 
 

@@ -8,9 +8,9 @@ import os
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
+from waiting import wait_until
 
 from logbale.errors import StorageError
 from logbale.sinks import ReceivedBatch, Rejected, Stored, console
@@ -40,14 +40,6 @@ def shown(*batches, **options):
     out = io.StringIO()
     asyncio.run(show())
     return out.getvalue()
-
-
-def wait_until(condition):
-    """For what another thread does; the limit is only met by a failure."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 class Gate(io.StringIO):

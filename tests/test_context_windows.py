@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 
 import pytest
-from test_delivery import Numbers, at_once, eventually, next_message, receiver, shipper
+from test_delivery import Numbers, at_once, next_message, receiver, shipper
+from waiting import eventually
 
 from logbale.compressing import context_flags
 from logbale.context import ContextCompressor

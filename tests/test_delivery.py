@@ -12,6 +12,7 @@ import base_client
 import pytest
 from chunks import chunk_of, objects_of
 from proxy import Proxy
+from waiting import eventually
 
 from logbale import failover
 from logbale.config import Settings
@@ -89,12 +90,6 @@ async def receiver(sink=None, **settings):
 def shipper(port, source, **settings):
     options = {"batch_size": 10, "compression_algorithm": "zstd", "drain_timeout": 20.0, **settings}
     return LogShipper(Settings(server_host="127.0.0.1", server_port=port, **options), source)
-
-
-async def eventually(condition):
-    async with asyncio.timeout(60):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 async def ship_through(plans, *, count=200, **settings):

@@ -22,7 +22,8 @@ import pytest
 from bombs import ENCODERS, gibibyte_of_zeros
 from test_attack import open_session
 from test_delivery import next_message
-from test_tcp_server import eventually, in_thread, raw_frame, receiver
+from test_tcp_server import in_thread, raw_frame, receiver
+from waiting import eventually
 
 from fuzz.receiving import Receiving
 from logbale.clients import Clients

@@ -15,6 +15,7 @@ from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartiti
 from confluent_kafka.admin import AdminClient
 from kafka_mock import MockCluster
 from test_segment_store import s3
+from waiting import wait_until
 
 from logbale.archive import reader, verify
 from logbale.archive.format import BlockEncoder
@@ -98,13 +99,6 @@ def archiving(topic, store, limits=SOON, *, group="archivers", settings=None, dr
         assert failed == []
 
 
-def eventually(is_so, seconds=40):
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < deadline, "it did not become so in time"
-        time.sleep(0.05)
-
-
 def texts(directory):
     """The entries of an archive, which is whole."""
     assert [damage for segment in verify.verify(directory) for damage in segment.damage] == []
@@ -137,8 +131,8 @@ def test_what_is_in_the_topic_is_stored_once(topic, tmp_path):
     topic.produce_raw(b"rubbish", [("v", b"1"), ("kind", b"batch")], partition=1)
     topic.produce(*numbered("t", 6, 9), partition=1)
     with archiving(topic, DirectoryStore(tmp_path)) as archiver:
-        eventually(lambda: archiver.snapshot().stored.entries == 70)
-        eventually(lambda: archiver.snapshot().lag == dict.fromkeys(range(PARTITIONS), 0))
+        wait_until(lambda: archiver.snapshot().stored.entries == 70)
+        wait_until(lambda: archiver.snapshot().lag == dict.fromkeys(range(PARTITIONS), 0))
         snapshot = archiver.snapshot()
     assert texts(tmp_path) == [f"s {n}" for n in range(1, 61)] + [
         *(f"t {n}" for n in range(1, 6)),
@@ -160,7 +154,7 @@ def test_a_header_whose_name_is_no_text_is_not_ours(topic, mock, tmp_path):
         mock.produce_named(topic.name, b"v\xff", b"rubbish")
     topic.produce(*numbered("s", 101, 105))
     with archiving(topic, DirectoryStore(tmp_path)) as archiver:
-        eventually(lambda: archiver.snapshot().stored.entries == 105)
+        wait_until(lambda: archiver.snapshot().stored.entries == 105)
         assert archiver.snapshot().messages["foreign"] == 3
     assert texts(tmp_path) == [f"s {n}" for n in range(1, 106)]
 
@@ -169,7 +163,7 @@ def test_the_group_hears_how_far_it_is_for_those_who_watch_the_lag(topic, tmp_pa
     """The offsets that are committed are where the chains end, after a put."""
     topic.produce(*numbered("s", 1, 7))
     with archiving(topic, DirectoryStore(tmp_path), group="watched") as archiver:
-        eventually(lambda: archiver.snapshot().stored.entries == 7)
+        wait_until(lambda: archiver.snapshot().stored.entries == 7)
     admin = AdminClient({"bootstrap.servers": topic.bootstrap, "log_level": 0})
     asked = ConsumerGroupTopicPartitions("watched", [TopicPartition(topic.name, 0)])
     [answer] = admin.list_consumer_group_offsets([asked])["watched"].result(10).topic_partitions
@@ -180,13 +174,13 @@ def test_a_stop_puts_what_there_is_and_the_next_goes_on(topic, tmp_path):
     """Segments that were due in a year are put before the end; nobody stores anything twice after that."""
     topic.produce(*numbered("s", 1, 10))
     with archiving(topic, DirectoryStore(tmp_path), NEVER) as archiver:
-        eventually(lambda: archiver.snapshot().waiting_entries == 10)
+        wait_until(lambda: archiver.snapshot().waiting_entries == 10)
         assert texts(tmp_path) == []
     assert len(texts(tmp_path)) == 10
     assert archiver.snapshot().waiting_entries == 0
     topic.produce(*numbered("s", 8, 20))
     with archiving(topic, DirectoryStore(tmp_path), NEVER) as archiver:
-        eventually(lambda: archiver.snapshot().waiting_entries == 10)
+        wait_until(lambda: archiver.snapshot().waiting_entries == 10)
         assert archiver.snapshot().messages["duplicate"] == 3
     assert texts(tmp_path) == [f"s {n}" for n in range(1, 21)]
 
@@ -197,16 +191,16 @@ def test_a_store_that_is_down_loses_nothing(topic, tmp_path):
     store.is_down = True
     topic.produce(*numbered("s", 1, 10))
     with archiving(topic, store) as archiver:
-        eventually(lambda: archiver.snapshot().errors.get("store", 0) >= PARTITIONS)
+        wait_until(lambda: archiver.snapshot().errors.get("store", 0) >= PARTITIONS)
         assert "the store is down" in archiver.ready()[1]
         store.is_down = False
-        eventually(lambda: archiver.snapshot().stored.entries == 10)
+        wait_until(lambda: archiver.snapshot().stored.entries == 10)
         assert archiver.ready() == (True, "")
         store.is_down = True
         topic.produce(*numbered("s", 11, 30))
-        eventually(lambda: archiver.ready()[0] is False)
+        wait_until(lambda: archiver.ready()[0] is False)
         store.is_down = False
-        eventually(lambda: archiver.snapshot().stored.entries == 30)
+        wait_until(lambda: archiver.snapshot().stored.entries == 30)
     assert texts(tmp_path) == [f"s {n}" for n in range(1, 31)]
 
 
@@ -215,13 +209,13 @@ def test_a_stop_does_not_wait_for_a_store_that_is_down(topic, tmp_path):
     store = Moody(tmp_path)
     topic.produce(*numbered("s", 1, 10))
     with archiving(topic, store, NEVER, drain_timeout=1.0) as archiver:
-        eventually(lambda: archiver.snapshot().waiting_entries == 10)
+        wait_until(lambda: archiver.snapshot().waiting_entries == 10)
         store.is_down = True
     assert texts(tmp_path) == []
     assert archiver.snapshot().waiting_entries == 10
     store.is_down = False
     with archiving(topic, store) as archiver:
-        eventually(lambda: archiver.snapshot().stored.entries == 10)
+        wait_until(lambda: archiver.snapshot().stored.entries == 10)
     assert texts(tmp_path) == [f"s {n}" for n in range(1, 11)]
 
 
@@ -232,7 +226,7 @@ def test_a_stop_does_not_wait_for_brokers_that_are_gone(tmp_path):
     topic.produce(*numbered("s", 1, 10))
     settings = {"session.timeout.ms": 45_000}
     with archiving(topic, DirectoryStore(tmp_path), NEVER, settings=settings, drain_timeout=1.0) as archiver:
-        eventually(lambda: archiver.snapshot().waiting_entries == 10)
+        wait_until(lambda: archiver.snapshot().waiting_entries == 10)
         cluster.lose()
         began = time.monotonic()
     assert time.monotonic() - began < 15
@@ -248,8 +242,8 @@ def test_a_bucket_is_a_store_too(topic, tmp_path, monkeypatch):
             for first in range(1, 100, 10):
                 topic.produce(*numbered("s", first, first + 9))
                 time.sleep(0.1)
-            eventually(lambda: one.snapshot().stored.entries + other.snapshot().stored.entries == 100)
-            eventually(lambda: one.snapshot().races_lost + other.snapshot().races_lost > 0)
+            wait_until(lambda: one.snapshot().stored.entries + other.snapshot().stored.entries == 100)
+            wait_until(lambda: one.snapshot().races_lost + other.snapshot().races_lost > 0)
         bucket = obstore.from_url(url)
         for page in bucket.list():
             for found in page:
@@ -267,8 +261,8 @@ def test_two_that_both_believe_in_their_partitions_store_each_batch_once(topic, 
             for partition in range(PARTITIONS):
                 topic.produce(*numbered(f"s{partition}", first, first + 9), partition=partition)
             time.sleep(0.1)
-        eventually(lambda: len(list(reader.lines(tmp_path))) >= 200 * PARTITIONS)
-        eventually(lambda: one.snapshot().races_lost + other.snapshot().races_lost > 0)
+        wait_until(lambda: len(list(reader.lines(tmp_path))) >= 200 * PARTITIONS)
+        wait_until(lambda: one.snapshot().races_lost + other.snapshot().races_lost > 0)
     assert texts(tmp_path) == [f"s{partition} {n}" for partition in range(PARTITIONS) for n in range(1, 201)]
 
 
@@ -289,15 +283,15 @@ def test_members_of_a_group_share_the_partitions(topic, tmp_path):
 
     with archiving(topic, store, NEVER) as one:
         produce(1, 10)
-        eventually(lambda: one.snapshot().waiting_entries == 10 * PARTITIONS)
+        wait_until(lambda: one.snapshot().waiting_entries == 10 * PARTITIONS)
         with archiving(topic, store, NEVER) as other:
-            eventually(lambda: one.snapshot().partitions and other.snapshot().partitions)
+            wait_until(lambda: one.snapshot().partitions and other.snapshot().partitions)
             produce(11, 20)
-            eventually(lambda: one.snapshot().partitions + other.snapshot().partitions == PARTITIONS)
-            eventually(lambda: held(one) + held(other) == 20 * PARTITIONS)
-        eventually(lambda: one.snapshot().partitions == PARTITIONS)
+            wait_until(lambda: one.snapshot().partitions + other.snapshot().partitions == PARTITIONS)
+            wait_until(lambda: held(one) + held(other) == 20 * PARTITIONS)
+        wait_until(lambda: one.snapshot().partitions == PARTITIONS)
         produce(21, 30)
-        eventually(lambda: held(one) + other.snapshot().stored.entries == 30 * PARTITIONS)
+        wait_until(lambda: held(one) + other.snapshot().stored.entries == 30 * PARTITIONS)
         assert other.snapshot().stored.entries > 0
     assert texts(tmp_path) == [f"s{partition} {n}" for partition in range(PARTITIONS) for n in range(1, 31)]
 
@@ -312,8 +306,8 @@ def test_a_topic_that_was_made_anew_is_not_archived_into_the_old_chain(topic, tm
     topic.produce(*numbered("s", 1, 10), partition=0)
     topic.produce(*numbered("t", 1, 10), partition=1)
     with archiving(topic, store) as archiver:
-        eventually(lambda: archiver.snapshot().stored.entries == 10)
-        eventually(lambda: archiver.snapshot().errors.get("refused") == 1)
+        wait_until(lambda: archiver.snapshot().stored.entries == 10)
+        wait_until(lambda: archiver.snapshot().errors.get("refused") == 1)
         assert "come to offset 1000, the topic ends at 10" in archiver.snapshot().problem
     assert texts(tmp_path) == [f"t {n}" for n in range(1, 11)]
     assert "partition 0 is not archived" in caplog.text
@@ -327,8 +321,8 @@ def test_what_is_lost_is_said(topic, tmp_path, caplog):
     spoilt = {"sequence": b"7", "base": b"7", "count": b"2"}
     topic.produce_raw(message.value, [(name, spoilt.get(name, value)) for name, value in message.headers])
     with archiving(topic, DirectoryStore(tmp_path)) as archiver:
-        eventually(lambda: archiver.snapshot().stored.entries == 4)
-        eventually(lambda: archiver.snapshot().messages["damaged"] == 1)
+        wait_until(lambda: archiver.snapshot().stored.entries == 4)
+        wait_until(lambda: archiver.snapshot().messages["damaged"] == 1)
     assert caplog.text.count("1 batches in the topic cannot be read, and 2 that were acknowledged are not in it") == 1
 
 
@@ -339,7 +333,7 @@ def test_a_message_of_a_later_version_is_waited_for(topic, tmp_path):
     topic.produce(*numbered("s", 6, 9), partition=0)
     topic.produce(*numbered("t", 1, 5), partition=1)
     with archiving(topic, DirectoryStore(tmp_path)) as archiver:
-        eventually(lambda: archiver.snapshot().stored.entries == 10)
+        wait_until(lambda: archiver.snapshot().stored.entries == 10)
         assert "offset 5: version 2" in archiver.snapshot().problem
     assert texts(tmp_path) == [f"s {n}" for n in range(1, 6)] + [f"t {n}" for n in range(1, 6)]
 
@@ -358,10 +352,10 @@ def test_a_full_temporary_directory_costs_another_reading(topic, tmp_path, monke
     monkeypatch.setattr(SegmentBuilder, "add", failing)
     topic.produce(*numbered("s", 1, 10))
     with archiving(topic, DirectoryStore(tmp_path)) as archiver:
-        eventually(lambda: archiver.snapshot().errors.get("temporary_file", 0) >= 2)
-        eventually(lambda: "TMPDIR" in archiver.ready()[1])
+        wait_until(lambda: archiver.snapshot().errors.get("temporary_file", 0) >= 2)
+        wait_until(lambda: "TMPDIR" in archiver.ready()[1])
         is_full.clear()
-        eventually(lambda: archiver.snapshot().stored.entries == 10)
+        wait_until(lambda: archiver.snapshot().stored.entries == 10)
     assert texts(tmp_path) == [f"s {n}" for n in range(1, 11)]
 
 
@@ -380,10 +374,10 @@ def test_brokers_that_are_away_for_a_while_cost_time(mock, topic, tmp_path):
     """Every broker is lost and comes back: it goes on by itself, and says what it waited for."""
     topic.produce(*numbered("s", 1, 10))
     with archiving(topic, DirectoryStore(tmp_path), settings={"reconnect.backoff.max.ms": 500}) as archiver:
-        eventually(lambda: archiver.snapshot().stored.entries == 10)
+        wait_until(lambda: archiver.snapshot().stored.entries == 10)
         mock.lose()
-        eventually(lambda: archiver.snapshot().errors.get("kafka", 0) > 0)
+        wait_until(lambda: archiver.snapshot().errors.get("kafka", 0) > 0)
         mock.restore()
         topic.produce(*numbered("s", 11, 20))
-        eventually(lambda: archiver.snapshot().stored.entries == 20, 90)
+        wait_until(lambda: archiver.snapshot().stored.entries == 20, 90)
     assert texts(tmp_path) == [f"s {n}" for n in range(1, 21)]

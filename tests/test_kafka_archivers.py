@@ -15,7 +15,8 @@ pytest.importorskip("confluent_kafka", reason="logbale[kafka] is not installed")
 
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
-from test_kafka_archiver import Moody, Topic, archiving, eventually
+from test_kafka_archiver import Moody, Topic, archiving
+from waiting import wait_until
 
 from logbale.archive import reader, verify
 from logbale.errors import StorageError
@@ -107,13 +108,6 @@ def partitions_of(process):
     return mine
 
 
-def wait_until(is_so, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < deadline, "it did not become so in time"
-        time.sleep(0.1)
-
-
 def stored(directory):
     """The batches in the store, by stream, as often and in the order in which they are there; three entries each."""
     ended = logbale_run("cat", directory / "store")
@@ -200,11 +194,11 @@ def test_what_retention_took_is_counted_said_and_noted(kafka_cluster, tmp_path, 
     store = DirectoryStore(tmp_path)
     produce(kafka_cluster, topic.name, 1, 30)
     with archiving(topic, store, group="retention") as archiver:
-        eventually(lambda: archiver.snapshot().stored.entries == 30)
+        wait_until(lambda: archiver.snapshot().stored.entries == 30)
     produce(kafka_cluster, topic.name, 31, 100)
     delete_before(kafka_cluster, topic.name, 60)
     with archiving(topic, store, group="retention") as archiver:
-        eventually(lambda: archiver.snapshot().stored.entries == 40)
+        wait_until(lambda: archiver.snapshot().stored.entries == 40)
         assert archiver.snapshot().lost_offsets == 30
         assert archiver.snapshot().noticed["missing_sequences"] == 30
     assert numbers_in(tmp_path) == [*range(1, 31), *range(61, 101)]
@@ -218,17 +212,17 @@ def test_retention_may_outrun_an_archiver_that_runs(kafka_cluster, tmp_path):
     topic = Topic(kafka_cluster, kafka_cluster.create_topic("outrun", 1))
     store = Moody(tmp_path)
     with archiving(topic, store, Limits(1 << 20, 0.5), group="outrun") as archiver:
-        eventually(lambda: archiver.snapshot().partitions == 1)
-        eventually(lambda: archiver.snapshot().lag == {0: 0})
+        wait_until(lambda: archiver.snapshot().partitions == 1)
+        wait_until(lambda: archiver.snapshot().lag == {0: 0})
         store.is_down = True
         produce(kafka_cluster, topic.name, 1, 20)
-        eventually(lambda: archiver.snapshot().errors.get("store", 0) > 1)
+        wait_until(lambda: archiver.snapshot().errors.get("store", 0) > 1)
         produce(kafka_cluster, topic.name, 21, 60)
         time.sleep(2)  # the second segment is due too, and the partition paused
         produce(kafka_cluster, topic.name, 61, 100)
         delete_before(kafka_cluster, topic.name, 80)
         store.is_down = False
-        eventually(lambda: archiver.snapshot().waiting_entries == 0 and numbers_in(tmp_path)[-1:] == [100], 90)
+        wait_until(lambda: archiver.snapshot().waiting_entries == 0 and numbers_in(tmp_path)[-1:] == [100], 90)
         assert archiver.snapshot().lost_offsets > 0
     found = numbers_in(tmp_path)
     [(first, last)] = skips_in(tmp_path)
@@ -242,7 +236,7 @@ def test_an_archive_may_begin_with_an_old_topic(kafka_cluster, tmp_path):
     produce(kafka_cluster, topic.name, 1, 50)
     delete_before(kafka_cluster, topic.name, 20)
     with archiving(topic, DirectoryStore(tmp_path), group="old") as archiver:
-        eventually(lambda: archiver.snapshot().stored.entries == 30)
+        wait_until(lambda: archiver.snapshot().stored.entries == 30)
     assert numbers_in(tmp_path) == list(range(21, 51))
     assert [path.name for path in tmp_path.rglob("*.zst")] == [f"{0:020}.ndjson.zst"]
 
@@ -254,16 +248,16 @@ def test_a_broker_that_is_killed_costs_an_archiver_seconds(kafka_cluster, tmp_pa
         Traffic(kafka_cluster.bootstrap, topic.name) as traffic,
         archiving(topic, DirectoryStore(tmp_path / "store"), Limits(1 << 20, 0.5), group="broker") as archiver,
     ):
-        eventually(lambda: archiver.snapshot().stored.entries > 500)
+        wait_until(lambda: archiver.snapshot().stored.entries > 500)
         kafka_cluster.kill(1)
         try:
             before = archiver.snapshot().stored.entries
-            eventually(lambda: archiver.snapshot().stored.entries > before + 2000, 90)
+            wait_until(lambda: archiver.snapshot().stored.entries > before + 2000, 90)
         finally:
             kafka_cluster.restart(1)
         traffic.end()
         total = 3 * traffic.produced * len(STREAMS)
-        eventually(lambda: archiver.snapshot().stored.entries == total, 90)
+        wait_until(lambda: archiver.snapshot().stored.entries == total, 90)
     assert stored(tmp_path) == expected(traffic.produced)
 
 
@@ -278,7 +272,7 @@ def test_new_leaders_are_asked_after_brokers_came_back(kafka_cluster, tmp_path):
         kafka_cluster.kill(node)
         kafka_cluster.restart(node)
     for number in range(6):
-        eventually(lambda number=number: _answers(looking, number))
+        wait_until(lambda number=number: _answers(looking, number))
 
 
 def _answers(looking, number):

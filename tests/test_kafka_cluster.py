@@ -21,6 +21,7 @@ pytest.importorskip("confluent_kafka", reason="logbale[kafka] is not installed")
 
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 from kafka_mock import read_topic
+from waiting import wait_until
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -32,14 +33,6 @@ pytestmark = [pytest.mark.long, pytest.mark.xdist_group("kafka"), pytest.mark.ti
 
 PATIENCE = 120.0
 """Seconds for what takes ten on a machine that does nothing else."""
-
-
-def eventually(condition, what):
-    deadline = time.monotonic() + PATIENCE
-    while not (found := condition()):
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
-    return found
 
 
 @contextlib.contextmanager
@@ -213,18 +206,18 @@ def test_too_few_brokers_make_clients_wait_and_the_receiver_unready(tmp_path, ka
         with receiving(tmp_path, kafka_cluster, topic, *metrics) as receiver:
             arguments = ("--from-start", log, "--to", receiver.address, "--spool-dir", tmp_path)
             with running(tmp_path, "ship", *arguments, "--drain-timeout", "60") as shipper:
-                eventually(lambda: streams_in(kafka_cluster, topic), "nothing was published")
+                wait_until(lambda: streams_in(kafka_cluster, topic), PATIENCE)
                 assert ready()[0] == 200
                 for node in (2, 3):
                     kafka_cluster.kill(node, signal.SIGSTOP)
                 written(log, range(10, 20))
-                status, why = eventually(lambda: (found := ready())[0] != 200 and found, "it stays ready")
+                status, why = wait_until(lambda: (found := ready())[0] != 200 and found, PATIENCE)
                 assert status == 503
                 assert "not delivered after 5 s" in why
                 shipper.says("the receiver cannot store now, everything waits: Kafka topic too-few")
                 for node in (2, 3):
                     kafka_cluster.kill(node, signal.SIGCONT)
-                eventually(lambda: ready()[0] == 200, "it does not go on")
+                wait_until(lambda: ready()[0] == 200, PATIENCE)
                 assert shipper.end() == 0
             assert receiver.end() == 0
     finally:

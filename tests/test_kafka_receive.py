@@ -7,11 +7,12 @@ import json
 
 import base_client
 import pytest
-from test_delivery import Numbers, at_once, eventually, shipper
+from test_delivery import Numbers, at_once, shipper
 
 pytest.importorskip("confluent_kafka", reason="logbale[kafka] is not installed")
 
 from kafka_mock import MockCluster, read_topic
+from waiting import eventually
 
 from logbale.config import Settings
 from logbale.errors import ConfigError, UnavailableError

@@ -12,7 +12,8 @@ from collections import Counter
 
 import pytest
 from test_delivery import next_message
-from test_tcp_server import eventually, receiver
+from test_tcp_server import receiver
+from waiting import eventually
 
 from fuzz.receiving import Transport
 from logbale.compression import decompress, zstd

@@ -12,7 +12,8 @@ import zlib
 
 import pytest
 from test_delivery import next_message
-from test_tcp_server import eventually, receiver
+from test_tcp_server import receiver
+from waiting import eventually
 
 from fuzz.receiving import Transport
 from logbale.compression import decompress

@@ -3,11 +3,14 @@
 import asyncio
 import contextlib
 import json
+import logging
+import re
 import socket
 from time import monotonic
 
 import pytest
 from chunks import chunk_of
+from waiting import eventually
 
 from logbale.config import Settings
 from logbale.errors import StorageError
@@ -243,3 +246,28 @@ def nowhere(**settings):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     return Settings(server_host="127.0.0.1", server_port=port, **settings)
+
+
+async def forty_tries():
+    """A shipper whose receiver is away, for forty tries without the waits between them."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    running = LogShipper(Settings(server_port=port, server_host="127.0.0.1"), ScriptedSource([1], then="wait"))
+    running._link._sleep = lambda seconds: asyncio.sleep(0)
+    task = asyncio.create_task(running.run())
+    await eventually(lambda: running.snapshot().errors.get("connect", 0) >= 40)
+    task.cancel()
+    await asyncio.wait([task])
+
+
+def test_tries_that_fail_alike_are_said_ever_more_rarely(run, caplog):
+    """Of those that follow each second a line for each would bury the rest; a far one is announced each time."""
+    caplog.set_level(logging.WARNING, "logbale")
+    run(forty_tries)
+    said = [line for line in caplog.messages if line.startswith("no session with")]
+    found = [re.search(r"next try in (\d+)\.\d s(?: \((\d+) tries so far\))?$", line).groups("1") for line in said]
+    tries = [int(number) for _, number in found]
+    assert tries[:6] == [1, 2, 4, 8, 16, 32]
+    far = [int(number) for seconds, number in found if int(seconds) >= 5]
+    assert far == list(range(far[0], far[-1] + 1))
+    assert len(far) > 3

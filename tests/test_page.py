@@ -235,10 +235,13 @@ def test_every_width_has_room_for_the_page(opened, fake):
     expect(page.locator(".line")).to_have_count(1)
     expect(page.locator("#clients .client")).to_have_count(1)
     rightmost = "Math.max(...[...document.querySelectorAll('.line *')].map((e) => e.getBoundingClientRect().right))"
+    cut = """[...document.querySelectorAll('#algorithms table')].map((table) => [table, table.parentElement])
+        .filter(([table, card]) => table.getBoundingClientRect().right > card.getBoundingClientRect().right).length"""
     for width in (320, 400, 768, 1280, 2000):
         page.set_viewport_size({"width": width, "height": 900})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.evaluate(rightmost) <= width
+        assert page.evaluate(cut) == 0
 
 
 def test_who_wants_no_motion_gets_none(opened):

@@ -13,9 +13,10 @@ import pytest
 from certificates import Certificates
 from hypothesis import given
 from hypothesis import strategies as st
-from test_delivery import eventually, next_message, receiver
+from test_delivery import next_message, receiver
 from test_tcp_server import exchange, in_thread
 from test_tls import receiver as tls_receiver
+from waiting import eventually
 
 from logbale.config import load
 from logbale.errors import ConfigError, ProtocolError

@@ -7,7 +7,8 @@ import socket
 import pytest
 from certificates import Certificates
 from cli_process import logbale_run
-from test_delivery import KeepingSink, Numbers, eventually
+from test_delivery import KeepingSink, Numbers
+from waiting import eventually
 
 from logbale import connecting, failover, open_session, receivers
 from logbale.config import Settings, load

@@ -10,7 +10,8 @@ import threading
 import msgspec
 import pytest
 from relay_items import STREAM, base_batch, batch, reject, relay, skip, upstream
-from test_delivery import KeepingSink, Numbers, eventually, shipper
+from test_delivery import KeepingSink, Numbers, shipper
+from waiting import eventually
 
 from logbale import failover, receivers
 from logbale.errors import LockedError, StorageError

@@ -88,7 +88,7 @@ def test_settings_are_loaded_anew_and_what_is_mistyped_is_said_once(tmp_path, mo
     file.write_text("batch_size = 7\n")
     monkeypatch.setenv("COMPRESION_LEVEL", "3")
     monkeypatch.setenv("WINDOW_BYTES", "1000")
-    load = loader({"batch_linger": "0.5"}, file)
+    load = loader("ship", {"batch_linger": "0.5"}, file)
     assert load().settings.batch_size == 7
     file.write_text("batch_size = 8\nwindow_bytes = 5\nbatch_linger = 1\n")
     monkeypatch.delenv("WINDOW_BYTES")

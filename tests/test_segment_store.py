@@ -217,3 +217,40 @@ def test_credentials_do_not_stand_in_an_address():
     """Command lines are seen by everybody."""
     with pytest.raises(ValueError, match="from the environment"):
         store_address("s3://key:secret@bucket/prefix")
+
+
+@pytest.fixture
+def no_credentials(monkeypatch):
+    """Nothing in the environment, and nobody at the address that a machine in a cloud has for asking."""
+    pytest.importorskip("obstore", reason="obstore is not installed")
+    for name in [name for name in os.environ if name.startswith(("AWS_", "GOOGLE_", "AZURE_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+
+
+@pytest.mark.parametrize(
+    ("url", "given", "set_it"),
+    [
+        ("s3://bucket/prefix", {}, "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (files in ~/.aws are not read)"),
+        ("s3://bucket", {"AWS_ACCESS_KEY_ID": "key"}, "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+        ("az://container", {}, "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"),
+    ],
+)
+def test_missing_credentials_are_named_by_what_to_set(no_credentials, monkeypatch, url, given, set_it):
+    """And not by the address that a cloud's machine is asked at."""
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(StorageError) as refused:
+        open_store(url)
+    assert str(refused.value).startswith(f"{url}: there are no credentials for it; {set_it}")
+    assert "127.0.0.1" not in str(refused.value)
+
+
+def test_an_endpoint_without_tls_has_to_be_meant(no_credentials, monkeypatch):
+    """What allows it is named."""
+    values = {"ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret", "ENDPOINT": "http://127.0.0.1:1", "ALLOW_HTTP": ""}
+    for name, value in values.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    with pytest.raises(StorageError, match=r"the endpoint is http://.* set AWS_ALLOW_HTTP=true"):
+        open_store("s3://bucket")

@@ -85,6 +85,7 @@ def test_without_a_name_what_only_looks_looks_at_all_of_them(root):
     assert call(root, "spool", "verify").exit_code == 1
     assert call(root / "none", "spool", "verify").exit_code == 74
     assert "no spools in" in call(root / "none", "dead-letters", "ls").stderr
+    assert f"no dead letters in {root / 'idle'}" in call(root, "dead-letters", "ls", "idle").stderr
 
 
 @pytest.mark.parametrize("command", ["spool export", "dead-letters retry"])

@@ -5,7 +5,8 @@ import json
 from collections import defaultdict
 
 from proxy import Proxy
-from test_delivery import KeepingSink, Numbers, at_once, eventually, next_message, receiver, shipper
+from test_delivery import KeepingSink, Numbers, at_once, next_message, receiver, shipper
+from waiting import eventually
 
 from logbale.messages import Hello, encode_message
 from logbale.protocol import Algorithm

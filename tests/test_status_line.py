@@ -112,8 +112,8 @@ def test_the_line_is_redrawn_in_one_write_and_the_cursor_stays(tmp_path):
 )
 def test_where_a_line_that_stays_has_no_place_there_is_none(tmp_path, options, environ):
     """Quiet, entries on the same terminal, a terminal that knows no movements."""
-    arguments = ("receive", "--listen", "127.0.0.1:0", "--archive", tmp_path / "archive", *options)
-    with Terminal(*arguments, **environ) as terminal:
+    arguments = ("receive", "--listen", "127.0.0.1:0", *options)
+    with Terminal(*arguments, ARCHIVE_DIR=str(tmp_path / "archive"), **environ) as terminal:
         if "-q" not in options:
             terminal.shows("listening on")
         assert terminal.end(signal.SIGTERM) in (0, -signal.SIGTERM)

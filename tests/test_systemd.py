@@ -74,7 +74,7 @@ def test_a_unit_starts_a_command_that_there_is(name):
     command = app.get_command(click.Context(app), subcommand)
     known = {flag for option in command.params for flag in option.opts}
     assert {word for word in words if word.startswith("-")} <= known
-    for line in assignments(name)["Environment"]:
+    for line in assignments(name).get("Environment", []):
         assert line.split("=")[0].lower() in SETTINGS
 
 
@@ -99,11 +99,12 @@ def test_the_receiver_may_open_as_many_files_as_it_takes_connections():
 
 def test_both_services_keep_what_they_have_where_they_may_write():
     """Below the state directory, which is theirs alone."""
-    for name, variable in (("logbale-receive.service", "ARCHIVE_DIR"), ("logbale-ship@.service", "SPOOL_DIR")):
-        unit = assignments(name)
-        [place] = [line.removeprefix(f"{variable}=%S/") for line in unit["Environment"] if line.startswith(variable)]
-        assert place in unit["StateDirectory"][0].split()
-        assert unit["StateDirectoryMode"] == ["0700"]
+    units = receiver, shipper = [assignments(name) for name in NAMES]
+    [place] = [line.removeprefix("SPOOL_DIR=%S/") for line in shipper["Environment"] if line.startswith("SPOOL_DIR")]
+    assert place in shipper["StateDirectory"][0].split()
+    assert receiver["WorkingDirectory"] == ["%S/logbale"]
+    assert {"logbale", f"logbale/{Settings().archive_dir}"} <= set(receiver["StateDirectory"][0].split())
+    assert {unit["StateDirectoryMode"][0] for unit in units} == {"0700"}
 
 
 def test_both_services_are_confined_alike():

@@ -11,6 +11,7 @@ import time
 
 import base_client
 import pytest
+from waiting import eventually
 
 from logbale.config import Settings
 from logbale.decoding import decode_base
@@ -67,12 +68,6 @@ async def receiver(**settings):
 
 async def in_thread(function, *arguments):
     return await asyncio.get_running_loop().run_in_executor(None, function, *arguments)
-
-
-async def eventually(condition):
-    async with asyncio.timeout(60):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 def exchange(address, data):

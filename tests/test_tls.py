@@ -13,8 +13,9 @@ import base_client
 import pytest
 from certificates import FUTURE, PAST, Certificates
 from proxy import Proxy
-from test_delivery import KeepingSink, Numbers, eventually
+from test_delivery import KeepingSink, Numbers
 from test_tcp_server import ListSink, in_thread, raw_frame
+from waiting import eventually
 
 from logbale import failover
 from logbale.config import Settings

@@ -14,6 +14,7 @@ from certificates import FUTURE, PAST, SHORT, Certificates
 from cryptography.hazmat.primitives import serialization
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import eventually
 
 from logbale.config import Settings
 from logbale.errors import ConfigError
@@ -187,12 +188,6 @@ async def watching(loading):
     finally:
         task.cancel()
         await asyncio.wait([task])
-
-
-async def eventually(condition):
-    async with asyncio.timeout(60):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 def test_renewed_files_are_taken_up_by_themselves(run, files, caplog):

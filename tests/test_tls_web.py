@@ -11,7 +11,7 @@ import ssl
 
 import pytest
 from certificates import PAST, SHORT, Certificates
-from test_tls_files import eventually
+from waiting import eventually
 
 from logbale.config import Settings
 from logbale.log_receiver import LogReceiver

@@ -13,8 +13,9 @@ import pytest
 from certificates import Certificates
 from cli_process import LOGBALE, Process, logbale_run, running
 from test_api_processes import free_port
-from test_delivery import Numbers, at_once, eventually, next_message, receiver, shipper
+from test_delivery import Numbers, at_once, next_message, receiver, shipper
 from test_tcp_server import exchange, in_thread
+from waiting import eventually
 
 from logbale.access import Access
 from logbale.config import Settings, load

@@ -61,6 +61,7 @@ class DashboardClient:
             self._headers["Authorization"] = f"Basic {b64encode(f'{user}:{given}'.encode()).decode()}"
         self._tls = tls() if url.scheme == "https" else None
         self._path = quote(url.path.rstrip("/"), safe="/%")
+        self.is_encrypted = self._tls is not None
         self.name = f"{url.scheme}://{format_address(self._host, self._port)}{self._path}"
         """The dashboard as a URL."""
 

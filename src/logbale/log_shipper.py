@@ -5,32 +5,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
-from collections.abc import AsyncIterator
 from functools import partial
 from math import inf
-from ssl import SSLContext
-from time import monotonic, time
-from typing import Any, Protocol
+from time import monotonic
+from typing import Any
 
 import msgspec
 
-from logbale.adaptive import AdaptiveCompression, Policy
-from logbale.adaptive_balanced import BEHIND_BYTES, BalancedCompression
 from logbale.base_link import BaseLink
 from logbale.batch_buffer import BatchBuffer
 from logbale.carried import Carried
 from logbale.compressing import Compressing
 from logbale.compression import CompressionHandler
 from logbale.config import Settings
-from logbale.level_table import PRIORS
+from logbale.level_choice import RELOAD_INTERVAL, LevelChoice, first_level, policy_of
+from logbale.link import Link
 from logbale.load_meter import LoadMeter
 from logbale.metrics import ShipperMetrics, ShipperSnapshot
 from logbale.protocol import Algorithm
 from logbale.receivers import Receivers
 from logbale.reloading import Reloading
-from logbale.reports import MAX_CHANGES, Change, Report, report_of
+from logbale.reports import Report, report_of
 from logbale.session_link import SessionLink
+from logbale.shipper_metrics import serving_metrics
 from logbale.sources import Source
 from logbale.spool import MemoryStore
 from logbale.spool.identity import new_stream
@@ -45,9 +42,6 @@ log = logging.getLogger("logbale.shipper")
 NOTE_INTERVAL = 1.0
 """Seconds after which cursors that moved without an entry are noted; a batch takes them along before."""
 
-BEHIND_INTERVAL = 0.2
-"""Seconds between decisions of the balanced policy while the shipper is behind: a short run is over in five."""
-
 BACKLOG_BATCHES = 4
 """Batches that are not acknowledged from which on the next ones grow. Fewer are always on their way."""
 
@@ -60,59 +54,8 @@ USUAL_RATIO = 8.0
 FIRST_TRY = 1.0
 """Seconds that reading waits for the first word of the receiver, which says how far batches may grow."""
 
-RELOAD_INTERVAL = 1.0
-"""Seconds after which those that wait look at their settings again."""
-
 LOOK_INTERVAL = 0.005
 """Seconds at least between looks at whether the ack has come that lets a partial batch leave."""
-
-
-class Link(Protocol):
-    """The way to a receiver."""
-
-    @property
-    def unreachable_since(self) -> float:
-        """Since when, by time.monotonic, the receiver cannot be had; infinity while it can."""
-        ...
-
-    @property
-    def tried(self) -> asyncio.Event:
-        """Set once the receiver could be had, or could not."""
-        ...
-
-    @property
-    def growth_limit(self) -> int:
-        """Raw bytes that the receiver takes of a batch beyond BATCH_SIZE; 0 where it has not said so."""
-        ...
-
-    @property
-    def last_error(self) -> str:
-        """Why the receiver could not be had, the last time that it couldn't."""
-        ...
-
-    async def run(self) -> None:
-        """Ships what the queue holds until its input is closed and nothing waits any more."""
-        ...
-
-    async def finish(self, timeout: float) -> bool:
-        """After run(): whether the receiver has everything, as far as the protocol can tell."""
-        ...
-
-    async def close(self) -> None:
-        """Ends what is open."""
-        ...
-
-    def link_seconds(self) -> float | None:
-        """How long the connection that is open was held up by the network; None where the system does not tell."""
-        ...
-
-    def follow(self, settings: Settings) -> None:
-        """Other settings from now on; what a connection has agreed on stays until the next one."""
-        ...
-
-    def status(self) -> tuple[bool, str]:
-        """Whether the receiver can be had, and if not, why."""
-        ...
 
 
 class ShipReport(msgspec.Struct, frozen=True):
@@ -157,10 +100,10 @@ class LogShipper:
         if self._tls is not None:
             self.reloading.add(self._tls.prepare)
         self._source = source
-        self._adaptive = _policy(settings)
+        policy = policy_of(settings)
         handler = CompressionHandler(
             Algorithm.named(settings.compression_algorithm),
-            self._first_level(),
+            first_level(settings, policy),
             enabled=settings.compression_enabled,
             bypass_threshold=settings.bypass_threshold,
         )
@@ -188,18 +131,14 @@ class LogShipper:
             link_seconds=self._link.link_seconds,
             now=monotonic(),
         )
+        self._levels = LevelChoice(settings, policy, handler, self._metrics, self._load)
         self._carried = Carried()
-        self._changes: deque[Change] = deque(maxlen=MAX_CHANGES)
-        """The last ones of the level."""
         self._source_ended = False
         self.started = asyncio.Event()
         """Set once everything that run() needs is open."""
         self._stop_requested = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._buffered = asyncio.Event()
-
-    def _first_level(self) -> int:
-        return self._adaptive.level if self.settings.adaptive_enabled else self.settings.compression_level
 
     def _make_link(self) -> Link:
         settings = self.settings
@@ -217,7 +156,7 @@ class LogShipper:
         return BaseLink(self._queue, client, self._compressing, self._metrics)
 
     def _apply(self, settings: Settings) -> None:
-        before, self.settings = self.settings, settings
+        self.settings = settings
         self._buffer.size = settings.batch_size
         self._buffer.interval = settings.batch_interval
         self._buffer.max_bytes = settings.batch_max_bytes
@@ -225,12 +164,8 @@ class LogShipper:
             max_memory=settings.buffer_max_bytes, max_stored=settings.spool_max_bytes, policy=settings.spool_policy
         )
         self._link.follow(settings)
-        handler = self._compressing.handler
-        handler.bypass_threshold = settings.bypass_threshold
-        if _level_settings(settings) != _level_settings(before):
-            self._adaptive = _policy(settings)
-            handler.level = self._metrics.level = self._first_level()
-            self._metrics.level_reason = "fixed"  # an adaptive one has a reason from its first decision on
+        self._compressing.handler.bypass_threshold = settings.bypass_threshold
+        self._levels.follow(settings)
 
     def stop(self) -> None:
         """Stops reading and delivers what was read within DRAIN_TIMEOUT; called again, ends at once."""
@@ -263,7 +198,7 @@ class LogShipper:
 
     def _report(self, ended: bool) -> Report:
         """What the receiver is told of this end."""
-        return report_of(self.snapshot(), self._changes, ended=ended)
+        return report_of(self.snapshot(), self._levels.changes, ended=ended)
 
     async def run(self) -> ShipReport:
         """Ships until the end. Raises what the source raises, after DRAIN_TIMEOUT at most for what it gave before."""
@@ -271,13 +206,13 @@ class LogShipper:
         ticker = asyncio.create_task(self._pass_on_due_batches())
         spooler = asyncio.create_task(self._queue.run())
         sender = asyncio.create_task(self._link.run())
-        adapter = asyncio.create_task(self._adapt())
+        adapter = asyncio.create_task(self._levels.run(look=self.snapshot))
         tasks = [reader, ticker, spooler, sender, adapter]
         if self._tls is not None:
             tasks.append(asyncio.create_task(self._tls.watch()))
         stop = asyncio.create_task(self._stop_requested.wait())
         try:
-            async with self._metrics_server():
+            async with serving_metrics(self.settings, self._metrics, self.snapshot, self._link.status, self._tls):
                 self.started.set()
                 await asyncio.wait({*tasks, stop}, return_when=asyncio.FIRST_COMPLETED)
                 self._source_ended = reader.done() and not reader.cancelled() and reader.exception() is None
@@ -382,84 +317,6 @@ class LogShipper:
             return False
         left = self.settings.drain_timeout - (monotonic() - stopped if stopped is not None else 0.0)
         return await self._link.finish(max(0.0, left))
-
-    async def _adapt(self) -> None:
-        """Lets the policy choose the level, and keeps the window of the current rates, looked at or not."""
-        last = -inf
-        while True:
-            settings = self.settings
-            interval = settings.adaptive_check_interval
-            looks_sooner = settings.adaptive_enabled and settings.adaptive_policy == "balanced"
-            self.snapshot()
-            is_behind = looks_sooner and self._load.backlog_bytes >= BEHIND_BYTES
-            if monotonic() >= last + interval or is_behind:
-                last = monotonic()
-                if settings.adaptive_enabled:
-                    self._choose_level()
-                else:
-                    self._load.read_cpu()
-            await asyncio.sleep(min(interval, BEHIND_INTERVAL if looks_sooner else RELOAD_INTERVAL))
-
-    def _choose_level(self) -> None:
-        if (sample := self._load.sample(monotonic())) is None:
-            return
-        self._adaptive.observe(sample)
-        decision = self._adaptive.decide()
-        if decision.changed:
-            log.info("compression level %d: %s", decision.level, decision.reason)
-            self._metrics.level_changes[decision.cause] += 1
-            self._changes.append((time(), self._compressing.handler.level, decision.level, decision.reason))
-        self._compressing.handler.level = self._metrics.level = decision.level
-        self._metrics.level_reason = decision.reason
-
-    @contextlib.asynccontextmanager
-    async def _metrics_server(self) -> AsyncIterator[None]:
-        """/metrics, /healthz and /readyz while the run lasts, where METRICS_PORT asks for them."""
-        if not self.settings.metrics_port:
-            yield
-            return
-        # Here, not above: the web server's modules would cost every shipper its memory and a tenth of its start-up.
-        from logbale.metrics_server import MetricsServer
-        from logbale.tls.server import Failures, Listening, http_answer
-
-        def context() -> SSLContext:
-            web = self._tls.current.web if self._tls is not None else None
-            assert web is not None, "settings do not change"
-            return web
-
-        is_encrypted = self._tls is not None and self._tls.current.web is not None
-        server = MetricsServer(
-            self.snapshot,
-            self._link.status,
-            host=self.settings.dashboard_host,
-            port=self.settings.metrics_port,
-            tls=Listening(context, Failures(self._metrics.errors), plain_answer=http_answer) if is_encrypted else None,
-            max_connections=self.settings.dashboard_max_connections,
-            errors=self._metrics.errors,
-        )
-        await server.start()
-        try:
-            yield
-        finally:
-            await server.stop()
-
-
-def _level_settings(settings: Settings) -> tuple[object, ...]:
-    """What a policy is made of: a new one, which has learnt nothing yet, is made only where one of them changes."""
-    return (
-        settings.compression_level,
-        settings.adaptive_enabled,
-        settings.adaptive_policy,
-        settings.adaptive_min_level,
-        settings.adaptive_max_level,
-    )
-
-
-def _policy(settings: Settings) -> Policy:
-    low, high = settings.adaptive_min_level, settings.adaptive_max_level
-    if settings.adaptive_policy == "cpu":
-        return AdaptiveCompression(low, high, level=settings.compression_level)
-    return BalancedCompression(low, high, prior=PRIORS[Algorithm.named(settings.compression_algorithm)])
 
 
 async def _cancel(*tasks: asyncio.Task[Any]) -> None:

@@ -24,6 +24,7 @@ from logbale.config import Settings
 from logbale.config.credentials import shipper_token
 from logbale.connecting import SessionEnded, connect, look
 from logbale.errors import ConfigError, StorageError
+from logbale.floods import is_worth_saying
 from logbale.link_time import link_seconds
 from logbale.messages import UNAUTHORIZED, Status, Welcome
 from logbale.metrics import ShipperMetrics
@@ -40,6 +41,9 @@ log = logging.getLogger("logbale.client")
 
 STEADY_SECONDS = 30.0
 """So long a lost receiver is tried every second; after that the delays grow."""
+
+RARE_TRY = 5.0
+"""Seconds of a delay from which on each try in vain is worth a message."""
 
 OUR_OWN = {"decode", "other_history", "token_file", "storage"}
 """Ends of a session after which another receiver would do no better, so the same one is asked again."""
@@ -75,6 +79,8 @@ class SessionLink:
         self._receivers = Receivers(settings.receiver_addresses, chance=chance, steady=STEADY_SECONDS)
         self._receivers.failover.return_interval = settings.return_interval
         self._sent_to = _sent_to(queue.store)
+        self._troubles, self._in_vain = "", 0
+        """Why there was no session the last time, and how often in a row for that reason."""
         self._lost: Receiver | None = None
         """With whom the last session ended, until another one opens."""
         self._writer: asyncio.StreamWriter | None = None
@@ -115,13 +121,22 @@ class SessionLink:
         await self._receivers.look_up(stream)
         name, wait = self._receivers.failover.next(monotonic())
         if wait:
-            log.warning("no session with %s; next try in %.1f s", self._receivers.troubles(), wait)
+            self._say(self._receivers.troubles(), wait)
             await self._sleep(wait)
             await self._receivers.look_up(stream)
             name, _ = self._receivers.failover.next(monotonic())
         elif self._lost is not None:
             log.warning("no session with %s; %s is next", self._receivers.trouble(self._lost.name), name)
         return self._receivers.named(name)
+
+    def _say(self, troubles: str, wait: float) -> None:
+        """Why there is no session; of tries of a second each, which there are dozens of at first, not every one."""
+        self._in_vain = self._in_vain + 1 if troubles == self._troubles else 1
+        self._troubles = troubles
+        is_said = wait >= RARE_TRY or is_worth_saying(self._in_vain)
+        so_far = f" ({self._in_vain:,} tries so far)" if self._in_vain > 1 else ""
+        level = logging.WARNING if is_said else logging.DEBUG
+        log.log(level, "no session with %s; next try in %.1f s%s", troubles, wait, so_far)
 
     async def finish(self, timeout: float) -> bool:
         """True: run() returns only when the receiver has everything."""
@@ -215,6 +230,7 @@ class SessionLink:
         self._metrics.connections += 1
         self._lost = None
         self.unreachable_since = inf
+        self._in_vain = 0
         log.info("in session with %s, stream %s", receiver.name, self._queue.store.stream)
 
     async def _look_for_better(self, session: OpenSession, receiver: Receiver) -> None:

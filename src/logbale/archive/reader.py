@@ -7,7 +7,7 @@ torn end of an open segment is simply not there yet. Memory is bounded by the la
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from logbale.archive import layout
@@ -243,6 +243,14 @@ def lines_of(block: Block, path: Path, wanted: Span, on_damage: OnDamage) -> Ite
         yield from found
         return
     yield from filter(wanted.has, found)
+
+
+def each_once(paths: Iterable[Path]) -> list[Path]:
+    """The paths without those that lead to what an earlier one leads to, be it by a link or another spelling."""
+    found: dict[Path, Path] = {}
+    for path in paths:
+        found.setdefault(path.resolve(), path)
+    return list(found.values())
 
 
 def check_archive(path: Path) -> None:

@@ -31,7 +31,8 @@ def lines(
     Of the copies of a batch the one that no other receiver was told of counts, else the first in the order of `paths`.
     """
     wanted = Span(since, until, time_field, on_untimed)
-    archives = [_Archive(path) for path in paths]
+    known: set[tuple[Path, str]] = set()
+    archives = [_Archive(path, known) for path in paths]
     try:
         for block, path in _in_order(archives, on_damage):
             yield from reader.lines_of(block, path, wanted, on_damage)
@@ -69,8 +70,11 @@ class _Ranges:
 class _Archive:
     """One of them: what its headers say, and then its blocks."""
 
-    def __init__(self, path: Path) -> None:
-        """Reads the headers. Raises StorageError."""
+    def __init__(self, path: Path, known: set[tuple[Path, str]]) -> None:
+        """Reads the headers, without those of segments that are `known`, to which it adds its own. Raises StorageError.
+
+        A segment is in two of them where one is named twice, or holds the other.
+        """
         self.stored: dict[str, _Ranges] = {}
         """Batches that only this archive is known to have."""
         self.shared: set[tuple[str, int]] = set()
@@ -81,6 +85,10 @@ class _Archive:
         """How far each stream has been read by blocks()."""
         self._segments: list[tuple[SegmentPath, SegmentReader | None, int]] = []
         for segment in reader.segments(path):
+            place = segment.path.parent.resolve(), segment.sealed_path.name
+            if place in known:
+                continue
+            known.add(place)
             if (opened := reader.open_segment(segment)) is None:
                 continue
             for header in opened.headers():

@@ -14,6 +14,7 @@ from typing import NoReturn
 import click
 
 from logbale import __version__
+from logbale.cli.group import Group
 from logbale.cli.output import INTERRUPTED, start_messages
 
 _MODULES = {
@@ -33,7 +34,7 @@ _MODULES = {
 """Where each command is, in the order of the help."""
 
 
-class _Commands(click.Group):
+class _Commands(Group):
     """Imports the command that runs, not those beside it: a short run is half imports."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

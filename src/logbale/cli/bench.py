@@ -37,7 +37,9 @@ logbale bench app.log --json | jq .recommendation
         click.Argument(["files"], nargs=-1, metavar="[FILE]...", type=click.Path(path_type=Path)),
         click.Option(["--json", "as_json"], is_flag=True, help="Print everything measured as one JSON object"),
         click.Option(["--chart"], metavar="FILE", type=click.Path(path_type=Path), help="Draw a chart: .png or .svg"),
-        click.Option(["--seconds"], metavar="SECONDS", type=click.FloatRange(0.5, 3600), help="How long, about [20]"),
+        click.Option(
+            ["--seconds"], metavar="SECONDS", type=click.FloatRange(0.5, 3600), help="How long, about; default 20"
+        ),
         click.Option(["--quick"], is_flag=True, help="The same as --seconds 4"),
         *named_setting_options("batch_size", "batch_max_bytes", "bypass_threshold", "log_rate", "session_mode"),
         config_option(),
@@ -63,6 +65,8 @@ def bench(
 
     if quick and seconds is not None:
         raise click.UsageError("--quick is a number of --seconds: give one of them.")
+    if files and given["log_rate"] is not None:
+        raise click.UsageError("--rate is for generated entries: leave out --rate, or the FILEs.")
     if chart is not None:
         _check_chart(chart, bench_chart.SUFFIXES)
     settings = load_settings(given, config).settings

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from logbale.cli.options import Command, config_option, load_settings
+from logbale.cli.archives import archives, paths_argument
+from logbale.cli.options import Command, config_option
 from logbale.cli.output import complain, flush, wants_color, write
 from logbale.entry_fields import level_of
 from logbale.entry_filter import NONE, EntryFilter, Predicate, level_names
@@ -66,7 +67,7 @@ class Time(click.ParamType[str]):
     short_help="Print the archive's entries",
     examples=EXAMPLES,
     params=[
-        click.Argument(["paths"], nargs=-1, metavar="[DIR|FILE]...", type=click.Path(path_type=Path)),
+        paths_argument(),
         click.Option(["--pretty"], is_flag=True, help="One readable line an entry, coloured on a terminal"),
         click.Option(["--since"], type=Time(), help="Entries since a time, a date, or how long ago: 10m, 1h30m"),
         click.Option(["--until"], type=Time(), help="Entries before then"),
@@ -107,11 +108,9 @@ def cat(
 
     if time_field is not None and since is None and until is None:
         raise click.UsageError("--time-field is for --since and --until.")
-    if follow and len(paths) > 1:
+    found = archives(paths, config)
+    if follow and len(found) > 1:
         raise click.UsageError("--follow is for one archive.")
-    paths = paths or (Path(load_settings({}, config).settings.archive_dir),)
-    for path in paths:
-        reader.check_archive(path)
     damaged = untimed = without_field = 0
 
     def on_damage(damage: Damage) -> None:
@@ -130,16 +129,15 @@ def cat(
     wanted = _noting(EntryFilter(grep or "", level_names(names)).predicate(), unusual)
     show = _formatter(pretty)
     if follow:
-        follower = reader.ArchiveFollower(paths[0], **span, from_end=last == 0, on_damage=on_damage)
+        follower = reader.ArchiveFollower(found[0], **span, from_end=last == 0, on_damage=on_damage)
         with follower:
             _print(_last(_present(follower, wanted), last), show)
             while True:
                 flush()
                 time.sleep(POLL_INTERVAL)
                 _print(_present(follower, wanted), show)
-    read = partial(reader.lines, paths[0]) if len(paths) == 1 else partial(together.lines, paths)
-    found = filter(wanted, read(**span, on_damage=on_damage, on_untimed=on_untimed))
-    _print(_last(found, last), show)
+    read = partial(reader.lines, found[0]) if len(found) == 1 else partial(together.lines, found)
+    _print(_last(filter(wanted, read(**span, on_damage=on_damage, on_untimed=on_untimed)), last), show)
     if without_field:
         entries = count(without_field, f"entry has no {time_field}", f"entries have no {time_field}")
         complain(f"{entries} that is a time, and went by timestamp")

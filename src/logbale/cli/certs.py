@@ -42,7 +42,11 @@ THIS_HOST = ("localhost", "127.0.0.1", "::1")
             help="Makes a pair for a shipper, NAME.pem and NAME.key; its streams are called so; repeatable",
         ),
         click.Option(
-            ["--days"], type=click.IntRange(1, 3650), default=365, help="How long they are valid [default 365]"
+            ["--days"],
+            type=click.IntRange(1, 3650),
+            default=365,
+            metavar="DAYS",
+            help="How long they are valid; default 365",
         ),
     ],
 )

@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 import msgspec
 
-from logbale.cli.options import Command, config_option, load_settings
+from logbale.cli.group import Group
+from logbale.cli.options import Command, config_option, load_settings, point_out_idle
 from logbale.cli.output import complain, write
 from logbale.config import SETTINGS, Settings
 from logbale.config.credentials import dashboard_password, receiver_tokens, shipper_token
@@ -54,7 +55,7 @@ def _refusal(look: Callable[[Settings], object], settings: Settings) -> str | No
     return None
 
 
-@click.group(short_help="Show or check the settings")
+@click.group(cls=Group, short_help="Show or check the settings")
 def config() -> None:
     """Shows or checks the settings, from the environment and a TOML file."""
 
@@ -100,6 +101,7 @@ def check(config: Path | None, end: str | None) -> int:
     settings = loaded.settings
     if end is not None:
         _ENDS[end](settings)
+        point_out_idle(loaded, end)
     else:
         refuse_unsafe_receiver(settings)
         if relay_sink(settings) is not None:

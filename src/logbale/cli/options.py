@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +30,20 @@ from logbale.errors import ConfigError
 if TYPE_CHECKING:
     from logbale.dashboard_client import DashboardClient
 
+log = logging.getLogger("logbale")
+
+
+_GROUPS = {"receive": "The receiver", "archive": "The archiver"}
+_OTHERS = {"receive": {"The shipper: batches"}, "archive": {"Both ends", "The receiver"}}
+"""The groups of settings that are other ends' too: a command's help has them among its own."""
+_RANGE = re.compile(r"\s+\[(?:([\d.]+)<=)?x(?:([<>]=)([\d.]+))?\]")
+
+
+def _in_words(match: re.Match[str]) -> str:
+    """` [0.2 to 3600]` for what click says as `[0.2<=x<=3600.0]`."""
+    least, sign, other = match.groups()
+    return f" [{least} to {float(other):g}]" if least else f" [{other} or {'more' if sign == '>=' else 'less'}]"
+
 
 class Command(click.Command):
     """A command whose function returns its exit code; its help lists options by group, and examples as they are."""
@@ -47,7 +63,9 @@ class Command(click.Command):
             record = None if isinstance(parameter, click.Argument) else parameter.get_help_record(ctx)
             if record is not None:
                 group = parameter.setting.group if isinstance(parameter, SettingOption | AddressOption) else "Options"
-                groups.setdefault(group, []).append(record)
+                if group in _OTHERS.get(self.name or "", ()):
+                    group = _GROUPS[self.name or ""]
+                groups.setdefault(group, []).append((record[0], _RANGE.sub(_in_words, record[1])))
         for group, records in groups.items():
             with formatter.section(group):
                 formatter.write_dl(records, col_max=34)
@@ -65,11 +83,13 @@ class SettingOption(click.Option):
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
+        # What an address or a list of names may be, its metavar does not say.
+        values = f": {setting.allowed}" if setting.metavar in ("NAMES", "URL") else ""
         super().__init__(
             [*setting.flags, setting.name],
             default=None,
             metavar=_metavar(setting),
-            help=f"{setting.description} [{setting.variable}, default {setting.default_words or 'empty'}]",
+            help=f"{setting.description}{values} [{setting.variable}, default {setting.default_words or 'empty'}]",
         )
 
 
@@ -147,22 +167,58 @@ def start(given: dict[str, Any], config: Path | None) -> Callable[[], Loaded]:
     if verbose or quiet:
         given["message_level"] = "debug" if verbose else "warning"
     start_log("info")
-    return loader(given, config)
+    return loader(click.get_current_context().command.name or "", given, config)
 
 
 def loader(
-    given: Mapping[str, Any] = {}, config: Path | None = None, *, defaults: Mapping[str, object] = {}
+    command: str,
+    given: Mapping[str, Any] = {},
+    config: Path | None = None,
+    *,
+    defaults: Mapping[str, object] = {},
 ) -> Callable[[], Loaded]:
-    """Loads settings again and again: the file is read anew, flags and environment stay. Raises ConfigError."""
+    """Loads a command's settings again and again: the file is read anew, flags and environment stay.
+
+    Raises ConfigError, and the first time UsageError for flags that do nothing.
+    """
     environ: Mapping[str, str] = dict(os.environ)
+    is_first = True
 
     def load_now() -> Loaded:
-        nonlocal environ
+        nonlocal environ, is_first
         loaded = load_settings(given, config, environ=environ, defaults=defaults)
         environ = only_settings(environ)  # what may be mistyped is pointed out once
+        if is_first:
+            point_out_idle(loaded, command, given)
+            is_first = False
         return loaded
 
     return load_now
+
+
+def point_out_idle(loaded: Loaded, command: str, given: Mapping[str, Any] = {}) -> None:
+    """Warns of settings that do nothing beside the others. Raises UsageError where they were `given` as flags."""
+    from logbale.config.idle import idle
+
+    refused = []
+    for found in idle(loaded, command):
+        if flags := [SETTINGS[name].flags[-1].split("/")[0] for name in found.names if given.get(name) is not None]:
+            refused.append(f"{_do_nothing(flags)} {found.why}.")
+        elif found.is_excluded and (names := [name for name in found.names if _is_set(loaded, name)]):
+            origins = ", ".join(sorted({loaded.origins[name] for name in names}))
+            log.warning("%s %s (from %s)", _do_nothing([name.upper() for name in names]), found.why, origins)
+    if refused:
+        raise click.UsageError(" ".join(refused))
+
+
+def _is_set(loaded: Loaded, name: str) -> bool:
+    """Whether it says anything: a file may list everything with its default."""
+    return bool(getattr(loaded.settings, name) != SETTINGS[name].default)
+
+
+def _do_nothing(names: list[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last} do nothing" if most else f"{last} does nothing"
 
 
 def load_settings(
@@ -193,7 +249,7 @@ def dashboard_at(address: str | None, config: Path | None, **given: str | None) 
 
     settings = load_settings(given, config).settings
     is_encrypted = not address and page_is_encrypted(settings)
-    return DashboardClient(
+    client = DashboardClient(
         address or "",
         host=connect_host(settings.dashboard_host),
         port=settings.dashboard_port,
@@ -201,3 +257,7 @@ def dashboard_at(address: str | None, config: Path | None, **given: str | None) 
         password=dashboard_password(settings),
         tls=lambda: trusting(settings.tls_ca_file),
     )
+    if given.get("tls_ca_file") is not None and not client.is_encrypted:
+        https = client.name.replace("http:", "https:", 1)
+        raise click.UsageError(f"--tls-ca-file is for https: leave it out, or write {https}")
+    return client

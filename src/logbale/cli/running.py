@@ -211,16 +211,15 @@ def _reload(reloading: Reloading, load: Callable[[], Settings]) -> str:
 
 @contextlib.asynccontextmanager
 async def summaries(snapshot: Callable[[], AnySnapshot], *, interval: float = SUMMARY_INTERVAL) -> AsyncIterator[None]:
-    """Logs a summary line every `interval` seconds while the body runs; none twice, so that an idle end is quiet."""
-    from logbale.status import summary
+    """Logs a summary line every `interval` seconds while the body runs, if there is news, as SummaryLines has it."""
+    from logbale.summary_lines import SummaryLines
 
     async def repeat() -> None:
-        last = ""
+        lines = SummaryLines()
         while True:
             await asyncio.sleep(interval)
-            if (line := summary(snapshot())) != last:
+            if line := lines.due(snapshot(), now=time.monotonic()):
                 log.info("%s", line)
-            last = line
 
     async with background(repeat()):
         yield

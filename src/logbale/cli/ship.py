@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,24 +21,22 @@ from logbale.cli.options import (
     start,
 )
 from logbale.cli.output import set_log_level
+from logbale.cli.progress import Progress, progress_of
 from logbale.cli.running import (
     METRICS_FLAG,
     background,
     explained_addresses,
-    face,
-    has_terminal,
-    redraw,
     reloaded_by_sighup,
     run_loop,
     stopped_by_signals,
 )
 from logbale.cli.service import ServiceManager
+from logbale.cli.usage import attributes, check_usage
 from logbale.config import Loaded, Settings
 from logbale.config.credentials import shipper_token
 from logbale.config.exposure import refuse_unsafe_shipper
 from logbale.config.load import wrong
 from logbale.errors import ConfigError, UnavailableError
-from logbale.metrics import ShipperSnapshot
 from logbale.sources import Source
 from logbale.terminal import count
 from logbale.tls.files import TLSFiles, for_shipper
@@ -51,12 +49,6 @@ if TYPE_CHECKING:
     from logbale.spool import DiskSpool
 
 log = logging.getLogger("logbale")
-
-Progress = Callable[[ShipperSnapshot], tuple[float, float | None] | None]
-"""How much is done and how much there is in all, None where the end is not known; None alone where there is no end."""
-
-_OWN_FIELDS = {"timestamp", "level", "message"}
-"""What a line gives an entry; a static field cannot."""
 
 EXAMPLES = """
 logbale ship /var/log/syslog '/var/log/app/*.log'        follows them from their ends on
@@ -129,10 +121,20 @@ def ship(
     when it was stopped before the end.
     """
     load = start(given, config)
-    _check_usage(paths, demo, once, from_start, fields, seed)
-    if (exclude or multiline is not None or poll) and (demo or paths == ("-",)):
-        raise click.UsageError("--exclude, --multiline and --poll are for files.")
-    attributes = dict(_field(text) for text in fields)
+    check_usage(
+        paths,
+        demo=demo,
+        once=once,
+        from_start=from_start,
+        fields=fields,
+        exclude=exclude,
+        multiline=multiline,
+        poll=poll,
+        name=name,
+        seed=seed,
+        given=given,
+    )
+    static = attributes(fields)
     if demo:
         return ship_generated(load, seed=seed)
     from logbale.spool import removed_if_unused
@@ -146,7 +148,7 @@ def ship(
         if paths == ("-",):
             from logbale.sources.stdin import StdinSource
 
-            source = StdinSource(fields=attributes, host=socket.gethostname(), **limits)
+            source = StdinSource(fields=static, host=socket.gethostname(), **limits)
         else:
             from logbale.sources.tail import TailSource
 
@@ -154,7 +156,7 @@ def ship(
                 paths,
                 follow=not once,
                 from_start=once if from_start is None else from_start,
-                fields=attributes,
+                fields=static,
                 host=socket.gethostname(),
                 exclude=exclude,
                 multiline=multiline,
@@ -195,30 +197,6 @@ def open_spool(settings: Settings, name: str | None, sources: tuple[str, ...], *
     return spool
 
 
-def _check_usage(
-    paths: tuple[str, ...],
-    demo: bool,
-    once: bool,
-    from_start: bool | None,
-    fields: tuple[str, ...],
-    seed: int | None,
-) -> None:
-    if not paths and not demo:
-        raise click.UsageError("nothing to ship: name files (PATH), standard input (-) or generated entries (--demo).")
-    if paths and demo:
-        raise click.UsageError("--demo makes its own entries: leave out the PATHs, or --demo.")
-    if "-" in paths and len(paths) > 1:
-        raise click.UsageError("- is standard input and goes alone; a file of that name is ./-")
-    if once and from_start is False:
-        raise click.UsageError("--once reads what is there, and after --from-end nothing is: leave out one of them.")
-    if from_start is not None and (demo or paths == ("-",)):
-        raise click.UsageError("--from-start and --from-end are for files.")
-    if demo and fields:
-        raise click.UsageError("--field goes with lines that are read, not with --demo.")
-    if seed is not None and not demo:
-        raise click.UsageError("--seed is for --demo.")
-
-
 def _first(load: Callable[[], Loaded]) -> Settings:
     """The settings to start with. Raises ConfigError."""
     settings = _checked(load)
@@ -234,15 +212,6 @@ def _checked(load: Callable[[], Loaded]) -> Settings:
     refuse_unsafe_shipper(loaded.settings)
     shipper_token(loaded.settings)
     return loaded.settings
-
-
-def _field(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise click.BadParameter(f"{text!r}: expected KEY=VALUE, for example service=web", param_hint="--field")
-    if name in _OWN_FIELDS:
-        raise click.BadParameter(f"{text!r}: {name} is a field of the entry's own", param_hint="--field")
-    return name, value
 
 
 def ship_generated(load: Callable[[], Loaded], *, seed: int | None = None) -> int:
@@ -311,30 +280,9 @@ async def _run(
         async with (
             reloaded_by_sighup(shipper, lambda: _checked(load), manager, stop=stop),
             background(announce()),
-            _display(shipper.snapshot, progress, terminal),
+            progress_of(shipper.snapshot, progress, terminal),
         ):
             report = await shipper.run()
     if log.isEnabledFor(logging.INFO):
         print_table(report.snapshot, left_before=left_before)
     return conclude(report)
-
-
-@contextlib.asynccontextmanager
-async def _display(
-    snapshot: Callable[[], ShipperSnapshot], progress: Progress, terminal: contextlib.ExitStack
-) -> AsyncIterator[None]:
-    """While the body runs: how far finite work is on a terminal, and otherwise as face() has it."""
-    if progress(snapshot()) is None or not has_terminal():
-        async with face(snapshot, terminal):
-            yield
-        return
-    from logbale.status import ShipProgress
-
-    def draw() -> None:
-        now = snapshot()
-        shown.update(now, *(progress(now) or (0, None)))
-
-    with terminal:
-        shown = terminal.enter_context(ShipProgress())
-        async with background(redraw(draw)):
-            yield

@@ -8,10 +8,11 @@ from pathlib import Path
 import click
 import msgspec
 
+from logbale.cli.group import Group
 from logbale.cli.options import Command, config_option, load_settings, named_setting_options
 from logbale.cli.output import complain, write
 from logbale.errors import ConfigError, StorageError
-from logbale.terminal import escape
+from logbale.terminal import count, escape
 
 _ONE = click.Argument(["name"], required=False, metavar="[NAME]")
 
@@ -20,9 +21,14 @@ def _line(text: str) -> bytes:
     return f"{escape(text)}\n".encode(sys.stdout.encoding, "backslashreplace")
 
 
-def _root(spool_dir: str | None, config: Path | None) -> Path:
+def _root(spool_dir: str | None, config: Path | None, name: str | None = None) -> Path:
+    """The directory of the spools. Raises UsageError where it is given for nothing, and ConfigError."""
     from logbale.spool import spool_root
 
+    if spool_dir is not None and "/" in (name or ""):
+        raise click.UsageError(
+            "--spool-dir is where a NAME is looked for, and this one is a path: leave out one of them."
+        )
     given = load_settings({"spool_dir": spool_dir}, config).settings.spool_dir
     return spool_root("" if given == "off" else given)
 
@@ -50,7 +56,7 @@ def _directories(root: Path, name: str | None) -> list[Path]:
     return [_directory(root, name)] if name is not None else spool_directories(root)
 
 
-@click.group(short_help="Look at what shippers have read and not delivered")
+@click.group(cls=Group, short_help="Look at what shippers have read and not delivered")
 def spool() -> None:
     """Shows what shippers have read and not delivered."""
 
@@ -105,7 +111,7 @@ def verify(name: str | None, spool_dir: str | None, config: Path | None) -> int:
     """
     from logbale.spool import verify
 
-    root = _root(spool_dir, config)
+    root = _root(spool_dir, config, name)
     found = _directories(root, name)
     if not found:  # a mistyped directory must not look sound
         raise StorageError(f"{root}: there is no spool here; --spool-dir or SPOOL_DIR names the directory")
@@ -115,7 +121,7 @@ def verify(name: str | None, spool_dir: str | None, config: Path | None) -> int:
         for damaged in verify(directory):
             places += 1
             write(_line(str(damaged)))
-        write(_line(f"{directory}: {places:,} places damaged or missing"))
+        write(_line(f"{directory}: {count(places, 'place', 'places')} damaged or missing"))
         is_damaged = is_damaged or places > 0
     return 1 if is_damaged else 0
 
@@ -143,12 +149,12 @@ def export(name: str | None, spool_dir: str | None, config: Path | None) -> int:
         lost += 1
         complain(f"batch {sequence} cannot be read: {reason}")
 
-    for line in export(_directory(_root(spool_dir, config), name), on_damage=on_damage):
+    for line in export(_directory(_root(spool_dir, config, name), name), on_damage=on_damage):
         write(line)
     return 1 if lost else 0
 
 
-@click.group("dead-letters", short_help="List batches that no receiver would store, or send them again")
+@click.group("dead-letters", cls=Group, short_help="List batches that no receiver would store, or send them again")
 def dead_letters() -> None:
     """Shows batches that the receiver would not store, or has them sent again."""
 
@@ -165,15 +171,18 @@ def dead_letters() -> None:
 )
 def list_letters(name: str | None, spool_dir: str | None, config: Path | None) -> int:
     """Lists the rejected batches of a spool or of all: when, which, how many entries, why, and the file with them."""
-    from logbale.spool.dead_letters import letters
+    from logbale.spool.dead_letters import letter_paths, letters
 
-    root = _root(spool_dir, config)
+    root = _root(spool_dir, config, name)
     found = _directories(root, name)
     if not found:
         complain(f"no spools in {root}")
+    elif not any(map(letter_paths, found)):
+        complain("no dead letters in " + ", ".join(map(str, found)))
     for directory in found:
         for path, letter in letters(directory):
-            write(_line(f"{letter.time}  batch {letter.sequence}  {letter.count} entries  {letter.reason}  {path}"))
+            entries = count(letter.count, "entry", "entries")
+            write(_line(f"{letter.time}  batch {letter.sequence}  {entries}  {letter.reason}  {path}"))
     return 0
 
 
@@ -202,7 +211,7 @@ def retry(
     from logbale.spool.dead_letters import letters
     from logbale.spool.inspect import is_of_relay
 
-    directory = _directory(_root(spool_dir, config), name)
+    directory = _directory(_root(spool_dir, config, name), name)
     if is_of_relay(directory):
         raise ConfigError(
             f"{directory}: a relay's: its numbers are the origin's, so nothing can be put back into it. Ship the "

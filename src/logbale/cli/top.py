@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from logbale.cli.options import Command, config_option, dashboard_at, named_setting_options
 
@@ -41,6 +42,8 @@ def top(address: str | None, once: bool, interval: float, config: Path | None, *
     """
     from logbale.top.watch import Watch, ask, print_once
 
+    if once and click.get_current_context().get_parameter_source("interval") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--interval is between two looks, and --once looks once: leave out one of them.")
     client = dashboard_at(address, config, **given)
     answer = ask(client)
     if once or not sys.stdout.isatty():

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from logbale.cli.options import Command, config_option, load_settings
+from logbale.cli.archives import archives, paths_argument
+from logbale.cli.options import Command, config_option
 from logbale.cli.output import complain, write
 from logbale.errors import StorageError
-from logbale.terminal import escape
+from logbale.terminal import count, escape
 
 if TYPE_CHECKING:
     from logbale.archive.verify import Verified
@@ -33,7 +34,7 @@ _HEAD = ("segment", "state", "blocks", "entries", "raw bytes", "file bytes")
     short_help="Check that the archive is whole",
     examples=EXAMPLES,
     params=[
-        click.Argument(["paths"], nargs=-1, metavar="[DIR|FILE]...", type=click.Path(path_type=Path)),
+        paths_argument(),
         click.Option(["--json", "as_json"], is_flag=True, help="Print everything found as one JSON object"),
         config_option(),
     ],
@@ -45,14 +46,10 @@ def verify(paths: tuple[Path, ...], as_json: bool, config: Path | None) -> int:
     and that each stream's sequences rise without a gap or a repetition. Works beside a running receiver. The exit code
     is 0 where all is sound, 1 where something is not, and 74 where something cannot be read.
     """
-    from logbale.archive.reader import check_archive
     from logbale.archive.verify import verify
 
-    if not paths:
-        paths = (Path(load_settings({}, config).settings.archive_dir),)
     found: list[Verified] = []
-    for path in paths:
-        check_archive(path)
+    for path in archives(paths, config):
         for segment in verify(path):
             found.append(segment)
             if not as_json:
@@ -97,7 +94,8 @@ def _summary(found: list[Verified]) -> str:
     places = sum(len(segment.damage) for segment in found)
     entries = sum(segment.entries for segment in found)
     unfinished = sum(segment.unfinished for segment in found)
-    words = [f"{len(found):,} segments, {entries:,} sound entries, {places:,} places damaged or missing"]
+    sound = f"{count(len(found), 'segment', 'segments')}, {count(entries, 'sound entry', 'sound entries')}"
+    words = [f"{sound}, {count(places, 'place', 'places')} damaged or missing"]
     if absent := sum(len(segment.absent) for segment in found):
         words.append(f"{absent:,} ranges of batches are with other receivers, which is no damage")
     if unfinished:

@@ -31,6 +31,10 @@ expected and where the value came from. `logbale config show` prints the values 
 `logbale config check` only whether they are sound, and `logbale config check receive` (or `ship`) whether that command
 would start with them.
 
+A flag that would do nothing beside the others, such as `--archive` with `--sink kafka://…` or `--level` with
+`--adaptive`, is wrong usage (exit code 2). A variable or a line of the file that another choice excludes is warned of
+at the start; what only waits for a switch, or is for the other end, is not.
+
 SIGHUP reads the file again; flags and environment stay as they were at the start. The new settings are loaded and
 checked as a whole: where anything is wrong, nothing changes and an ERROR says what. Otherwise those that the tables
 call *at once* hold from then on, those of *new connections* for what connects after it, and a WARNING names the others,

@@ -58,10 +58,13 @@ class Setting(msgspec.Struct, frozen=True):
 
     @property
     def default_words(self) -> str:
-        """The default for people: `gzip; zstd with SESSION_MODE=on`."""
+        """The default for people, what holds without any setting first: `zstd; gzip without SESSION_MODE=on`."""
         if self.derived is None:
             return self.default_text
-        return f"{self.default_text}; {as_text(self.derived.default)} with {self.derived.condition}"
+        derived, condition = as_text(self.derived.default), self.derived.condition
+        if SETTINGS[self.derived.setting].default == self.derived.value:
+            return f"{derived}; {self.default_text} without {condition}"
+        return f"{self.default_text}; {derived} with {condition}"
 
     @property
     def origin(self) -> str:

@@ -237,7 +237,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         File,
         _TLS,
         Meta(
-            description="CAs that may have signed the receiver's certificate, or system; turns TLS on at a shipper",
+            description="CAs that may have signed the receiver's certificate, or system; at a shipper it turns TLS on",
             extra={"allowed": "a path, empty or system", "commands": ("ship", "receive", "tail", "top")},
         ),
     ] = ""
@@ -317,7 +317,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         _BATCHES,
         Meta(
-            description="Directory of the spools; empty: /var/lib/logbale/spool, for users ~/.local/state; off: memory",
+            description="Directory of the spools; empty: /var/lib/logbale/spool, for users "
+            "~/.local/state/logbale/spool; off: memory",
             extra={"allowed": "a path, empty or off", "metavar": "DIR"},
         ),
     ] = ""

@@ -6,6 +6,7 @@ Credentials, region and endpoint come from the environment, by the names that th
 from __future__ import annotations
 
 import os
+import re
 from datetime import timedelta
 from typing import IO, Any
 
@@ -23,6 +24,17 @@ RETRIES = 3
 RETRY_TIMEOUT = timedelta(seconds=20)
 _SHOWN = 400
 """Characters of an error: it may hold an answer of any length."""
+_NO_CREDENTIALS = re.compile(
+    "/latest/(api/token|meta-data)|/computeMetadata/|/metadata/identity/|Missing (SecretAccessKey|AccessKeyId)"
+    "|Account must be specified"
+)
+"""In an error: where nothing else gives credentials, the vendor's machine that one may run on is asked for them."""
+_SET = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (files in ~/.aws are not read), or give this machine a role",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS, the file with a service account's key, or give this machine one",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or the name alone on a machine with an identity",
+}
+"""Where credentials come from, by scheme."""
 
 
 def _is_http_allowed() -> bool:
@@ -46,6 +58,14 @@ class BucketStore:
             )
         except (BaseError, ValueError) as error:
             raise self._error("use the store", error) from error
+
+    def check(self) -> None:
+        """That it can be reached and listed. Raises StorageError likewise."""
+        try:
+            for _ in obstore.list(self._store, "logbale-looks-whether-it-may"):
+                pass
+        except (BaseError, OSError) as error:
+            raise self._error("list what is there", error) from error
 
     def last(self, folder: str) -> StoredSegment | None:
         """The highest name, by listing the folder: a request for each thousand segments."""
@@ -78,4 +98,12 @@ class BucketStore:
 
     def _error(self, what: str, error: Exception) -> StorageError:
         reason = " ".join(str(error).split("Debug source")[0].split())[:_SHOWN]
+        if _NO_CREDENTIALS.search(reason):
+            return StorageError(
+                f"{self._url}: there are no credentials for it; set {_SET[self._url.partition(':')[0]]}"
+            )
+        if reason.endswith("builder error") and not _is_http_allowed():
+            return StorageError(
+                f"{self._url}: the endpoint is http://, without TLS; where that is meant, set AWS_ALLOW_HTTP=true"
+            )
         return StorageError(f"{self._url}: cannot {what}: {reason}; check the address, the credentials and the network")

@@ -38,5 +38,5 @@ def open_store(url: str) -> SegmentStore:
 
         raise ConfigError(f"{url}: needs the package {error.name}, which is not installed: {INSTALL}") from error
     store = BucketStore(url)
-    store.last("logbale-looks-whether-it-may")
+    store.check()
     return store

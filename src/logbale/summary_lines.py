@@ -1,0 +1,45 @@
+"""Which summary lines are worth saying; no clock."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from logbale.kafka.metrics import AnySnapshot
+from logbale.metrics import ReceiverSnapshot
+from logbale.status import summary
+
+FIRST_SILENCE = 60.0
+"""Seconds after which the same line is said again while something waits; then twice as many each time."""
+LONGEST_SILENCE = 900.0
+
+
+class SummaryLines:
+    """An end that does nothing is quiet; one where entries wait says so again, ever more rarely."""
+
+    def __init__(self) -> None:
+        self._last = ""
+        self._said = 0.0
+        self._silence = FIRST_SILENCE
+
+    def due(self, snapshot: AnySnapshot, *, now: float) -> str:
+        """The line that is to be said now, or none; `now` in seconds."""
+        if (news := summary(_ageless(snapshot))) != self._last:
+            self._last, self._silence = news, FIRST_SILENCE
+        elif not _waiting(snapshot) or now - self._said < self._silence:
+            return ""
+        else:
+            self._silence = min(2 * self._silence, LONGEST_SILENCE)
+        self._said = now
+        return summary(snapshot)
+
+
+def _ageless(snapshot: AnySnapshot) -> AnySnapshot:
+    """Without how long something waits, which changes with every look and is no news."""
+    if not isinstance(snapshot, ReceiverSnapshot) or snapshot.relay is None:
+        return snapshot
+    return replace(snapshot, relay=replace(snapshot.relay, oldest_waiting=0.0))
+
+
+def _waiting(snapshot: AnySnapshot) -> int:
+    relay = snapshot.relay if isinstance(snapshot, ReceiverSnapshot) else None
+    return snapshot.waiting_entries + (relay.waiting_entries if relay is not None else 0)
