@@ -9,16 +9,18 @@ import threading
 
 import msgspec
 import pytest
-from relay_items import STREAM, base_batch, batch, reject, relay, skip, upstream
+from relay_items import STREAM, base_batch, batch, reject, relay, settings_of, skip, upstream
 from test_delivery import KeepingSink, Numbers, eventually, shipper
 
-from logbale import failover, receivers
+from logbale import committer, failover, receivers
 from logbale.errors import LockedError, StorageError
+from logbale.log_shipper import LogShipper
 from logbale.metrics import ReceiverMetrics
 from logbale.relay import forwarding, origin
 from logbale.relay.spool import directory_name
-from logbale.sinks import ReceivedBatch, Rejected, SkippedRange, Stored
+from logbale.sinks import NotNow, ReceivedBatch, Rejected, SkippedRange, Stored
 from logbale.sinks import relay as relay_sink
+from logbale.spool import MemoryStore
 from logbale.spool.dead_letters import letters
 from logbale.tcp_server import TCPLogReceiver
 
@@ -149,8 +151,8 @@ def test_what_upstream_refuses_is_a_dead_letter_here(tmp_path, run, caplog):
     assert f"stream {STREAM}: upstream rejects what was acknowledged here" in caplog.text
 
 
-def test_where_one_disk_write_fails_the_same_group_again_stores_each_once(tmp_path, run, fail):
-    """Also what came without a number, which nobody could tell from a second one."""
+def test_a_spool_that_cannot_be_written_holds_no_other_up(tmp_path, run, fail):
+    """Its own items are to be given again; the others are stored, also what came without a number."""
 
     async def scenario():
         async with upstream(Upstream()) as server, relay(tmp_path / "relay", server.address[1]) as sink:
@@ -160,11 +162,12 @@ def test_where_one_disk_write_fails_the_same_group_again_stores_each_once(tmp_pa
                 return "/b:1/" in os.readlink(f"/proc/self/fd/{descriptor}")
 
             fail("fdatasync", errno.EIO, when=of_b)
-            with pytest.raises(StorageError, match="b:1"):
-                await sink.commit(items)
+            outcomes = await sink.commit(items)
+            assert outcomes[:2] == [Stored()] * 2
+            assert [(type(one), "/b:1" in one.reason) for one in outcomes[2:]] == [(NotNow, True)] * 3
             assert sink.mark("b:1").sequence == 0
             fail()
-            assert await sink.commit(items) == [Stored()] * 5
+            assert await sink.commit(items[2:]) == [Stored()] * 3
             assert [one.sequence for one in sink.mark("b:1").rejects] == [2]
             await forwarded(sink)
             assert server.sink.came("a:1") == [1]
@@ -550,6 +553,53 @@ def test_shippers_and_a_relay_and_a_receiver(tmp_path, run):
                 assert [item.sequence for item in batches] == list(range(1, len(batches) + 1))
             assert sorted(server.sink.numbers) == sorted(list(range(500)) * 3)
             assert not any(item.stream == "" for item in server.sink.items if isinstance(item, ReceivedBatch))
+
+    run(scenario)
+
+
+def test_while_one_shippers_spool_fails_it_waits_and_the_others_are_stored(tmp_path, run, fail, caplog, monkeypatch):
+    """It is told why, it is not read on, and once its spool can be written nothing of it is missing or twice."""
+    monkeypatch.setattr(committer, "STORAGE_RETRY", 0.05)
+
+    async def scenario():
+        async with upstream(KeepingSink()) as server, relay(tmp_path / "relay", server.address[1]) as sink:
+            near = TCPLogReceiver(server.settings, sink, ReceiverMetrics(now=0.0))
+            await near.start()
+            bad = LogShipper(settings_of(near.address[1]), Numbers(20_000), store=MemoryStore("bad:1"))
+
+            def of_bad(descriptor, *_):
+                return "/bad:1/" in os.readlink(f"/proc/self/fd/{descriptor}")
+
+            fail("fdatasync", errno.EIO, when=of_bad)
+            waiting = asyncio.create_task(bad.run())
+            await eventually(lambda: "stream bad:1 cannot be stored now" in caplog.text)
+            good = await shipper(near.address[1], Numbers(500)).run()
+            assert good.delivered
+            assert near.committer.storage_error is None
+            await eventually(lambda: "the receiver cannot store now, everything waits" in caplog.text)
+            assert not waiting.done()
+            fail()
+            assert (await waiting).delivered
+            assert caplog.text.count("cannot be stored now") == 1
+            assert "stream bad:1 is stored again" in caplog.text
+            await near.stop(deadline=0.0)
+            await forwarded(sink)
+            assert sorted(server.sink.numbers) == sorted([*range(500), *range(20_000)])
+
+    run(scenario)
+
+
+def test_a_full_disk_is_everybodys(tmp_path, run, fail):
+    """Where it takes nothing of anybody, all wait and are told so, as with any sink."""
+
+    async def scenario():
+        async with upstream(Upstream()) as server, relay(tmp_path / "relay", server.address[1]) as sink:
+            fail("pwrite", errno.ENOSPC)
+            with pytest.raises(StorageError, match="No space left"):
+                await sink.commit([batch(1, "a:1"), batch(1, "b:1")])
+            fail()
+            await sink.commit([batch(1, "a:1"), batch(1, "b:1")])
+            await forwarded(sink)
 
     run(scenario)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import time
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from logbale.relay.origin import SETTING, Origin, Shared, read_origin
 from logbale.relay.reserve import Reserve
 from logbale.relay.spool import Kept, OriginSpool, directory_name, has_stream, is_out_of_bounds, stream_name
 from logbale.relay.totals import snapshot_of
-from logbale.sinks import Item, Mark, Outcome, ReceivedBatch, Rejected, SkippedRange, Stored
+from logbale.sinks import Item, Mark, NotNow, Outcome, ReceivedBatch, Rejected, SkippedRange, Stored
 from logbale.sinks.marks import Marks
 from logbale.terminal import count
 from logbale.tls.material import ShipperTLS
@@ -133,31 +134,34 @@ class RelaySink:
 
     # the Sink
 
-    async def commit(self, items: list[Item]) -> list[Outcome]:
-        """Stores each in its stream's spool, durably on return. Raises StorageError where one cannot be: then others
-        may be, and are passed over when it is tried again.
+    async def commit(self, items: list[Item]) -> list[Outcome | NotNow]:
+        """Stores each in its stream's spool, durably on return. Raises StorageError where the disk is full.
+
+        Where one spool fails its items are NotNow, though some may be stored: these are passed over the next time.
         """
         await self._make_room(sum(_size(item) for item in items))
         groups: dict[str, list[Item]] = {}
-        outcomes: list[Outcome] = []
         for item in items:
-            if is_out_of_bounds(item):
-                outcomes.append(Rejected("a sequence beyond 2^62"))
-                continue
-            outcomes.append(Stored())
-            stream = "" if isinstance(item, ReceivedBatch) and not item.sequence else item.stream
-            groups.setdefault(stream, []).append(item)
-        base = groups.pop("", None)
+            if not is_out_of_bounds(item):
+                groups.setdefault(item.stream, []).append(item)
         # All of them to their ends, whatever fails: what is on its way to a disk must not be when it is tried again.
         ends = await asyncio.gather(
             *(self._keep(stream, group) for stream, group in groups.items()), return_exceptions=True
         )
-        for error in filter(None, ends):
+        failed = {stream: end for stream, end in zip(groups, ends, strict=True) if end is not None}
+        if failed:
             await self._compact()  # it may be the disk that is full
-            raise error
-        if base:  # last: these cannot be told from others when they come again
-            await self._keep("", base)
-        return outcomes
+        for error in failed.values():
+            if not isinstance(error, StorageError) or (len(failed) == len(groups) and _is_everybodys(error)):
+                raise error
+
+        def outcome(item: Item) -> Outcome | NotNow:
+            if is_out_of_bounds(item):
+                return Rejected("a sequence beyond 2^62")
+            error = failed.get(item.stream)
+            return Stored() if error is None else NotNow(str(error))
+
+        return [outcome(item) for item in items]
 
     async def _keep(self, stream: str, items: list[Item]) -> None:
         if (origin := self._origins.get(stream)) is None:
@@ -306,6 +310,12 @@ class RelaySink:
     def snapshot(self) -> RelaySnapshot:
         """Everything counted, at this moment."""
         return snapshot_of(self._shared, self.forwarding, streams=len(self._marks.known), now=monotonic())
+
+
+def _is_everybodys(error: StorageError) -> bool:
+    """Whether it is the file system that is full or read-only, which has more than this spool."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def _size(item: Item) -> int:
