@@ -211,9 +211,9 @@ class Watched(SpoolQueue):
     def sent_up_to(self, sequence):
         self.__dict__.setdefault("sent", []).append(sequence)
 
-    async def begin_sending(self, resume_at):
+    async def begin_sending(self, resume_at, elsewhere=0):
         self.sent.append("welcome")
-        await super().begin_sending(resume_at)
+        await super().begin_sending(resume_at, elsewhere)
 
 
 def test_what_was_sent_is_not_dropped_before_a_welcome_says_what_became_of_it(run, monkeypatch):

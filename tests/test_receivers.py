@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import random
 import socket
 
+import msgspec
 import pytest
 from certificates import Certificates
 from cli_process import logbale_run
@@ -115,6 +117,45 @@ async def one_batch():
     from chunks import batch_of
 
     return batch_of([{"n": 1000}])
+
+
+def test_what_another_receiver_may_have_is_not_dropped_to_make_room(run, tmp_path):
+    """With drop_oldest: it may be stored there, so it is no loss that could be counted, nor one to tell the next of."""
+    from chunks import batch_of
+
+    def batches(numbers):
+        return [batch_of([{"n": n, "text": random.Random(n).randbytes(3000).hex()}]) for n in numbers]
+
+    async def scenario():
+        sinks = KeepingSink(), KeepingSink()
+        async with several_receivers(*sinks) as servers:
+            spool = DiskSpool(tmp_path, max_bytes=32_000)
+            spool.open()
+            ships = shipper(to(servers), Numbers(0, then="wait"), store=spool, spool_policy="drop_oldest")
+            first, second = in_order(*servers, stream=spool.stream)
+            for sink in sinks:
+                sink.open.clear()
+            running = asyncio.create_task(ships.run())
+            for batch in batches(range(1, 7)):
+                ships._queue.append(batch)
+            await eventually(lambda: first.metrics.received.entries == 6)
+            ships._link.follow(msgspec.structs.replace(ships.settings, window_bytes=1))
+            await first.stop(deadline=0.0)
+            await eventually(lambda: second.metrics.received.entries == 1)
+            for number, batch in enumerate(batches(range(7, 30)), start=7):
+                ships._queue.append(batch)
+                await eventually(lambda number=number: spool.next_sequence > number)
+            second.sink.open.set()
+            ships.stop()
+            report = await running
+            dropped = report.snapshot.dropped["dropped_drop_oldest"]
+            assert report.delivered
+            assert dropped
+            assert second.metrics.skipped_entries == dropped
+            assert len(second.sink.numbers) == 29 - dropped
+            assert second.sink.numbers[:6] == [1, 2, 3, 4, 5, 6]
+
+    run(scenario)
 
 
 def test_a_receiver_that_cannot_store_for_long_is_left_for_another(run, monkeypatch):

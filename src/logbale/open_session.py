@@ -244,7 +244,7 @@ class OpenSession:
         for reject in event.welcome.rejects:
             await self._queue.reject(reject.sequence, reject.reason)
         await self._queue.acknowledge(event.resume_at - 1)
-        await self._queue.begin_sending(event.resume_at)
+        await self._queue.begin_sending(event.resume_at, self._sent)
         self._resume_at = event.resume_at
         self._sending.window_log = event.welcome.window_log
         await self._opened(event.welcome)
