@@ -373,6 +373,33 @@ def test_few_spools_stay_open_however_many_streams_there_are(tmp_path, run, monk
     run(scenario)
 
 
+def test_what_is_in_memory_is_bounded_over_all_streams_and_given_back(tmp_path, run, monkeypatch):
+    """BUFFER_MAX_BYTES for all together; a spool that is closed, and a batch that is forwarded, hold nothing."""
+
+    async def scenario():
+        sink_there = Upstream()
+        sink_there.open.clear()
+        async with (
+            upstream(sink_there) as server,
+            relay(tmp_path / "relay", server.address[1], max_memory=5000, connections=1) as sink,
+        ):
+            room = sink._shared.room
+            await sink.commit([batch(number, f"s{number}:1", padding=1000) for number in range(1, 11)])
+            assert 4000 < room.taken <= 5000
+            monkeypatch.setattr(relay_sink, "PARK_AFTER", 0.0)
+            await sink.tick()
+            assert room.taken <= 1100  # the one that has a session
+            sink_there.open.set()
+            await forwarded(sink)
+            assert room.taken == 0
+            sink.limit(max_bytes=1 << 30, max_memory=0, max_streams=1000, marks_days=30)
+            await sink.commit([batch(2, "s2:1"), batch(3, "s2:1")])
+            assert room.taken == 0
+            await forwarded(sink)
+
+    run(scenario)
+
+
 def test_silent_streams_are_forgotten(tmp_path, run):
     """After MARKS_DAYS, with their directories; not while anything waits, nor where there is a dead letter."""
     day = 86_400

@@ -21,7 +21,7 @@ from logbale.durations import Durations
 from logbale.errors import StorageError
 from logbale.models import Batch
 from logbale.spool import DamagedError, MemoryStore, Record, Skip
-from logbale.spool.fresh import FreshBatches
+from logbale.spool.fresh import FreshBatches, FreshRoom
 from logbale.spool.store import NewBatch, Store
 from logbale.waiting_times import WaitingTimes
 
@@ -93,7 +93,7 @@ class SpoolQueue:
         """Runs from an acknowledgement on, until what was acknowledged is due on disk."""
         self._is_settle_due = False
         self._press = press if not isinstance(store, MemoryStore) else None
-        self._fresh = FreshBatches(max_memory)
+        self._fresh = FreshBatches(FreshRoom(max_memory))
         self._closed = False
         self._arrived = asyncio.Event()
         self._changed = asyncio.Event()
@@ -111,7 +111,7 @@ class SpoolQueue:
     def _limit(self, max_memory: int, policy: Policy) -> None:
         self._policy = policy
         self._max_incoming = max_memory if isinstance(self.store, MemoryStore) else min(max_memory, MAX_INCOMING)
-        self._fresh.max_bytes = max_memory
+        self._fresh.room.max_bytes = max_memory
 
     # the reader's side
 
@@ -415,6 +415,7 @@ class SpoolQueue:
         """Frees the store, with the last cursors in it."""
         await self._note()
         await self.call(self.store.close)
+        self._fresh.forget_above(0)
         self._thread.shutdown(wait=False)
 
     def _step(self) -> None:

@@ -69,8 +69,7 @@ class RelaySink:
         """For who watches a sink's disk: of it, what is damaged."""
         self.forwarding = Forwarding(upstream, connections=connections, tls=tls)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="logbale-relay")
-        self._shared = Shared(self._pool, max_bytes)
-        self._max_memory = max_memory
+        self._shared = Shared(self._pool, max_bytes, max_memory)
         self._max_streams = max_streams
         self._marks_days = marks_days
         self._now = now
@@ -83,7 +82,7 @@ class RelaySink:
 
     def limit(self, *, max_bytes: int, max_memory: int, max_streams: int, marks_days: float) -> None:
         """Other limits from now on."""
-        self._shared.max_bytes, self._max_memory = max_bytes, max_memory
+        self._shared.max_bytes, self._shared.room.max_bytes = max_bytes, max_memory
         self._max_streams, self._marks_days = max_streams, marks_days
         for queue in self._shared.queues:
             queue.store.limit(max_bytes)
@@ -181,7 +180,7 @@ class RelaySink:
                 else:
                     kept = await queue.call(queue.spool.keep_base, items)
             finally:  # where it failed half-way, what was kept goes on, and makes room for the rest
-                queue.kept(kept, monotonic(), self._max_memory - self._shared.fresh_bytes)
+                queue.kept(kept, monotonic())
                 if queue.has_waiting:
                     self.forwarding.notice(origin)
         await self._close_one_too_many()
