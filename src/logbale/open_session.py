@@ -193,7 +193,7 @@ class OpenSession:
         elif isinstance(event, Error):
             if event.code == WRONG_STREAM:
                 await self._take_own_stream()
-            raise SessionEnded(event.code, self._refusal(event))
+            raise SessionEnded(event.counter, self._refusal(event))
 
     def _hear_busy(self, busy: Busy, now: float) -> None:
         if self._busy_since is None or now - self._busy_heard > BUSY_SILENCE:
