@@ -265,6 +265,7 @@ class Archiver:
         metrics.problem = problems[0] if problems else ""
         metrics.partitions = len(self._owned)
         metrics.errors["kafka"] = self._reader.errors
+        metrics.errors["stray"] = len(self._store.strays)
         metrics.waiting_entries = sum(owned.waiting_entries for owned in self._owned.values())
         stored = {number: start for number, owned in self._owned.items() if (start := owned.stored_to) is not None}
         highs = {number: self._reader.high(number) for number in stored}
