@@ -51,7 +51,14 @@ SAY_LOSSES = 60.0
 REFUSED = "refused: "
 """Begins the problem of a partition that only a person can solve."""
 
+UNREADABLE = (
+    "offset {} cannot be read from the broker that leads: {}. Let another replica lead: stop that broker, or move the "
+    "partition. Where none can read it, kafka-delete-records up to the offset behind it gives it up"
+)
+
 _RESET = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
+_SPOILT = (KafkaError._BAD_MSG, KafkaError._NOT_IMPLEMENTED)
+"""A batch whose CRC is wrong, and what librdkafka makes of the bytes behind it."""
 
 
 class Archiver:
@@ -184,6 +191,8 @@ class Archiver:
             return
         if offset != owned.archive.position and not self._is_next(number, owned, owned.archive, offset):
             return
+        if owned.problem and owned.finished is None:
+            owned.worked()
         value: Any = message.value()
         try:
             owned.archive.add(offset, _headers(message), value, now=self._now())
@@ -215,7 +224,19 @@ class Archiver:
             else:
                 owned.close()
             return
+        if error.code() in _SPOILT and owned is not None and number is not None:
+            if owned.is_reading and owned.archive is not None:
+                self._wait_for_a_leader(number, owned, owned.archive, error)
+            return
         self._reader.errored(error)
+
+    def _wait_for_a_leader(self, number: int, owned: Ownership, archive: PartitionArchive, error: KafkaError) -> None:
+        """What stands here was acknowledged, so it is not passed over, as a hole would be: what comes behind it comes
+        without it, however often it is read.
+        """
+        self._pause(number, owned)
+        self._cut(number, owned)
+        self._fail(number, owned, "unreadable", UNREADABLE.format(archive.position, error.str()), time.monotonic())
 
     # what is to be done
 
@@ -242,7 +263,8 @@ class Archiver:
             elif is_due:
                 self._cut(number, owned)
                 self._begin_put(owned)
-            if owned.archive is not None and owned.finished is None and not owned.is_reading and not owned.problem:
+            is_refused = owned.problem.startswith(REFUSED)
+            if owned.archive is not None and owned.finished is None and not owned.is_reading and not is_refused:
                 self._seek(number, owned)
         self._measure()
         if now >= self._say_at:
