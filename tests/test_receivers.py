@@ -11,7 +11,7 @@ from certificates import Certificates
 from cli_process import logbale_run
 from test_delivery import KeepingSink, Numbers, eventually
 
-from logbale import connecting, failover, open_session, receivers
+from logbale import connecting, failover, open_session, receivers, session_link
 from logbale.config import Settings, load
 from logbale.config.exposure import refuse_unsafe_shipper
 from logbale.errors import ConfigError, StorageError
@@ -369,6 +369,46 @@ def test_a_name_is_resolved_anew_and_a_better_address_is_gone_to(run, names):
             await eventually(lambda: len(one.sink.numbers) > 5)
             names["logs.test"] = [(V4, "127.0.0.1"), (V4, "127.0.0.2")]
             await eventually(lambda: len(two.sink.numbers) > 5)
+            ships.stop()
+            assert (await running).delivered
+            assert one.sink.numbers + two.sink.numbers == list(range(len(one.sink.numbers + two.sink.numbers)))
+        finally:
+            await one.stop(deadline=0.0)
+            await two.stop(deadline=0.0)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("is_wanted", [True, False])
+def test_a_name_that_gets_a_second_address_is_noticed_in_session(run, names, monkeypatch, is_wanted):
+    """Whose streams want the new receiver go there, the others are not disturbed: nobody has to be lost first."""
+    monkeypatch.setattr(session_link, "RESOLVE_INTERVAL", 0.02)
+    opening, opened = connecting.open_connection, []
+
+    async def open_connection(host, port, tls, *, address=""):
+        opened.append(address)
+        return await opening(address or "127.0.0.1", port, tls)
+
+    monkeypatch.setattr(connecting, "open_connection", open_connection)
+
+    async def scenario():
+        one = await started(host="127.0.0.1")
+        port = one.address[1]
+        two = await started(port, host="127.0.0.2")
+        wanted = two if is_wanted else one
+        stream = next(s for s in map(str, range(99)) if in_order(one, two, stream=s)[0] is wanted)
+        names["logs.test"] = [(V4, "127.0.0.1")]
+        ships = shipper(f"logs.test:{port}", Trickle(), store=MemoryStore(stream))
+        running = asyncio.create_task(ships.run())
+        try:
+            await eventually(lambda: len(one.sink.numbers) > 5)
+            names["logs.test"] = [(V4, "127.0.0.1"), (V4, "127.0.0.2")]
+            await eventually(lambda: len(ships._link._receivers.failover.receivers) == 2)
+            if is_wanted:
+                await eventually(lambda: len(two.sink.numbers) > 5)
+            else:
+                await asyncio.sleep(0.2)  # it may look a few times
+                assert opened == [""]
             ships.stop()
             assert (await running).delivered
             assert one.sink.numbers + two.sink.numbers == list(range(len(one.sink.numbers + two.sink.numbers)))
