@@ -27,8 +27,8 @@ from logbale.relay.origin import SETTING, Origin, Shared, read_origin
 from logbale.relay.reserve import Reserve
 from logbale.relay.spool import Kept, OriginSpool, directory_name, has_stream, is_out_of_bounds, stream_name
 from logbale.relay.totals import snapshot_of
-from logbale.sinks import Item, Mark, NotNow, Outcome, ReceivedBatch, Rejected, SkippedRange, Stored
-from logbale.sinks.marks import Marks
+from logbale.sinks import Item, NotNow, Outcome, ReceivedBatch, Rejected, SkippedRange, Stored
+from logbale.sinks.marks import MarkedSink, Marks
 from logbale.terminal import count
 from logbale.tls.material import ShipperTLS
 
@@ -45,7 +45,7 @@ EXPIRY_INTERVAL = 3600.0
 """Seconds between looks for what is settled and not on disk as such, and for streams that are silent for MARKS_DAYS."""
 
 
-class RelaySink:
+class RelaySink(MarkedSink):
     """Owns a directory of spools and the sessions upstream. open() first; run() beside it, then drain() and close()."""
 
     def __init__(
@@ -64,16 +64,15 @@ class RelaySink:
         """`upstream` are a shipper's settings, whose receiver is where it goes. `max_bytes` bounds all spools together,
         `max_memory` what of them is also in memory, `connections` the sessions upstream at a time.
         """
+        super().__init__(max_streams)
         self.directory = directory
         self.statistics = Statistics()
         """For who watches a sink's disk: of it, what is damaged."""
         self.forwarding = Forwarding(upstream, connections=connections, tls=tls)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="logbale-relay")
         self._shared = Shared(self._pool, max_bytes, max_memory)
-        self._max_streams = max_streams
         self._marks_days = marks_days
         self._now = now
-        self._marks = Marks()
         self._origins: dict[str, Origin] = {}
         self._turns = asyncio.Semaphore(2 * THREADS)
         self._lock: DirectoryLock | None = None
@@ -222,18 +221,6 @@ class RelaySink:
 
     def _has_room(self, size: int) -> bool:
         return self._shared.disk_bytes + size <= self._shared.max_bytes
-
-    def mark(self, stream: str) -> Mark:
-        """How far the stream is durable here, whatever of it is forwarded."""
-        return self._marks.get(stream)
-
-    def can_admit(self, stream: str) -> bool:
-        """Whether the stream is known here, or there is room for it among MAX_STREAMS."""
-        return self._marks.has_room_for(stream, self._max_streams)
-
-    def forget_rejects(self, stream: str, *, before: int) -> None:
-        """The origin knows of those below `before`."""
-        self._marks.forget_rejects(stream, before)
 
     # beside it
 
