@@ -13,6 +13,7 @@ from relay_items import STREAM, base_batch, batch, reject, relay, settings_of, s
 from test_delivery import KeepingSink, Numbers, eventually, shipper
 
 from logbale import committer, failover, receivers
+from logbale.durable import DirectoryLock
 from logbale.errors import LockedError, StorageError
 from logbale.log_shipper import LogShipper
 from logbale.metrics import ReceiverMetrics
@@ -612,6 +613,37 @@ def test_while_one_shippers_spool_fails_it_waits_and_the_others_are_stored(tmp_p
             await near.stop(deadline=0.0)
             await forwarded(sink)
             assert sorted(server.sink.numbers) == sorted([*range(500), *range(20_000)])
+
+    run(scenario)
+
+
+def test_a_spool_that_cannot_be_opened_at_the_start_is_its_streams_trouble(tmp_path, run, caplog, monkeypatch):
+    """The relay starts without it; the stream goes on, with what waited there, once it can be opened."""
+    monkeypatch.setattr(relay_sink, "SETTLE_INTERVAL", 0.0)
+
+    async def scenario():
+        async with relay(tmp_path / "relay", 1) as sink:
+            await sink.commit([batch(1, "a:1"), batch(1, "b:1")])
+        lock = DirectoryLock(tmp_path / "relay" / "a:1", setting="")
+        async with (
+            upstream(Upstream()) as server,
+            relay(tmp_path / "relay", server.address[1], max_streams=1) as sink,
+        ):
+            assert "stream a:1 waits: its spool cannot be opened: " in caplog.text
+            assert (sink.mark("a:1"), sink.mark("b:1").sequence) == (None, 1)
+            assert sink.can_admit("a:1")
+            assert [type(one) for one in await sink.commit([batch(2, "a:1"), batch(2, "b:1")])] == [NotNow, Stored]
+            await eventually(lambda: server.sink.came("b:1") == [1, 2])
+            await sink.tick()
+            assert sink.mark("a:1") is None
+            lock.release()
+            await sink.tick()
+            assert sink.mark("a:1").sequence == 1
+            await eventually(lambda: server.sink.came("a:1") == [1])
+            assert await sink.commit([batch(2, "a:1")]) == [Stored()]
+            await forwarded(sink)
+            assert server.sink.came("a:1") == [1, 2]
+            assert sink.snapshot().taken_entries == 4
 
     run(scenario)
 

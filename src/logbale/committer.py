@@ -104,7 +104,7 @@ class Committer:
                 continue
             if item.stream in self._unstored:
                 self._unstored.discard(item.stream)
-                log.warning("%s is stored again", _named(item.stream))
+                log.warning("stream %s is stored again", item.stream or "(base clients)")
             if isinstance(item, ReceivedBatch):
                 self._count(item, outcome)
             waiting.submitter.settled(item, outcome)
@@ -123,7 +123,7 @@ class Committer:
             self._metrics.errors["storage"] += 1
         if stream not in self._unstored:
             self._unstored.add(stream)
-            log.error("%s cannot be stored now, whoever ships it waits: %s", _named(stream), reason)
+            log.error("stream %s cannot be stored now, whoever ships it waits: %s", stream or "(base clients)", reason)
         self._held[stream].append(waiting)
 
     def _ask_again(self) -> None:
@@ -154,10 +154,6 @@ class Committer:
             log.error("%s: %d entries rejected: %s", batch.peer, batch.count, outcome.reason)
         else:
             self._metrics.stored_entries += batch.count
-
-
-def _named(stream: str) -> str:
-    return f"stream {stream}" if stream else "what comes without a stream"
 
 
 def weight(item: Item) -> int:

@@ -106,7 +106,7 @@ class MarkedSink:
         self._marks = Marks()
         self._max_streams = max_streams
 
-    def mark(self, stream: str) -> Mark:
+    def mark(self, stream: str) -> Mark | None:
         """How far the stream is durable here."""
         return self._marks.get(stream)
 

@@ -27,7 +27,7 @@ from logbale.relay.origin import SETTING, Origin, Shared, read_origin
 from logbale.relay.reserve import Reserve
 from logbale.relay.spool import Kept, OriginSpool, directory_name, has_stream, is_out_of_bounds, stream_name
 from logbale.relay.totals import snapshot_of
-from logbale.sinks import Item, NotNow, Outcome, ReceivedBatch, Rejected, SkippedRange, Stored
+from logbale.sinks import Item, Mark, NotNow, Outcome, ReceivedBatch, Rejected, SkippedRange, Stored
 from logbale.sinks.marks import MarkedSink, Marks
 from logbale.terminal import count
 from logbale.tls.material import ShipperTLS
@@ -74,6 +74,8 @@ class RelaySink(MarkedSink):
         self._marks_days = marks_days
         self._now = now
         self._origins: dict[str, Origin] = {}
+        self._unread: set[str] = set()
+        """Streams whose spool could not be opened yet: their marks are unknown."""
         self._turns = asyncio.Semaphore(2 * THREADS)
         self._lock: DirectoryLock | None = None
         self._reserve = Reserve(directory)
@@ -89,7 +91,8 @@ class RelaySink(MarkedSink):
     async def open(self) -> None:
         """Takes the directory, making it where it is missing, and recovers what a crash left of each spool.
 
-        Raises LockedError where another process has it, and StorageError.
+        Raises LockedError where another process has it, and StorageError. A spool that fails while others do not is its
+        stream's trouble alone.
         """
         try:
             await asyncio.to_thread(self._take_directory)
@@ -99,17 +102,29 @@ class RelaySink(MarkedSink):
                 *(
                     loop.run_in_executor(self._pool, read_origin, stream, self._place(stream), self._shared)
                     for stream in streams
-                )
+                ),
+                return_exceptions=True,
             )
+            failures = [one for one in found if isinstance(one, BaseException)]
+            for failure in failures:
+                if not isinstance(failure, StorageError) or len(failures) == len(found):
+                    raise failure
         except OSError as error:
             raise storage_error(self.directory, "open the relay's directory", error, setting=SETTING) from error
         known = {}
-        for origin, mark in filter(None, found):
-            self._origins[origin.stream] = origin
+        for stream, one in zip(streams, found, strict=True):
+            if isinstance(one, BaseException):
+                log.error("stream %s waits: its spool cannot be opened: %s", stream or "(base clients)", one)
+                self._unread.add(stream)
+                continue
+            if one is None:
+                continue
+            origin, mark = one
+            self._origins[stream] = origin
             origin.parked()
             self._shared.taken_entries += origin.waiting_entries
-            if origin.stream:
-                known[origin.stream] = mark
+            if stream:
+                known[stream] = mark
         self._marks = Marks(known)
         self._marks.begin(self._now())
         waiting = self._shared.waiting_origins
@@ -162,8 +177,9 @@ class RelaySink(MarkedSink):
         return [outcome(item) for item in items]
 
     async def _keep(self, stream: str, items: list[Item]) -> None:
-        if (origin := self._origins.get(stream)) is None:
-            origin = self._origins[stream] = Origin(stream, self._place(stream), self._shared)
+        if stream in self._unread:
+            await self._read_again(stream)
+        origin = self._origin(stream)
         mark = self._marks.get(stream)
         if stream:
             items = [item for item in items if item.last_sequence > mark.sequence]  # it is tried again
@@ -183,6 +199,25 @@ class RelaySink(MarkedSink):
                 if queue.has_waiting:
                     self.forwarding.notice(origin)
         await self._close_one_too_many()
+
+    def _origin(self, stream: str) -> Origin:
+        if (origin := self._origins.get(stream)) is None:
+            origin = self._origins[stream] = Origin(stream, self._place(stream), self._shared)
+        return origin
+
+    async def _read_again(self, stream: str) -> None:
+        """What open() could not do. Raises StorageError."""
+        origin = self._origin(stream)
+        async with origin.used() as queue:
+            if stream not in self._unread:  # done meanwhile
+                return
+            self._unread.discard(stream)
+            self._shared.taken_entries += queue.counts["spooled"]
+            if stream:
+                self._marks.known[stream] = queue.spool.mark
+            log.warning("stream %s goes on: its spool is open", stream or "(base clients)")
+            if queue.has_waiting:
+                self.forwarding.notice(origin)
 
     async def _close_one_too_many(self) -> None:
         """Now, and not once all of a commit are open: there may be more of them than descriptors."""
@@ -222,6 +257,14 @@ class RelaySink(MarkedSink):
     def _has_room(self, size: int) -> bool:
         return self._shared.disk_bytes + size <= self._shared.max_bytes
 
+    def mark(self, stream: str) -> Mark | None:
+        """How far the stream is durable here, whatever of it is forwarded; None while its spool cannot be opened."""
+        return None if stream in self._unread else super().mark(stream)
+
+    def can_admit(self, stream: str) -> bool:
+        """As others, but a stream whose spool cannot be opened is no new one."""
+        return stream in self._unread or super().can_admit(stream)
+
     # beside it
 
     async def run(self) -> None:
@@ -246,6 +289,9 @@ class RelaySink(MarkedSink):
                 await origin.park()
         if now - self._settled >= SETTLE_INTERVAL:
             self._settled = now
+            for stream in list(self._unread):
+                with contextlib.suppress(StorageError):  # it was said
+                    await self._read_again(stream)
             for queue in self._shared.queues:
                 await queue.settle_quietly()
         if now - self._expired >= EXPIRY_INTERVAL:
