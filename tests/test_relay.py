@@ -17,7 +17,7 @@ from logbale.durable import DirectoryLock
 from logbale.errors import LockedError, StorageError
 from logbale.log_shipper import LogShipper
 from logbale.metrics import ReceiverMetrics
-from logbale.relay import forwarding, origin
+from logbale.relay import forwarding, origin, spools
 from logbale.relay.spool import directory_name
 from logbale.sinks import NotNow, ReceivedBatch, Rejected, SkippedRange, Stored
 from logbale.sinks import relay as relay_sink
@@ -354,7 +354,7 @@ def test_a_stream_that_upstream_refuses_holds_no_other_up(tmp_path, run, monkeyp
 
 def test_few_spools_stay_open_however_many_streams_there_are(tmp_path, run, monkeypatch):
     """Descriptors are bounded while upstream is away for long, and what is parked is forwarded all the same."""
-    monkeypatch.setattr(relay_sink, "RELAY_SPOOLS", 4)
+    monkeypatch.setattr(spools, "RELAY_SPOOLS", 4)
 
     async def scenario():
         async with upstream(Upstream()) as server:
@@ -384,10 +384,10 @@ def test_what_is_in_memory_is_bounded_over_all_streams_and_given_back(tmp_path, 
             upstream(sink_there) as server,
             relay(tmp_path / "relay", server.address[1], max_memory=5000, connections=1) as sink,
         ):
-            room = sink._shared.room
+            room = sink.spools.shared.room
             await sink.commit([batch(number, f"s{number}:1", padding=1000) for number in range(1, 11)])
             assert 4000 < room.taken <= 5000
-            monkeypatch.setattr(relay_sink, "PARK_AFTER", 0.0)
+            monkeypatch.setattr(spools, "PARK_AFTER", 0.0)
             await sink.tick()
             assert room.taken <= 1100  # the one that has a session
             sink_there.open.set()
@@ -420,7 +420,7 @@ def test_silent_streams_are_forgotten(tmp_path, run):
                 now += day
                 await sink.tick()
                 await sink.expire()
-            for origin in list(sink._shared.open.values()):
+            for origin in list(sink.spools.shared.open.values()):
                 await origin.park()
             await sink.expire()
             assert not (tmp_path / "relay" / "old:1").exists()
@@ -454,7 +454,7 @@ def test_a_stream_that_comes_back_while_it_is_forgotten_begins_anew(tmp_path, ru
             await sink.commit([batch(1)])
             await forwarded(sink)
             await sink.forwarding.end()
-            await sink._origins[STREAM].park()
+            await sink.spools.origins[STREAM].park()
             for _ in range(30):
                 now += 86_400
                 await sink.expire()
@@ -469,8 +469,8 @@ def test_a_stream_that_comes_back_while_it_is_forgotten_begins_anew(tmp_path, ru
             await sink.commit([batch(3)])
             told = sink.snapshot()
             assert (told.streams, told.waiting_batches) == (1, 2)
-            await sink._origins[STREAM].park()
-            assert sink.snapshot().spool_bytes == sink._origins[STREAM].disk_bytes
+            await sink.spools.origins[STREAM].park()
+            assert sink.snapshot().spool_bytes == sink.spools.origins[STREAM].disk_bytes
 
     run(scenario)
 
