@@ -648,6 +648,34 @@ def test_a_spool_that_cannot_be_opened_at_the_start_is_its_streams_trouble(tmp_p
     run(scenario)
 
 
+def test_a_spool_that_cannot_be_opened_to_forward_is_said_once(tmp_path, run, caplog, monkeypatch):
+    """However often it is tried; and again only once it was forwarded in between."""
+    monkeypatch.setattr(forwarding, "RETRY", 0.01)
+    tries = 0
+    take = forwarding.Link
+
+    def counted(*arguments):
+        nonlocal tries
+        tries += 1
+        return take(*arguments)
+
+    monkeypatch.setattr(forwarding, "Link", counted)
+
+    async def scenario():
+        async with relay(tmp_path / "relay", 1) as sink:
+            await sink.commit([batch(1, "a:1")])
+        async with upstream(Upstream()) as server:
+            port = server.address[1]
+            async with relay(tmp_path / "relay", port) as sink:
+                lock = DirectoryLock(tmp_path / "relay" / "a:1", setting="")
+                await eventually(lambda: tries > 5)
+                assert caplog.text.count("stream a:1 cannot be forwarded now") == 1
+                lock.release()
+                await forwarded(sink)
+
+    run(scenario)
+
+
 def test_a_full_disk_is_everybodys(tmp_path, run, fail):
     """Where it takes nothing of anybody, all wait and are told so, as with any sink."""
 
