@@ -122,7 +122,7 @@ def _limits(settings: Settings) -> Limits:
 
 
 def _limit(archiver: Archiver, settings: Settings) -> None:
-    archiver.limits = _limits(settings)
+    archiver.limit(_limits(settings))
     archiver.drain_timeout = settings.drain_timeout
 
 
