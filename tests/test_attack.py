@@ -22,7 +22,7 @@ from logbale.config import Settings
 from logbale.decoding import decode_base
 from logbale.errors import StorageError
 from logbale.log_shipper import LogShipper
-from logbale.messages import MAX_CONTROL_BYTES, Hello, Skip, Status, encode_message
+from logbale.messages import MAX_CONTROL_BYTES, Error, Hello, Skip, Status, encode_message
 from logbale.protocol import Algorithm, Flag, encode_header
 from logbale.session import batch_crc, encode_batch
 from logbale.spool import DiskSpool, MemoryStore
@@ -212,9 +212,9 @@ class Watched(SpoolQueue):
     def sent_up_to(self, sequence):
         self.__dict__.setdefault("sent", []).append(sequence)
 
-    async def begin_sending(self, resume_at):
+    async def begin_sending(self, resume_at, elsewhere=0):
         self.sent.append("welcome")
-        await super().begin_sending(resume_at)
+        await super().begin_sending(resume_at, elsewhere)
 
 
 def test_what_was_sent_is_not_dropped_before_a_welcome_says_what_became_of_it(run, monkeypatch):
@@ -554,6 +554,36 @@ def test_a_receiver_that_asks_for_an_impossible_window_ends_the_session_and_not_
         assert report.left_entries == 20
         server.close()
         await eventually(lambda: not serving)
+
+    run(scenario)
+
+
+def test_a_receiver_that_thinks_up_reasons_makes_no_counters(run, monkeypatch):
+    """Reasons that the protocol does not know count together: each counter stays, and has a label in /metrics."""
+    monkeypatch.setattr("logbale.failover.FIRST_DELAY", 0.001)
+    monkeypatch.setattr("logbale.failover.LONGEST_DELAY", 0.001)
+
+    async def scenario():
+        refused = 0
+
+        async def serve(reader, writer):
+            nonlocal refused
+            refused += 1
+            with contextlib.suppress(ConnectionError):
+                await reader.read(100)
+                writer.write(encode_message(Error("limit" if refused % 2 else f"no{refused}", "I will not")))
+                await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        running = shipper(server.sockets[0].getsockname()[1], Numbers(20, then="wait"), drain_timeout=0.1)
+        task = asyncio.create_task(running.run())
+        await eventually(lambda: refused > 20)
+        running.stop()
+        errors = (await task).snapshot.errors
+        assert set(errors) <= {"limit", "other", "connection_lost", "connect"}
+        assert min(errors["limit"], errors["other"]) >= 9
+        server.close()
 
     run(scenario)
 

@@ -5,11 +5,13 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import urllib.error
 import urllib.request
 
 import pytest
+from certificates import Certificates
 from cli_process import logbale_run, running
 
 pytest.importorskip("confluent_kafka", reason="logbale[kafka] is not installed")
@@ -127,6 +129,43 @@ def test_sighup_changes_when_segments_are_cut(topic, tmp_path):
         process.says("SIGHUP: changed: ARCHIVE_SEGMENT_SECONDS")
         wait_until(lambda: list((tmp_path / "store").rglob("*.zst")))
         assert process.end() == 0
+
+
+def test_its_metrics_are_served_over_tls_where_that_is_asked_for(topic, tmp_path):
+    """In plain nobody is answered; a certificate that was renewed is the one shown from SIGHUP on."""
+    files = Certificates(tmp_path / "tls")
+    pair = files.receiver()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = ["archive", url(topic), "--to", f"file://{tmp_path}/store", "--group", topic.name]
+    arguments += ["--metrics-port", port, "--dashboard-tls", "on"]
+    arguments += [one for name, path in pair.items() for one in (f"--{name.replace('_', '-')}", path)]
+
+    def shown():
+        with urllib.request.urlopen(
+            f"https://localhost:{port}/readyz", timeout=5, context=files.client_context()
+        ) as got:
+            assert got.read() == b"ready\n"
+        return ssl.get_server_certificate(("127.0.0.1", port))
+
+    with running(tmp_path, *arguments) as process:
+        process.says("partitions 0, 1 are ours")
+        first = shown()
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5)
+        files.receiver()
+        process.process.send_signal(signal.SIGHUP)
+        process.says("the TLS files are loaded anew")
+        assert shown() != first
+        assert process.end() == 0
+
+
+def test_metrics_over_tls_need_a_certificate(tmp_path):
+    """What would only look safe does not start."""
+    arguments = ["--to", f"file://{tmp_path}", "--metrics-port", "1", "--dashboard-tls", "on"]
+    ended = logbale_run("archive", "kafka://127.0.0.1:1/logs", *arguments)
+    assert (ended.returncode, "DASHBOARD_TLS=on needs TLS_CERT_FILE" in ended.stderr) == (78, True), ended.stderr
 
 
 def test_a_readable_line_tells_how_it_is(topic, tmp_path):

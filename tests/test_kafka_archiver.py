@@ -4,7 +4,9 @@ import json
 import logging
 import threading
 import time
+from concurrent.futures import Future
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 from test_kafka_message import batch_of, compress
@@ -23,6 +25,7 @@ from logbale.errors import StorageError
 from logbale.kafka.address import kafka_topic
 from logbale.kafka.archiver import Archiver
 from logbale.kafka.chain import Place
+from logbale.kafka.looking import Looking
 from logbale.kafka.message import encode
 from logbale.kafka.partition import Limits
 from logbale.kafka.saying import Saying
@@ -381,3 +384,23 @@ def test_brokers_that_are_away_for_a_while_cost_time(mock, topic, tmp_path):
         topic.produce(*numbered("s", 11, 20))
         wait_until(lambda: archiver.snapshot().stored.entries == 20, 90)
     assert texts(tmp_path) == [f"s {n}" for n in range(1, 21)]
+
+
+class Leaderless:
+    """An admin client while a partition's leader is away: it says no error, and OFFSET_INVALID."""
+
+    def __init__(self, *arguments):
+        pass
+
+    def list_offsets(self, asked, **_):
+        future = Future()
+        future.set_result(SimpleNamespace(offset=-1001))
+        return {partition: future for partition in asked}
+
+
+def test_an_offset_that_kafka_does_not_know_is_no_end_of_the_topic(tmp_path, monkeypatch):
+    """Taken for one, the topic would be shorter than its archive, and refused, where it is only to be tried again."""
+    monkeypatch.setattr("logbale.kafka.looking.admin_client", Leaderless)
+    looking = Looking(kafka_topic("kafka://b/logs"), DirectoryStore(tmp_path), {})
+    with pytest.raises(StorageError, match="it has no leader now"):
+        looking.look(3)

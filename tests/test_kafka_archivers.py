@@ -280,3 +280,59 @@ def _answers(looking, number):
         return looking.look(number) == LookUp(None, 0, 0)
     except StorageError:  # no leader yet
         return False
+
+
+def leader_of(cluster, topic):
+    """The broker that leads its first partition, and the file of that on its disk."""
+    metadata = AdminClient({"bootstrap.servers": cluster.bootstrap}).list_topics(topic, timeout=10)
+    node = metadata.topics[topic].partitions[0].leader
+    return node, cluster._home(node) / "log" / f"{topic}-0" / f"{0:020}.log"
+
+
+def spoil(path, number):
+    """Flips the bits of the last byte of a batch in a broker's file, the first one being 0."""
+    with path.open("r+b") as file:
+        at = 0
+        for _ in range(number + 1):
+            file.seek(at + 8)  # behind its offset stands its length
+            at += 12 + int.from_bytes(file.read(4), "big")
+        file.seek(at - 1)
+        (byte,) = file.read(1)
+        file.seek(at - 1)
+        file.write(bytes([byte ^ 0xFF]))
+
+
+def test_what_a_leaders_disk_has_spoilt_is_waited_for(kafka_cluster, tmp_path):
+    """It was acknowledged, and others have it: what is before it is stored, and the rest once another one leads."""
+    topic = Topic(kafka_cluster, kafka_cluster.create_topic("spoilt", 1))
+    produce(kafka_cluster, topic.name, 1, 20)
+    leader, path = leader_of(kafka_cluster, topic.name)
+    spoil(path, 9)
+    with archiving(topic, DirectoryStore(tmp_path), Limits(1 << 20, 1e9), group="spoilt") as archiver:
+        eventually(lambda: archiver.snapshot().errors.get("unreadable", 0) >= 3)
+        assert archiver.snapshot().stored.entries == 9
+        said = "partition 0: offset 9 cannot be read from the broker that leads: MessageSet at offset 9"
+        eventually(lambda: said in archiver.ready()[1])
+        assert archiver.snapshot().errors["kafka"] == 0  # of what comes behind it nothing is believed, nor said
+        kafka_cluster.kill(leader)
+        try:
+            eventually(lambda: archiver.snapshot().waiting_entries == 11, 90)
+            eventually(lambda: archiver.ready() == (True, ""))
+        finally:
+            kafka_cluster.restart(leader)
+    assert numbers_in(tmp_path) == list(range(1, 21))
+    assert skips_in(tmp_path) == []
+
+
+def test_what_no_replica_can_read_is_given_up_by_deleting_it(kafka_cluster, tmp_path):
+    """What the message says: it goes on behind it, and what was lost is counted and noted."""
+    topic = Topic(kafka_cluster, kafka_cluster.create_topic("spoilt-for-good", 1))
+    produce(kafka_cluster, topic.name, 1, 20)
+    spoil(leader_of(kafka_cluster, topic.name)[1], 9)
+    with archiving(topic, DirectoryStore(tmp_path), Limits(1 << 20, 0.5), group="given-up") as archiver:
+        eventually(lambda: archiver.snapshot().errors.get("unreadable", 0))
+        delete_before(kafka_cluster, topic.name, 10)
+        eventually(lambda: archiver.snapshot().stored.entries == 19)
+        assert archiver.snapshot().lost_offsets == 1
+    assert numbers_in(tmp_path) == [*range(1, 10), *range(11, 21)]
+    assert skips_in(tmp_path) == [(10, 10)]

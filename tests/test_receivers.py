@@ -2,15 +2,17 @@
 
 import asyncio
 import contextlib
+import random
 import socket
 
+import msgspec
 import pytest
 from certificates import Certificates
 from cli_process import logbale_run
 from test_delivery import KeepingSink, Numbers
 from waiting import eventually
 
-from logbale import connecting, failover, open_session, receivers
+from logbale import connecting, failover, open_session, receivers, session_link
 from logbale.config import Settings, load
 from logbale.config.exposure import refuse_unsafe_shipper
 from logbale.errors import ConfigError, StorageError
@@ -116,6 +118,45 @@ async def one_batch():
     from chunks import batch_of
 
     return batch_of([{"n": 1000}])
+
+
+def test_what_another_receiver_may_have_is_not_dropped_to_make_room(run, tmp_path):
+    """With drop_oldest: it may be stored there, so it is no loss that could be counted, nor one to tell the next of."""
+    from chunks import batch_of
+
+    def batches(numbers):
+        return [batch_of([{"n": n, "text": random.Random(n).randbytes(3000).hex()}]) for n in numbers]
+
+    async def scenario():
+        sinks = KeepingSink(), KeepingSink()
+        async with several_receivers(*sinks) as servers:
+            spool = DiskSpool(tmp_path, max_bytes=32_000)
+            spool.open()
+            ships = shipper(to(servers), Numbers(0, then="wait"), store=spool, spool_policy="drop_oldest")
+            first, second = in_order(*servers, stream=spool.stream)
+            for sink in sinks:
+                sink.open.clear()
+            running = asyncio.create_task(ships.run())
+            for batch in batches(range(1, 7)):
+                ships._queue.append(batch)
+            await eventually(lambda: first.metrics.received.entries == 6)
+            ships._link.follow(msgspec.structs.replace(ships.settings, window_bytes=1))
+            await first.stop(deadline=0.0)
+            await eventually(lambda: second.metrics.received.entries == 1)
+            for number, batch in enumerate(batches(range(7, 30)), start=7):
+                ships._queue.append(batch)
+                await eventually(lambda number=number: spool.next_sequence > number)
+            second.sink.open.set()
+            ships.stop()
+            report = await running
+            dropped = report.snapshot.dropped["dropped_drop_oldest"]
+            assert report.delivered
+            assert dropped
+            assert second.metrics.skipped_entries == dropped
+            assert len(second.sink.numbers) == 29 - dropped
+            assert second.sink.numbers[:6] == [1, 2, 3, 4, 5, 6]
+
+    run(scenario)
 
 
 def test_a_receiver_that_cannot_store_for_long_is_left_for_another(run, monkeypatch):
@@ -329,6 +370,46 @@ def test_a_name_is_resolved_anew_and_a_better_address_is_gone_to(run, names):
             await eventually(lambda: len(one.sink.numbers) > 5)
             names["logs.test"] = [(V4, "127.0.0.1"), (V4, "127.0.0.2")]
             await eventually(lambda: len(two.sink.numbers) > 5)
+            ships.stop()
+            assert (await running).delivered
+            assert one.sink.numbers + two.sink.numbers == list(range(len(one.sink.numbers + two.sink.numbers)))
+        finally:
+            await one.stop(deadline=0.0)
+            await two.stop(deadline=0.0)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("is_wanted", [True, False])
+def test_a_name_that_gets_a_second_address_is_noticed_in_session(run, names, monkeypatch, is_wanted):
+    """Whose streams want the new receiver go there, the others are not disturbed: nobody has to be lost first."""
+    monkeypatch.setattr(session_link, "RESOLVE_INTERVAL", 0.02)
+    opening, opened = connecting.open_connection, []
+
+    async def open_connection(host, port, tls, *, address=""):
+        opened.append(address)
+        return await opening(address or "127.0.0.1", port, tls)
+
+    monkeypatch.setattr(connecting, "open_connection", open_connection)
+
+    async def scenario():
+        one = await started(host="127.0.0.1")
+        port = one.address[1]
+        two = await started(port, host="127.0.0.2")
+        wanted = two if is_wanted else one
+        stream = next(s for s in map(str, range(99)) if in_order(one, two, stream=s)[0] is wanted)
+        names["logs.test"] = [(V4, "127.0.0.1")]
+        ships = shipper(f"logs.test:{port}", Trickle(), store=MemoryStore(stream))
+        running = asyncio.create_task(ships.run())
+        try:
+            await eventually(lambda: len(one.sink.numbers) > 5)
+            names["logs.test"] = [(V4, "127.0.0.1"), (V4, "127.0.0.2")]
+            await eventually(lambda: len(ships._link._receivers.failover.receivers) == 2)
+            if is_wanted:
+                await eventually(lambda: len(two.sink.numbers) > 5)
+            else:
+                await asyncio.sleep(0.2)  # it may look a few times
+                assert opened == [""]
             ships.stop()
             assert (await running).delivered
             assert one.sink.numbers + two.sink.numbers == list(range(len(one.sink.numbers + two.sink.numbers)))

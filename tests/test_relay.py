@@ -9,17 +9,20 @@ import threading
 
 import msgspec
 import pytest
-from relay_items import STREAM, base_batch, batch, reject, relay, skip, upstream
+from relay_items import STREAM, base_batch, batch, reject, relay, settings_of, skip, upstream
 from test_delivery import KeepingSink, Numbers, shipper
 from waiting import eventually
 
-from logbale import failover, receivers
+from logbale import committer, failover, receivers
+from logbale.durable import DirectoryLock
 from logbale.errors import LockedError, StorageError
+from logbale.log_shipper import LogShipper
 from logbale.metrics import ReceiverMetrics
-from logbale.relay import forwarding, origin
+from logbale.relay import forwarding, origin, spools
 from logbale.relay.spool import directory_name
-from logbale.sinks import ReceivedBatch, Rejected, SkippedRange, Stored
+from logbale.sinks import NotNow, ReceivedBatch, Rejected, SkippedRange, Stored
 from logbale.sinks import relay as relay_sink
+from logbale.spool import MemoryStore
 from logbale.spool.dead_letters import letters
 from logbale.tcp_server import TCPLogReceiver
 
@@ -150,8 +153,8 @@ def test_what_upstream_refuses_is_a_dead_letter_here(tmp_path, run, caplog):
     assert f"stream {STREAM}: upstream rejects what was acknowledged here" in caplog.text
 
 
-def test_where_one_disk_write_fails_the_same_group_again_stores_each_once(tmp_path, run, fail):
-    """Also what came without a number, which nobody could tell from a second one."""
+def test_a_spool_that_cannot_be_written_holds_no_other_up(tmp_path, run, fail):
+    """Its own items are to be given again; the others are stored, also what came without a number."""
 
     async def scenario():
         async with upstream(Upstream()) as server, relay(tmp_path / "relay", server.address[1]) as sink:
@@ -161,11 +164,12 @@ def test_where_one_disk_write_fails_the_same_group_again_stores_each_once(tmp_pa
                 return "/b:1/" in os.readlink(f"/proc/self/fd/{descriptor}")
 
             fail("fdatasync", errno.EIO, when=of_b)
-            with pytest.raises(StorageError, match="b:1"):
-                await sink.commit(items)
+            outcomes = await sink.commit(items)
+            assert outcomes[:2] == [Stored()] * 2
+            assert [(type(one), "/b:1" in one.reason) for one in outcomes[2:]] == [(NotNow, True)] * 3
             assert sink.mark("b:1").sequence == 0
             fail()
-            assert await sink.commit(items) == [Stored()] * 5
+            assert await sink.commit(items[2:]) == [Stored()] * 3
             assert [one.sequence for one in sink.mark("b:1").rejects] == [2]
             await forwarded(sink)
             assert server.sink.came("a:1") == [1]
@@ -351,7 +355,7 @@ def test_a_stream_that_upstream_refuses_holds_no_other_up(tmp_path, run, monkeyp
 
 def test_few_spools_stay_open_however_many_streams_there_are(tmp_path, run, monkeypatch):
     """Descriptors are bounded while upstream is away for long, and what is parked is forwarded all the same."""
-    monkeypatch.setattr(relay_sink, "RELAY_SPOOLS", 4)
+    monkeypatch.setattr(spools, "RELAY_SPOOLS", 4)
 
     async def scenario():
         async with upstream(Upstream()) as server:
@@ -367,6 +371,33 @@ def test_few_spools_stay_open_however_many_streams_there_are(tmp_path, run, monk
             async with upstream(Upstream(), port) as server:
                 await forwarded(sink)
                 assert all(server.sink.came(stream) == [1, 2, 3] for stream in streams)
+
+    run(scenario)
+
+
+def test_what_is_in_memory_is_bounded_over_all_streams_and_given_back(tmp_path, run, monkeypatch):
+    """BUFFER_MAX_BYTES for all together; a spool that is closed, and a batch that is forwarded, hold nothing."""
+
+    async def scenario():
+        sink_there = Upstream()
+        sink_there.open.clear()
+        async with (
+            upstream(sink_there) as server,
+            relay(tmp_path / "relay", server.address[1], max_memory=5000, connections=1) as sink,
+        ):
+            room = sink.spools.shared.room
+            await sink.commit([batch(number, f"s{number}:1", padding=1000) for number in range(1, 11)])
+            assert 4000 < room.taken <= 5000
+            monkeypatch.setattr(spools, "PARK_AFTER", 0.0)
+            await sink.tick()
+            assert room.taken <= 1100  # the one that has a session
+            sink_there.open.set()
+            await forwarded(sink)
+            assert room.taken == 0
+            sink.limit(max_bytes=1 << 30, max_memory=0, max_streams=1000, marks_days=30)
+            await sink.commit([batch(2, "s2:1"), batch(3, "s2:1")])
+            assert room.taken == 0
+            await forwarded(sink)
 
     run(scenario)
 
@@ -390,7 +421,7 @@ def test_silent_streams_are_forgotten(tmp_path, run):
                 now += day
                 await sink.tick()
                 await sink.expire()
-            for origin in list(sink._shared.open.values()):
+            for origin in list(sink.spools.shared.open.values()):
                 await origin.park()
             await sink.expire()
             assert not (tmp_path / "relay" / "old:1").exists()
@@ -424,7 +455,7 @@ def test_a_stream_that_comes_back_while_it_is_forgotten_begins_anew(tmp_path, ru
             await sink.commit([batch(1)])
             await forwarded(sink)
             await sink.forwarding.end()
-            await sink._origins[STREAM].park()
+            await sink.spools.origins[STREAM].park()
             for _ in range(30):
                 now += 86_400
                 await sink.expire()
@@ -439,8 +470,8 @@ def test_a_stream_that_comes_back_while_it_is_forgotten_begins_anew(tmp_path, ru
             await sink.commit([batch(3)])
             told = sink.snapshot()
             assert (told.streams, told.waiting_batches) == (1, 2)
-            await sink._origins[STREAM].park()
-            assert sink.snapshot().spool_bytes == sink._origins[STREAM].disk_bytes
+            await sink.spools.origins[STREAM].park()
+            assert sink.snapshot().spool_bytes == sink.spools.origins[STREAM].disk_bytes
 
     run(scenario)
 
@@ -551,6 +582,112 @@ def test_shippers_and_a_relay_and_a_receiver(tmp_path, run):
                 assert [item.sequence for item in batches] == list(range(1, len(batches) + 1))
             assert sorted(server.sink.numbers) == sorted(list(range(500)) * 3)
             assert not any(item.stream == "" for item in server.sink.items if isinstance(item, ReceivedBatch))
+
+    run(scenario)
+
+
+def test_while_one_shippers_spool_fails_it_waits_and_the_others_are_stored(tmp_path, run, fail, caplog, monkeypatch):
+    """It is told why, it is not read on, and once its spool can be written nothing of it is missing or twice."""
+    monkeypatch.setattr(committer, "STORAGE_RETRY", 0.05)
+
+    async def scenario():
+        async with upstream(KeepingSink()) as server, relay(tmp_path / "relay", server.address[1]) as sink:
+            near = TCPLogReceiver(server.settings, sink, ReceiverMetrics(now=0.0))
+            await near.start()
+            bad = LogShipper(settings_of(near.address[1]), Numbers(20_000), store=MemoryStore("bad:1"))
+
+            def of_bad(descriptor, *_):
+                return "/bad:1/" in os.readlink(f"/proc/self/fd/{descriptor}")
+
+            fail("fdatasync", errno.EIO, when=of_bad)
+            waiting = asyncio.create_task(bad.run())
+            await eventually(lambda: "stream bad:1 cannot be stored now" in caplog.text)
+            good = await shipper(near.address[1], Numbers(500)).run()
+            assert good.delivered
+            assert near.committer.storage_error is None
+            await eventually(lambda: "the receiver cannot store now, everything waits" in caplog.text)
+            assert not waiting.done()
+            fail()
+            assert (await waiting).delivered
+            assert caplog.text.count("cannot be stored now") == 1
+            assert "stream bad:1 is stored again" in caplog.text
+            await near.stop(deadline=0.0)
+            await forwarded(sink)
+            assert sorted(server.sink.numbers) == sorted([*range(500), *range(20_000)])
+
+    run(scenario)
+
+
+def test_a_spool_that_cannot_be_opened_at_the_start_is_its_streams_trouble(tmp_path, run, caplog, monkeypatch):
+    """The relay starts without it; the stream goes on, with what waited there, once it can be opened."""
+    monkeypatch.setattr(relay_sink, "SETTLE_INTERVAL", 0.0)
+
+    async def scenario():
+        async with relay(tmp_path / "relay", 1) as sink:
+            await sink.commit([batch(1, "a:1"), batch(1, "b:1")])
+        lock = DirectoryLock(tmp_path / "relay" / "a:1", setting="")
+        async with (
+            upstream(Upstream()) as server,
+            relay(tmp_path / "relay", server.address[1], max_streams=1) as sink,
+        ):
+            assert "stream a:1 waits: its spool cannot be opened: " in caplog.text
+            assert (sink.mark("a:1"), sink.mark("b:1").sequence) == (None, 1)
+            assert sink.can_admit("a:1")
+            assert [type(one) for one in await sink.commit([batch(2, "a:1"), batch(2, "b:1")])] == [NotNow, Stored]
+            await eventually(lambda: server.sink.came("b:1") == [1, 2])
+            await sink.tick()
+            assert sink.mark("a:1") is None
+            lock.release()
+            await sink.tick()
+            assert sink.mark("a:1").sequence == 1
+            await eventually(lambda: server.sink.came("a:1") == [1])
+            assert await sink.commit([batch(2, "a:1")]) == [Stored()]
+            await forwarded(sink)
+            assert server.sink.came("a:1") == [1, 2]
+            assert sink.snapshot().taken_entries == 4
+
+    run(scenario)
+
+
+def test_a_spool_that_cannot_be_opened_to_forward_is_said_once(tmp_path, run, caplog, monkeypatch):
+    """However often it is tried; and again only once it was forwarded in between."""
+    monkeypatch.setattr(forwarding, "RETRY", 0.01)
+    tries = 0
+    take = forwarding.Link
+
+    def counted(*arguments):
+        nonlocal tries
+        tries += 1
+        return take(*arguments)
+
+    monkeypatch.setattr(forwarding, "Link", counted)
+
+    async def scenario():
+        async with relay(tmp_path / "relay", 1) as sink:
+            await sink.commit([batch(1, "a:1")])
+        async with upstream(Upstream()) as server:
+            port = server.address[1]
+            async with relay(tmp_path / "relay", port) as sink:
+                lock = DirectoryLock(tmp_path / "relay" / "a:1", setting="")
+                await eventually(lambda: tries > 5)
+                assert caplog.text.count("stream a:1 cannot be forwarded now") == 1
+                lock.release()
+                await forwarded(sink)
+
+    run(scenario)
+
+
+def test_a_full_disk_is_everybodys(tmp_path, run, fail):
+    """Where it takes nothing of anybody, all wait and are told so, as with any sink."""
+
+    async def scenario():
+        async with upstream(Upstream()) as server, relay(tmp_path / "relay", server.address[1]) as sink:
+            fail("pwrite", errno.ENOSPC)
+            with pytest.raises(StorageError, match="No space left"):
+                await sink.commit([batch(1, "a:1"), batch(1, "b:1")])
+            fail()
+            await sink.commit([batch(1, "a:1"), batch(1, "b:1")])
+            await forwarded(sink)
 
     run(scenario)
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from logbale.errors import StorageError
+from logbale.segment_store import Strays
 from logbale.segment_store.directory import DirectoryStore, check_directory
 from logbale.segment_store.opening import open_store, store_address
 
@@ -59,7 +60,7 @@ def memory_store(kind):
     from obstore.store import MemoryStore
 
     store = kind.__new__(kind)
-    store._url, store._store = "memory:", MemoryStore()
+    store._url, store._store, store.strays = "memory:", MemoryStore(), Strays()
     return store
 
 
@@ -100,6 +101,28 @@ def test_the_last_is_the_highest_name(store):
     store.put("logs/00004/00000000000000009999.ndjson.zst", io.BytesIO(b"of another partition"))
     last = store.last(FOLDER)
     assert (last.name, last.size) == (name(1200), 1201)
+
+
+def test_what_no_archiver_put_there_is_passed_over_and_said_once(store, tmp_path, caplog):
+    """A copy, a note, a folder's marker: whatever is not called as a segment of the folder is none, however high."""
+    store.put(name(7), io.BytesIO(b"the last"))
+    strays = [f"{FOLDER}/notes.txt", f"{FOLDER}/zz.ndjson.zst", f"{name(9)}.bak", f"{FOLDER}/9.ndjson.zst"]
+    for stray in strays:
+        store.put(stray, io.BytesIO(b"no segment"))
+    for _ in range(3):
+        assert store.last(FOLDER).name == name(7)
+    assert len(store.strays) == 4
+    said = [record.getMessage() for record in caplog.records]
+    assert sorted(said) == sorted(f"{stray}: no archiver of ours put that there; it is passed over" for stray in strays)
+
+
+def test_strays_are_remembered_within_bounds(store, monkeypatch):
+    """Whoever may write there may write without end."""
+    monkeypatch.setattr("logbale.segment_store.MAX_STRAYS", 3)
+    for number in range(5):
+        store.put(f"{FOLDER}/{number}.txt", io.BytesIO(b""))
+    assert store.last(FOLDER) is None
+    assert len(store.strays) == 3
 
 
 def test_a_part_can_be_read(store):

@@ -149,12 +149,12 @@ def test_no_order_of_events_leaves_bytes_behind_that_look_like_back_pressure(tmp
             elif what == "new_stream":
                 await queue.new_stream()
             fresh = queue._fresh._batches
-            assert queue._fresh.size == sum(one.size for one in fresh.values()) >= 0
+            assert queue._fresh.room.taken == sum(one.size for one in fresh.values()) >= 0
             assert fresh.keys() <= set(range(store.first, store.next_sequence))
             if not on_disk:
                 assert store.raw_bytes == sum(len(raw) for _, raw in store._batches.values()) >= 0
         await queue.acknowledge(store.next_sequence - 1)
-        assert (queue._fresh.size, queue._incoming_bytes) == (0, 0)
+        assert (queue._fresh.room.taken, queue._incoming_bytes) == (0, 0)
         async with asyncio.timeout(1):
             await queue.wait_for_room()
         queue.close_input()

@@ -1,6 +1,7 @@
 """The committer: what all connections have decoded goes to the sink in groups, and each hears of its own.
 
 A sink that cannot store now is asked again until it can; meanwhile nothing is dropped and nothing is acknowledged.
+Where that is one stream's trouble alone, what comes of it is held back, in order, and the others go on.
 """
 
 from __future__ import annotations
@@ -8,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Sequence
+from itertools import chain
 from typing import Protocol
 
 import msgspec
 
 from logbale.errors import StorageError
 from logbale.metrics import ReceiverMetrics
-from logbale.sinks import Item, Outcome, ReceivedBatch, Rejected, Sink
+from logbale.sinks import Item, NotNow, Outcome, ReceivedBatch, Rejected, Sink
 
 log = logging.getLogger("logbale.receiver")
 
@@ -39,6 +42,9 @@ class Submitter(Protocol):
     def group_ended(self) -> None:
         """All of a group that was this submitter's is settled: one acknowledgement covers it."""
 
+    def held(self, seconds: float, reason: str) -> None:
+        """What it submits cannot be stored for so long at least, and need not come in until group_ended()."""
+
 
 class _Waiting(msgspec.Struct):
     item: Item
@@ -54,6 +60,10 @@ class Committer:
         self._sink = sink
         self._metrics = metrics
         self._waiting: deque[_Waiting] = deque()
+        self._held: dict[str, list[_Waiting]] = {}
+        """By stream, what the sink cannot store now, and what came after it."""
+        self._unstored: set[str] = set()
+        """Streams of which that was said."""
         self._arrived = asyncio.Event()
 
     def submit(self, item: Item, submitter: Submitter) -> None:
@@ -67,13 +77,17 @@ class Committer:
             await self._arrived.wait()
             self._arrived.clear()
             while self._waiting:
-                await self._commit(self._take_group())
+                if group := self._take_group():
+                    await self._commit(group)
 
     def _take_group(self) -> list[_Waiting]:
         group: list[_Waiting] = []
         size = 0
         while self._waiting and (not group or size + weight(self._waiting[0].item) <= COMMIT_BYTES):
             waiting = self._waiting.popleft()
+            if (held := self._held.get(waiting.item.stream)) is not None:
+                held.append(waiting)
+                continue
             size += weight(waiting.item)
             group.append(waiting)
         return group
@@ -81,16 +95,43 @@ class Committer:
     async def _commit(self, group: list[_Waiting]) -> None:
         outcomes = await self._stored([waiting.item for waiting in group])
         submitters: dict[Submitter, None] = {}
+        held: dict[Submitter, str] = {}
         for waiting, outcome in zip(group, outcomes, strict=True):
             item = waiting.item
+            if isinstance(outcome, NotNow):
+                self._hold(waiting, outcome.reason)
+                held[waiting.submitter] = outcome.reason
+                continue
+            if item.stream in self._unstored:
+                self._unstored.discard(item.stream)
+                log.warning("stream %s is stored again", item.stream or "(base clients)")
             if isinstance(item, ReceivedBatch):
                 self._count(item, outcome)
             waiting.submitter.settled(item, outcome)
             submitters[waiting.submitter] = None
         for submitter in submitters:
             submitter.group_ended()
+        for submitter, reason in held.items():
+            submitter.held(STORAGE_RETRY, reason)
 
-    async def _stored(self, items: list[Item]) -> list[Outcome]:
+    def _hold(self, waiting: _Waiting, reason: str) -> None:
+        stream = waiting.item.stream
+        if not self._held:
+            asyncio.get_running_loop().call_later(STORAGE_RETRY, self._ask_again)
+        if stream not in self._held:
+            self._held[stream] = []
+            self._metrics.errors["storage"] += 1
+        if stream not in self._unstored:
+            self._unstored.add(stream)
+            log.error("stream %s cannot be stored now, whoever ships it waits: %s", stream or "(base clients)", reason)
+        self._held[stream].append(waiting)
+
+    def _ask_again(self) -> None:
+        self._waiting.extendleft(reversed(list(chain.from_iterable(self._held.values()))))
+        self._held.clear()
+        self._arrived.set()
+
+    async def _stored(self, items: list[Item]) -> Sequence[Outcome | NotNow]:
         while True:
             try:
                 outcomes = await self._sink.commit(items)

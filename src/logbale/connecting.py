@@ -88,5 +88,5 @@ async def _welcome(reader: asyncio.StreamReader, session: ShipperSession) -> Non
                 refuse_too_old(event.welcome)
                 return
             if isinstance(event, Error):
-                raise SessionEnded(event.code, f"the receiver says {event.code}: {event.detail}")
+                raise SessionEnded(event.counter, f"the receiver says {event.code}: {event.detail}")
     raise SessionEnded("connection_lost", "the receiver closed the connection before its welcome")

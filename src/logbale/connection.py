@@ -76,7 +76,8 @@ class Connection(asyncio.Protocol):
         self._is_lost = False
         self._waiting_bytes = 0
         self._is_held = False
-        """Not read, because too many bytes wait here."""
+        """Not read, because too many bytes wait here, or what came cannot be stored."""
+        self._cannot_store = False
         self._turn: asyncio.Handle | None = None
         self._working: asyncio.Task[None] | None = None
         self._bad_frames = 0
@@ -251,7 +252,16 @@ class Connection(asyncio.Protocol):
         """All of a group that came from here is settled."""
         if self.session is not None:
             self.session.acknowledge()
+        if self._cannot_store:
+            self._cannot_store = False
+            self._work()
         self._close_when_settled()
+
+    def held(self, seconds: float, reason: str) -> None:
+        """What it sent waits for its own place in the sink: it is told so, and not read meanwhile."""
+        self._is_held = self._cannot_store = True
+        self.pause()
+        self.busy(seconds, reason)
 
     # what the session calls too
 
@@ -373,7 +383,7 @@ class Connection(asyncio.Protocol):
             unsound, self._error = self._error, None
             self._break(unsound)
         self._close_when_settled()
-        if self._is_held and self._waiting_bytes <= WAITING_BYTES // 2:
+        if self._is_held and not self._cannot_store and self._waiting_bytes <= WAITING_BYTES // 2:
             self._is_held = False
             if not self.receiver.is_paused:
                 self.resume()

@@ -52,6 +52,19 @@ WRONG_STREAM = "wrong_stream"
 TLS_REQUIRED = "tls_required"
 """Likewise, in plain: this port speaks TLS only."""
 
+ERROR_CODES = (
+    UNAUTHORIZED,
+    WRONG_STREAM,
+    TLS_REQUIRED,
+    "superseded",
+    "unsupported",
+    "limit",
+    "decode",
+    "protocol",
+    "storage",
+)
+"""Why a receiver ends a connection."""
+
 NO_CONTEXT = 0
 """The window_log that says: no context, each batch alone."""
 
@@ -155,8 +168,13 @@ class Error(_Message, frozen=True):
     """receiver → client: why the connection closes now."""
 
     code: str
-    """unauthorized, wrong_stream, tls_required, superseded, unsupported, limit, decode, protocol or storage."""
+    """One of ERROR_CODES, or what a later receiver says."""
     detail: str = ""
+
+    @property
+    def counter(self) -> str:
+        """Under what it is counted: whoever sends it must not be able to begin counters without end."""
+        return self.code if self.code in ERROR_CODES else "other"
 
 
 class Goaway(_Message, frozen=True):

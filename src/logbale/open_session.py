@@ -193,7 +193,7 @@ class OpenSession:
         elif isinstance(event, Error):
             if event.code == WRONG_STREAM:
                 await self._take_own_stream()
-            raise SessionEnded(event.code, self._refusal(event))
+            raise SessionEnded(event.counter, self._refusal(event))
 
     def _hear_busy(self, busy: Busy, now: float) -> None:
         if self._busy_since is None or now - self._busy_heard > BUSY_SILENCE:
@@ -244,7 +244,7 @@ class OpenSession:
         for reject in event.welcome.rejects:
             await self._queue.reject(reject.sequence, reject.reason)
         await self._queue.acknowledge(event.resume_at - 1)
-        await self._queue.begin_sending(event.resume_at)
+        await self._queue.begin_sending(event.resume_at, self._sent)
         self._resume_at = event.resume_at
         self._sending.window_log = event.welcome.window_log
         await self._opened(event.welcome)

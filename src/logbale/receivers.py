@@ -108,6 +108,11 @@ class Receivers:
         """The receiver of that name."""
         return self._by_name[name]
 
+    def called_now(self, receiver: Receiver, peer: str) -> str:
+        """The name of the one at this address: what was the only one of its name may be one of several by now."""
+        by_address = format_address(peer, receiver.port)
+        return by_address if receiver.name not in self._by_name and by_address in self._by_name else receiver.name
+
     async def _all_of(self, host: str, port: int) -> list[Receiver]:
         if not _is_address(host):
             await self._resolve(host, port)

@@ -45,6 +45,10 @@ STEADY_SECONDS = 30.0
 RARE_TRY = 5.0
 """Seconds of a delay from which on each try in vain is worth a message."""
 
+RESOLVE_INTERVAL = 300.0
+"""Seconds between two questions to the resolver whether a name stands for several receivers by now, where there is but
+one: a fleet has thousands of shippers."""
+
 OUR_OWN = {"decode", "other_history", "token_file", "storage"}
 """Ends of a session after which another receiver would do no better, so the same one is asked again."""
 
@@ -176,7 +180,8 @@ class SessionLink:
         reader, writer = await connect(receiver, self._tls())
         self._writer = writer
         store = self._queue.store
-        holder = receiver.holder((writer.get_extra_info("peername") or [None])[0])
+        peer = (writer.get_extra_info("peername") or [""])[0]
+        holder = receiver.holder(peer)
         stream, sent = store.stream, self._sent_to.elsewhere(holder, store.first)
 
         async def opened(welcome: Welcome) -> None:
@@ -197,7 +202,7 @@ class SessionLink:
             first_alone=self._first_alone,
             has_others=self._receivers.are_several,
         )
-        looking = asyncio.create_task(self._look_for_better(session, receiver))
+        looking = asyncio.create_task(self._look_for_better(session, receiver, peer))
         try:
             return await session.run()
         except SessionEnded as end:
@@ -233,20 +238,22 @@ class SessionLink:
         self._in_vain = 0
         log.info("in session with %s, stream %s", receiver.name, self._queue.store.stream)
 
-    async def _look_for_better(self, session: OpenSession, receiver: Receiver) -> None:
+    async def _look_for_better(self, session: OpenSession, receiver: Receiver, peer: str) -> None:
         """While this one is in use: whether one that is wanted more is back, and then this session is left."""
         failover = self._receivers.failover
-        # One receiver alone is left in peace, and the resolver with it: fleets have thousands of shippers.
-        while self._receivers.are_several and (self._receivers.may_change or failover.choice(receiver.name) > 1):
+        current = receiver.name
+        while self._receivers.may_change or failover.choice(current) > 1:
+            interval = self._settings.return_interval if self._receivers.are_several else RESOLVE_INTERVAL
             # Not by self._sleep, which is before another try and says that there is no session.
-            await asyncio.sleep(self._settings.return_interval * (1 + self._chance() / 4))
+            await asyncio.sleep(interval * (1 + self._chance() / 4))
             if self._receivers.may_change:
                 await self._receivers.look_up(self._queue.store.stream)
+                current = self._receivers.called_now(receiver, peer)
             if not self._metrics.connected:
                 continue
-            for name in failover.better(receiver.name, monotonic()):
+            for name in failover.better(current, monotonic()):
                 if await self._is_back(name):
-                    log.info("%s is back: going there from %s", name, receiver.name)
+                    log.info("%s is back: going there from %s", name, current)
                     failover.is_back(name)
                     session.leave()
                     return

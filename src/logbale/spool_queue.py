@@ -21,7 +21,7 @@ from logbale.durations import Durations
 from logbale.errors import StorageError
 from logbale.models import Batch
 from logbale.spool import DamagedError, MemoryStore, Record, Skip
-from logbale.spool.fresh import FreshBatches
+from logbale.spool.fresh import FreshBatches, FreshRoom
 from logbale.spool.store import NewBatch, Store
 from logbale.waiting_times import WaitingTimes
 
@@ -74,6 +74,8 @@ class SpoolQueue:
         """Why nothing can be stored now; None while it can."""
         self.sent_up_to = store.sent_up_to
         """The highest sequence that the receiver may have or get: such a batch is never dropped to make room."""
+        self._elsewhere = 0
+        """The highest that other receivers may have: neither is that one."""
         self._opening = self._counts = dict(store.counts)
         self._span = store.first, store.next_sequence
         self._bytes = store.disk_bytes
@@ -93,7 +95,7 @@ class SpoolQueue:
         """Runs from an acknowledgement on, until what was acknowledged is due on disk."""
         self._is_settle_due = False
         self._press = press if not isinstance(store, MemoryStore) else None
-        self._fresh = FreshBatches(max_memory)
+        self._fresh = FreshBatches(FreshRoom(max_memory))
         self._closed = False
         self._arrived = asyncio.Event()
         self._changed = asyncio.Event()
@@ -111,7 +113,7 @@ class SpoolQueue:
     def _limit(self, max_memory: int, policy: Policy) -> None:
         self._policy = policy
         self._max_incoming = max_memory if isinstance(self.store, MemoryStore) else min(max_memory, MAX_INCOMING)
-        self._fresh.max_bytes = max_memory
+        self._fresh.room.max_bytes = max_memory
 
     # the reader's side
 
@@ -243,9 +245,10 @@ class SpoolQueue:
         if self._policy != "drop_oldest":
             return False
         # Before the store drops any of them: next_item() must not give out from memory what is just being dropped.
-        self._fresh.forget_above(self.sent_up_to)
+        spared = max(self.sent_up_to, self._elsewhere)
+        self._fresh.forget_above(spared)
         needed = sum(len(raw) for raw, _, _ in batches)
-        return await self.call(self.store.drop_oldest, needed, self.sent_up_to) is not None
+        return await self.call(self.store.drop_oldest, needed, spared) is not None
 
     async def _drop(self, batches: list[NewBatch]) -> None:
         cursors: dict[str, Any] = {}
@@ -267,15 +270,18 @@ class SpoolQueue:
 
     # the sender's side
 
-    async def begin_sending(self, resume_at: int) -> None:
-        """The receiver has everything before `resume_at`, and of the rest nothing is on its way to it."""
+    async def begin_sending(self, resume_at: int, elsewhere: int = 0) -> None:
+        """The receiver has everything before `resume_at`, and of the rest nothing is on its way to it.
+
+        Other receivers may have what is up to `elsewhere`.
+        """
         try:
             await self.call(self.store.begin_sending)
         except (
             StorageError
         ) as error:  # on a full disk it is acknowledgements that make room, so it is sent all the same
             log.warning("what is sent now cannot be noted; after a crash now it may be dropped as unsent: %s", error)
-        self.sent_up_to = resume_at - 1
+        self.sent_up_to, self._elsewhere = resume_at - 1, elsewhere
 
     async def end_sending(self) -> None:
         """The connection has ended. What was sent may still arrive."""
@@ -341,7 +347,7 @@ class SpoolQueue:
         await self.call(self.store.new_stream)
         self._fresh.forget_above(0)
         self._times.clear()
-        self.sent_up_to = 0
+        self.sent_up_to = self._elsewhere = 0
         self._step()
 
     async def call(self, function: Callable[..., _T], *arguments: Any) -> _T:
@@ -410,6 +416,7 @@ class SpoolQueue:
         """Frees the store, with the last cursors in it."""
         await self._note()
         await self.call(self.store.close)
+        self._fresh.forget_above(0)
         self._thread.shutdown(wait=False)
 
     def _step(self) -> None:

@@ -86,6 +86,11 @@ def chain_folder(topic: str, partition: int) -> str:
     return f"{topic}/{partition:05}"
 
 
+def is_name_in_chain(name: str) -> bool:
+    """Whether a file is called as the segments of archivers are."""
+    return _IN_CHAIN.fullmatch(name) is not None
+
+
 def has_segment_name(path: Path) -> bool:
     """Whether a file is called as a segment is."""
     return (_NAME.fullmatch(path.name) or _IN_CHAIN.fullmatch(path.name)) is not None

@@ -30,6 +30,8 @@ from logbale.reloading import Reloading
 if TYPE_CHECKING:
     from logbale.kafka.archiver import Archiver
     from logbale.kafka.partition import Limits
+    from logbale.tls.files import TLSFiles
+    from logbale.tls.material import ReceiverTLS
 
 log = logging.getLogger("logbale.archiver")
 
@@ -71,7 +73,7 @@ def serve(load: Callable[[], Loaded]) -> int:
     if missing:
         raise ConfigError("\n".join(_WANTED[name] for name in missing))
     set_log_level(settings.message_level)
-    return run_loop(_archive(settings, lambda: load().settings))
+    return run_loop(_archive(settings, _tls(settings), lambda: load().settings))
 
 
 _WANTED = {
@@ -105,6 +107,14 @@ class _End:
         await asyncio.to_thread(archiver.run)
 
 
+def _tls(settings: Settings) -> TLSFiles[ReceiverTLS] | None:
+    """For METRICS_PORT, the only one that an archiver listens at. Raises ConfigError."""
+    from logbale.tls.files import for_receiver
+    from logbale.tls.material import metrics_are_encrypted
+
+    return for_receiver(settings) if settings.metrics_port and metrics_are_encrypted(settings) else None
+
+
 def _limits(settings: Settings) -> Limits:
     from logbale.kafka.partition import Limits
 
@@ -112,7 +122,7 @@ def _limits(settings: Settings) -> Limits:
 
 
 def _limit(archiver: Archiver, settings: Settings) -> None:
-    archiver.limits = _limits(settings)
+    archiver.limit(_limits(settings))
     archiver.drain_timeout = settings.drain_timeout
 
 
@@ -147,10 +157,12 @@ def _open(settings: Settings) -> Archiver:
     )
 
 
-async def _archive(settings: Settings, load: Callable[[], Settings]) -> int:
+async def _archive(settings: Settings, tls: TLSFiles[ReceiverTLS] | None, load: Callable[[], Settings]) -> int:
     from logbale.status import print_table
 
     end = _End(settings)
+    if tls is not None:
+        end.reloading.add(tls.prepare)
     manager = ServiceManager()
     terminal = contextlib.ExitStack()
 
@@ -166,7 +178,7 @@ async def _archive(settings: Settings, load: Callable[[], Settings]) -> int:
         async with reloaded_by_sighup(end, load, manager, stop=stop):
             archiver = await asyncio.to_thread(_open, settings)
 
-            async with _metrics(archiver, settings):
+            async with _metrics(archiver, settings, tls):
                 manager.ready(f"archiving to {settings.archive_to}")
                 async with background(manager.keep_alive()), face(archiver.snapshot, terminal):
                     await end.run(archiver)
@@ -176,16 +188,27 @@ async def _archive(settings: Settings, load: Callable[[], Settings]) -> int:
 
 
 @contextlib.asynccontextmanager
-async def _metrics(archiver: Archiver, settings: Settings) -> AsyncIterator[None]:
+async def _metrics(archiver: Archiver, settings: Settings, tls: TLSFiles[ReceiverTLS] | None) -> AsyncIterator[None]:
     if not settings.metrics_port:
         yield
         return
     from logbale.metrics_server import MetricsServer
+    from logbale.tls.server import Failures, Listening, http_answer
 
-    server = MetricsServer(archiver.snapshot, archiver.ready, host=settings.dashboard_host, port=settings.metrics_port)
+    errors = archiver.metrics.errors
+    server = MetricsServer(
+        archiver.snapshot,
+        archiver.ready,
+        host=settings.dashboard_host,
+        port=settings.metrics_port,
+        tls=Listening(lambda: tls.current.web, Failures(errors), plain_answer=http_answer) if tls is not None else None,
+        max_connections=settings.dashboard_max_connections,
+        errors=errors,
+    )
     with explained_addresses({settings.metrics_port: METRICS_FLAG}):
         await server.start()
     try:
-        yield
+        async with background(tls.watch()) if tls is not None else contextlib.nullcontext():
+            yield
     finally:
         await server.stop()

@@ -156,7 +156,7 @@ class Derived(msgspec.Struct, frozen=True):
 # The groups, in the order of the documents, and the commands whose flags theirs are.
 _BOTH = Meta(extra={"group": "Both ends", "commands": ("receive", "ship")})
 _EVERY_END = {"commands": ("receive", "archive", "ship")}
-_TLS = Meta(extra={"group": "TLS", "commands": ("receive", "ship")})
+_TLS = Meta(extra={"group": "TLS", "commands": ("receive", "archive", "ship")})
 _BATCHES = Meta(extra={"group": "The shipper: batches", "commands": ("ship",)})
 _COMPRESSION = Meta(extra={"group": "The shipper: compression", "commands": ("ship",)})
 _GENERATOR = Meta(extra={"group": "The shipper: the generator", "commands": ("ship",)})
@@ -580,7 +580,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _DASHBOARD,
         Meta(
             description="TLS, with TLS_CERT_FILE; auto: for the page where it is off loopback; on: METRICS_PORT too",
-            extra={"commands": ("receive", "ship")},
+            extra=_EVERY_END,
         ),
     ] = "auto"
     latency_target: Annotated[

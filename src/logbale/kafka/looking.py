@@ -70,8 +70,11 @@ class Looking:
         partition = TopicPartition(self._topic.name, number)
         try:
             asked = admin.list_offsets({partition: spec}, request_timeout=OFFSET_TIMEOUT)
-            return int(asked[partition].result(2 * OFFSET_TIMEOUT).offset)
+            offset = int(asked[partition].result(2 * OFFSET_TIMEOUT).offset)
         except KafkaException as error:
             raise StorageError(f"Kafka does not say where it begins and ends: {error.args[0].str()}") from error
         except TimeoutError:
             raise StorageError("Kafka does not say where it begins and ends: no answer") from None
+        if offset < 0:  # as while a partition's leader is away: an answer, without an error, that is none
+            raise StorageError("Kafka does not say where it begins and ends: it has no leader now")
+        return offset

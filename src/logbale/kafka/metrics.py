@@ -47,7 +47,7 @@ class ArchiverSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     lag: dict[int, int]
     """Messages that the topic has and the store has not, by partition, of those that are ours."""
     errors: dict[str, int]
-    """By reason: store, temporary_file, kafka, refused."""
+    """By reason: store, temporary_file, kafka, unreadable, refused, stray."""
     problem: str
     """Why nothing can be archived now; empty where it can."""
     rates: Rates

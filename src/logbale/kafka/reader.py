@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from operator import methodcaller
 from typing import Any
 
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -138,3 +139,16 @@ class TopicReader:
 
 def _said(partitions: Iterable[TopicPartition]) -> str:
     return ", ".join(map(str, sorted(each.partition for each in partitions)))
+
+
+# Not message.headers(): where the interpreter has specialized that call it does not look for an error, which then is
+# raised anywhere, and what was returned has a hole.
+_ask_headers = methodcaller("headers")
+
+
+def headers_of(message: Message) -> Any:
+    """A message's headers; none where the name of one is not UTF-8, which confluent-kafka answers with SystemError."""
+    try:
+        return _ask_headers(message)
+    except (SystemError, UnicodeDecodeError):
+        return None

@@ -109,6 +109,8 @@ class Forwarding:
         """Set while nobody tries for the others."""
         self._word.set()
         self._is_ending = False
+        self._failing: set[Origin] = set()
+        """Whose spool failed the last time: that was said."""
 
     # what is known
 
@@ -203,9 +205,12 @@ class Forwarding:
                 finally:
                     queue.end_link()
                     await queue.end_sending()
+            self._failing.discard(origin)
         except StorageError as error:
             wait = RETRY
-            log.error("stream %s cannot be forwarded now: %s", origin.stream or "(base clients)", error)
+            if origin not in self._failing:
+                self._failing.add(origin)
+                log.error("stream %s cannot be forwarded now: %s", origin.stream or "(base clients)", error)
         except Exception:
             wait = RETRY
             self.errors["unforeseen"] += 1

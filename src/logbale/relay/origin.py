@@ -18,6 +18,7 @@ from logbale.relay.queue import RelayQueue
 from logbale.relay.spool import OriginSpool
 from logbale.sinks import Mark
 from logbale.spool.dead_letters import letter_paths
+from logbale.spool.fresh import FreshRoom
 
 log = logging.getLogger("logbale.relay")
 
@@ -27,10 +28,12 @@ SETTING = "--relay-dir (RELAY_DIR)"
 class Shared:
     """What the origins of a relay have in common."""
 
-    def __init__(self, pool: Executor, max_bytes: int) -> None:
+    def __init__(self, pool: Executor, max_bytes: int, max_memory: int) -> None:
         self.pool = pool
         self.max_bytes = max_bytes
         """Of all of them; each one's segments are sized by it."""
+        self.room = FreshRoom(max_memory)
+        """For what of them is also in memory."""
         self.durations = Durations()
         self.settled: Counter[str] = Counter()
         """Entries that are done with, by what became of them, at the origins that are parked."""
@@ -59,11 +62,6 @@ class Shared:
     def disk_bytes(self) -> int:
         """What all spools take, consumed or not."""
         return self.parked_bytes + sum(queue.disk_bytes for queue in self.queues)
-
-    @property
-    def fresh_bytes(self) -> int:
-        """What of them is also in memory."""
-        return sum(queue.fresh_bytes for queue in self.queues)
 
 
 class Origin:
@@ -120,7 +118,7 @@ class Origin:
                 await asyncio.get_running_loop().run_in_executor(shared.pool, spool.open)
                 shared.damaged += spool.damaged
                 since = self.oldest if self.oldest is not None else monotonic()
-                self.queue = RelayQueue(spool, shared.pool, durations=shared.durations, now=since)
+                self.queue = RelayQueue(spool, shared.pool, room=shared.room, durations=shared.durations, now=since)
                 shared.parked_bytes -= self.disk_bytes
                 shared.waiting.pop(self.stream, None)
             shared.open.pop(self.stream, None)

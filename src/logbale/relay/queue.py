@@ -17,6 +17,7 @@ from logbale.errors import StorageError
 from logbale.relay.spool import Kept, OriginSpool
 from logbale.relay.strand import Strand
 from logbale.spool import Record, Skip
+from logbale.spool.fresh import FreshBatches, FreshRoom
 from logbale.spool_queue import LARGE_BYTES, SpoolQueue
 
 log = logging.getLogger("logbale.relay")
@@ -25,9 +26,15 @@ log = logging.getLogger("logbale.relay")
 class RelayQueue(SpoolQueue):
     """The queue of one origin's stream, on the threads of a pool that all share."""
 
-    def __init__(self, spool: OriginSpool, pool: Executor, *, durations: Durations, now: float) -> None:
-        """`durations` gets how long each batch took from being durable here to its acknowledgement upstream."""
+    def __init__(
+        self, spool: OriginSpool, pool: Executor, *, room: FreshRoom, durations: Durations, now: float
+    ) -> None:
+        """`room` is for what stays in memory, of all streams, so as not to be read back.
+
+        `durations` gets how long each batch took from being durable here to its acknowledgement upstream.
+        """
         super().__init__(spool, max_memory=0, durations=durations, thread=Strand(pool))
+        self._fresh = FreshBatches(room)
         self.spool = spool
         self._when_drained: Callable[[], None] = lambda: None
         self.is_unsettled = False
@@ -37,9 +44,8 @@ class RelayQueue(SpoolQueue):
 
     # the sink's side
 
-    def kept(self, batches: list[Kept], now: float, room: int) -> None:
-        """These are durable now; up to `room` bytes of them stay in memory, so as not to be read back."""
-        self._fresh.max_bytes = self._fresh.size + room
+    def kept(self, batches: list[Kept], now: float) -> None:
+        """These are durable now; those for which there is room stay in memory, too."""
         for record, item in batches:
             self._times.add(record.sequence, now)
             pressed = None
@@ -52,11 +58,6 @@ class RelayQueue(SpoolQueue):
     def taken_entries(self) -> int:
         """Since it was made, without what waited then."""
         return self._counts["read"] - self._opening["read"]
-
-    @property
-    def fresh_bytes(self) -> int:
-        """What is kept in memory."""
-        return self._fresh.size
 
     @property
     def disk_bytes(self) -> int:

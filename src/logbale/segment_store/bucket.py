@@ -15,7 +15,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import from_url
 
 from logbale.errors import StorageError
-from logbale.segment_store import StoredSegment
+from logbale.segment_store import StoredSegment, Strays, last_of
 
 REQUEST_TIMEOUT = timedelta(minutes=5)
 """For one request: a segment of 64 MiB at 2 Mbit/s."""
@@ -47,6 +47,7 @@ class BucketStore:
 
     def __init__(self, url: str, **options: Any) -> None:
         """`s3://bucket/prefix`, `gs://…`, `az://…`. Raises StorageError where that cannot be one."""
+        self.strays = Strays()
         self._url = url.rstrip("/")
         try:
             self._store = from_url(
@@ -69,15 +70,12 @@ class BucketStore:
 
     def last(self, folder: str) -> StoredSegment | None:
         """The highest name, by listing the folder: a request for each thousand segments."""
-        highest = None
         try:
-            for page in obstore.list(self._store, folder, chunk_size=1000):
-                for found in page:
-                    if highest is None or found["path"] > highest["path"]:
-                        highest = found
+            pages = obstore.list(self._store, folder, chunk_size=1000)
+            found = (StoredSegment(one["path"], one["size"]) for page in pages for one in page)
+            return last_of(folder, found, self.strays)
         except (BaseError, OSError) as error:
             raise self._error(f"list {folder}", error) from error
-        return None if highest is None else StoredSegment(highest["path"], highest["size"])
 
     def read(self, name: str, start: int, length: int) -> bytes:
         """These bytes of the object; by a range from its start, as Azure has none from the end."""

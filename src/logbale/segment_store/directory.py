@@ -16,13 +16,12 @@ from typing import IO
 
 from logbale.durable import make_directory, storage_error, sync_directory
 from logbale.errors import StorageError
-from logbale.segment_store import StoredSegment
+from logbale.segment_store import StoredSegment, Strays, last_of
 
 TEMPORARY = ".unfinished"
 """Ends the name of a file that is being written: no reader takes it for a segment."""
 LEFT_BEHIND = 86_400.0
 """Seconds after which such a file was left by a crash. A put takes minutes."""
-_SEGMENT = ".ndjson.zst"
 _COPY_BYTES = 1 << 20
 _SETTING = "--to (ARCHIVE_TO)"
 
@@ -31,6 +30,7 @@ class DirectoryStore:
     """Segments below one directory."""
 
     def __init__(self, directory: Path) -> None:
+        self.strays = Strays()
         self._directory = directory
 
     def last(self, folder: str) -> StoredSegment | None:
@@ -39,13 +39,14 @@ class DirectoryStore:
         try:
             with os.scandir(place) as entries:
                 files = [entry for entry in entries if entry.is_file(follow_symlinks=False)]
-            highest = max((entry.name for entry in files if entry.name.endswith(_SEGMENT)), default=None)
-            if highest is None:
-                return None
+            found = []
             for entry in files:
                 if entry.name.endswith(TEMPORARY):
                     _delete_if_left(entry)
-            return StoredSegment(f"{folder}/{highest}", (place / highest).stat().st_size)
+                else:
+                    found.append(StoredSegment(f"{folder}/{entry.name}", 0))
+            last = last_of(folder, found, self.strays)
+            return last and StoredSegment(last.name, (self._directory / last.name).stat().st_size)
         except FileNotFoundError:
             return None
         except OSError as error:

@@ -5,6 +5,7 @@ Exactly one durable sink decides the acknowledgement. The others are views: best
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
@@ -127,13 +128,23 @@ class Rejected(msgspec.Struct, frozen=True, tag=True):
 
 
 Outcome = Stored | Rejected
+"""What settles an item."""
+
+
+class NotNow(msgspec.Struct, frozen=True):
+    """This stream cannot be stored now, while others can: nothing is settled, and its items are to be given again."""
+
+    reason: str
 
 
 class Sink(Protocol):
     """Takes batches for good, and knows how far each stream has come."""
 
-    async def commit(self, items: list[Item]) -> list[Outcome]:
-        """Stores or rejects each, in order, durably on return. Raises StorageError where it can do neither now."""
+    async def commit(self, items: list[Item]) -> Sequence[Outcome | NotNow]:
+        """Stores or rejects each, in order, durably on return. Raises StorageError where it can do neither now.
+
+        NotNow for one item of a stream is NotNow for all of the stream's that come after it.
+        """
         ...
 
     def mark(self, stream: str) -> Mark | None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from logbale.sinks import Item, Mark, Outcome, ReceivedBatch, Sink, Stored
+from logbale.sinks import Item, Mark, NotNow, Outcome, ReceivedBatch, Sink, Stored
 
 log = logging.getLogger("logbale.receiver")
 
@@ -35,7 +35,7 @@ class FanoutSink:
         """Times that a view raised an exception. The first of each view is in the log."""
         return sum(self._failures.values())
 
-    async def commit(self, items: list[Item]) -> list[Outcome]:
+    async def commit(self, items: list[Item]) -> Sequence[Outcome | NotNow]:
         """As the durable sink does it; the batches that it stored are shown afterwards."""
         outcomes = await self._durable.commit(items)
         stored = [

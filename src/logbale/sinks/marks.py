@@ -97,3 +97,23 @@ class Marks:
         for stream in silent:
             self.known.pop(stream, None)
         return len(silent)
+
+
+class MarkedSink:
+    """What the sinks have in common whose marks are in memory: the part of a Sink that asks for them."""
+
+    def __init__(self, max_streams: int) -> None:
+        self._marks = Marks()
+        self._max_streams = max_streams
+
+    def mark(self, stream: str) -> Mark | None:
+        """How far the stream is durable here."""
+        return self._marks.get(stream)
+
+    def can_admit(self, stream: str) -> bool:
+        """Whether the stream is known here, or there is room for it among MAX_STREAMS."""
+        return self._marks.has_room_for(stream, self._max_streams)
+
+    def forget_rejects(self, stream: str, *, before: int) -> None:
+        """The shipper knows of those below `before`."""
+        self._marks.forget_rejects(stream, before)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from logbale.sinks import Item, Mark, Outcome, ReceivedBatch, Stored
-from logbale.sinks.marks import Marks
+from logbale.sinks import Item, Outcome, ReceivedBatch, Stored
+from logbale.sinks.marks import MarkedSink
 
 
-class NullSink:
+class NullSink(MarkedSink):
     """Counts what it is given. Its marks are in memory: after a restart every stream is unknown."""
 
     def __init__(self, *, max_streams: int = 100_000) -> None:
+        super().__init__(max_streams)
         self.batches = 0
         self.entries = 0
         self.raw_bytes = 0
-        self._marks = Marks()
-        self._max_streams = max_streams
 
     def limit(self, *, max_streams: int) -> None:
         """Another limit from now on."""
@@ -29,18 +28,6 @@ class NullSink:
                 self.entries += item.count
                 self.raw_bytes += item.raw_bytes
         return [Stored()] * len(items)
-
-    def mark(self, stream: str) -> Mark:
-        """How far the stream has come since the start."""
-        return self._marks.get(stream)
-
-    def can_admit(self, stream: str) -> bool:
-        """Whether there is room for it among `max_streams`."""
-        return self._marks.has_room_for(stream, self._max_streams)
-
-    def forget_rejects(self, stream: str, *, before: int) -> None:
-        """The shipper has consumed those below `before`."""
-        self._marks.forget_rejects(stream, before)
 
     async def close(self) -> None:
         """Nothing is open."""

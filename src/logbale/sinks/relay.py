@@ -8,43 +8,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic
 
 from logbale.archive.statistics import Statistics
 from logbale.config import Settings
-from logbale.descriptors import RELAY_SPOOLS
-from logbale.durable import DirectoryLock, make_directory, storage_error
 from logbale.errors import StorageError
 from logbale.metrics import RelaySnapshot
 from logbale.relay.forwarding import Forwarding
-from logbale.relay.origin import SETTING, Origin, Shared, read_origin
-from logbale.relay.reserve import Reserve
-from logbale.relay.spool import Kept, OriginSpool, directory_name, has_stream, is_out_of_bounds, stream_name
+from logbale.relay.origin import Origin
+from logbale.relay.spool import Kept, is_out_of_bounds
+from logbale.relay.spools import THREADS, Spools
 from logbale.relay.totals import snapshot_of
-from logbale.sinks import Item, Mark, Outcome, ReceivedBatch, Rejected, SkippedRange, Stored
-from logbale.sinks.marks import Marks
+from logbale.sinks import Item, Mark, NotNow, Outcome, ReceivedBatch, Rejected, SkippedRange, Stored
+from logbale.sinks.marks import MarkedSink, Marks
 from logbale.terminal import count
 from logbale.tls.material import ShipperTLS
 
 log = logging.getLogger("logbale.relay")
-
-THREADS = 16
-"""Spools that are written at the same time: the file system joins their syncs."""
-
-PARK_AFTER = 30.0
-"""Seconds that a spool stays open without anybody using it."""
 
 SETTLE_INTERVAL = 5.0
 EXPIRY_INTERVAL = 3600.0
 """Seconds between looks for what is settled and not on disk as such, and for streams that are silent for MARKS_DAYS."""
 
 
-class RelaySink:
+class RelaySink(MarkedSink):
     """Owns a directory of spools and the sessions upstream. open() first; run() beside it, then drain() and close()."""
 
     def __init__(
@@ -63,105 +55,77 @@ class RelaySink:
         """`upstream` are a shipper's settings, whose receiver is where it goes. `max_bytes` bounds all spools together,
         `max_memory` what of them is also in memory, `connections` the sessions upstream at a time.
         """
-        self.directory = directory
+        super().__init__(max_streams)
         self.statistics = Statistics()
         """For who watches a sink's disk: of it, what is damaged."""
         self.forwarding = Forwarding(upstream, connections=connections, tls=tls)
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="logbale-relay")
-        self._shared = Shared(self._pool, max_bytes)
-        self._max_memory = max_memory
-        self._max_streams = max_streams
+        self.spools = Spools(directory, max_bytes=max_bytes, max_memory=max_memory)
         self._marks_days = marks_days
         self._now = now
-        self._marks = Marks()
-        self._origins: dict[str, Origin] = {}
         self._turns = asyncio.Semaphore(2 * THREADS)
-        self._lock: DirectoryLock | None = None
-        self._reserve = Reserve(directory)
         self._expired = self._settled = monotonic()
 
     def limit(self, *, max_bytes: int, max_memory: int, max_streams: int, marks_days: float) -> None:
         """Other limits from now on."""
-        self._shared.max_bytes, self._max_memory = max_bytes, max_memory
+        self.spools.limit(max_bytes=max_bytes, max_memory=max_memory)
         self._max_streams, self._marks_days = max_streams, marks_days
-        for queue in self._shared.queues:
-            queue.store.limit(max_bytes)
+
+    @property
+    def directory(self) -> Path:
+        """Where the spools are."""
+        return self.spools.directory
 
     async def open(self) -> None:
-        """Takes the directory, making it where it is missing, and recovers what a crash left of each spool.
-
-        Raises LockedError where another process has it, and StorageError.
-        """
-        try:
-            await asyncio.to_thread(self._take_directory)
-            streams = [stream_name(path.name) for path in await asyncio.to_thread(self._directories)]
-            loop = asyncio.get_running_loop()
-            found = await asyncio.gather(
-                *(
-                    loop.run_in_executor(self._pool, read_origin, stream, self._place(stream), self._shared)
-                    for stream in streams
-                )
-            )
-        except OSError as error:
-            raise storage_error(self.directory, "open the relay's directory", error, setting=SETTING) from error
-        known = {}
-        for origin, mark in filter(None, found):
-            self._origins[origin.stream] = origin
-            origin.parked()
-            self._shared.taken_entries += origin.waiting_entries
-            if origin.stream:
-                known[origin.stream] = mark
-        self._marks = Marks(known)
+        """Recovers what a crash left of each spool, and begins to forward. Raises LockedError and StorageError."""
+        self._marks = Marks(await self.spools.open())
         self._marks.begin(self._now())
-        waiting = self._shared.waiting_origins
+        waiting = self.spools.shared.waiting_origins
         log.info("forwarding to %s, through %s", self.forwarding.address, self.directory)
         if waiting:
             log.info("%s", self._left(waiting))
         for origin in waiting:
             self.forwarding.notice(origin)
 
-    def _take_directory(self) -> None:
-        make_directory(self.directory)
-        self._lock = DirectoryLock(self.directory, setting=SETTING)
-        self._reserve.take()
-
-    def _directories(self) -> list[Path]:
-        return sorted(path for path in self.directory.iterdir() if has_stream(path.name) and path.is_dir())
-
-    def _place(self, stream: str) -> Path:
-        return self.directory / directory_name(stream)
-
     # the Sink
 
-    async def commit(self, items: list[Item]) -> list[Outcome]:
-        """Stores each in its stream's spool, durably on return. Raises StorageError where one cannot be: then others
-        may be, and are passed over when it is tried again.
+    async def commit(self, items: list[Item]) -> list[Outcome | NotNow]:
+        """Stores each in its stream's spool, durably on return. Raises StorageError where the disk is full.
+
+        Where one spool fails its items are NotNow, though some may be stored: these are passed over the next time.
         """
-        await self._make_room(sum(_size(item) for item in items))
+        if not await self.spools.has_room(sum(_size(item) for item in items)):
+            shared = self.spools.shared
+            raise StorageError(
+                f"{self.directory}: full, {shared.disk_bytes:,} bytes wait for {self.forwarding.address} and "
+                f"SPOOL_MAX_BYTES is {shared.max_bytes}; it goes on by itself when upstream takes them"
+            )
         groups: dict[str, list[Item]] = {}
-        outcomes: list[Outcome] = []
         for item in items:
-            if is_out_of_bounds(item):
-                outcomes.append(Rejected("a sequence beyond 2^62"))
-                continue
-            outcomes.append(Stored())
-            stream = "" if isinstance(item, ReceivedBatch) and not item.sequence else item.stream
-            groups.setdefault(stream, []).append(item)
-        base = groups.pop("", None)
+            if not is_out_of_bounds(item):
+                groups.setdefault(item.stream, []).append(item)
         # All of them to their ends, whatever fails: what is on its way to a disk must not be when it is tried again.
         ends = await asyncio.gather(
             *(self._keep(stream, group) for stream, group in groups.items()), return_exceptions=True
         )
-        for error in filter(None, ends):
-            await self._compact()  # it may be the disk that is full
-            raise error
-        if base:  # last: these cannot be told from others when they come again
-            await self._keep("", base)
-        return outcomes
+        failed = {stream: end for stream, end in zip(groups, ends, strict=True) if end is not None}
+        if any(map(_is_everybodys, failed.values())):
+            await self.spools.compact()
+        for error in failed.values():
+            if not isinstance(error, StorageError) or (len(failed) == len(groups) and _is_everybodys(error)):
+                raise error
+
+        def outcome(item: Item) -> Outcome | NotNow:
+            if is_out_of_bounds(item):
+                return Rejected("a sequence beyond 2^62")
+            error = failed.get(item.stream)
+            return Stored() if error is None else NotNow(str(error))
+
+        return [outcome(item) for item in items]
 
     async def _keep(self, stream: str, items: list[Item]) -> None:
-        if (origin := self._origins.get(stream)) is None:
-            origin = self._origins[stream] = Origin(stream, self._place(stream), self._shared)
+        if stream in self.spools.unread:
+            await self._read(stream)
+        origin = self.spools.origin(stream)
         mark = self._marks.get(stream)
         if stream:
             items = [item for item in items if item.last_sequence > mark.sequence]  # it is tried again
@@ -177,60 +141,27 @@ class RelaySink:
                 else:
                     kept = await queue.call(queue.spool.keep_base, items)
             finally:  # where it failed half-way, what was kept goes on, and makes room for the rest
-                queue.kept(kept, monotonic(), self._max_memory - self._shared.fresh_bytes)
+                queue.kept(kept, monotonic())
                 if queue.has_waiting:
                     self.forwarding.notice(origin)
-        await self._close_one_too_many()
+        await self.spools.close_one_too_many()
 
-    async def _close_one_too_many(self) -> None:
-        """Now, and not once all of a commit are open: there may be more of them than descriptors."""
-        if len(self._shared.open) > RELAY_SPOOLS:
-            unused = next((one for one in self._shared.open.values() if one.is_unused), None)
-            if unused is not None:
-                await unused.park()
+    async def _read(self, stream: str) -> None:
+        """Of a spool that could not be opened before. Raises StorageError."""
+        mark = await self.spools.read(stream)
+        if mark is not None and stream:
+            self._marks.known[stream] = mark
+        origin = self.spools.origin(stream)
+        if origin.has_waiting:
+            self.forwarding.notice(origin)
 
-    async def _make_room(self, size: int) -> None:
-        """Raises StorageError where there is none: the clients wait then, and are told to."""
-        if self._has_room(size):
-            return
-        await self._compact()
-        waiting = self._shared.waiting_origins
-        if waiting and not self._has_room(size):
-            raise StorageError(
-                f"{self.directory}: full, {self._shared.disk_bytes:,} bytes wait for {self.forwarding.address} and "
-                f"SPOOL_MAX_BYTES is {self._shared.max_bytes}; it goes on by itself when upstream takes them"
-            )
-
-    async def _compact(self) -> None:
-        """Gives back what is consumed and still takes room."""
-        for origin in list(self._shared.open.values()):
-            if not origin.has_waiting:
-                async with origin.used() as queue:
-                    await queue.call(self._compact_in_any_case, queue.spool)
-
-    def _compact_in_any_case(self, spool: OriginSpool) -> None:
-        try:
-            spool.compact()
-        except StorageError:
-            self._reserve.give()
-            with contextlib.suppress(StorageError):
-                spool.compact()
-            self._reserve.take()
-
-    def _has_room(self, size: int) -> bool:
-        return self._shared.disk_bytes + size <= self._shared.max_bytes
-
-    def mark(self, stream: str) -> Mark:
-        """How far the stream is durable here, whatever of it is forwarded."""
-        return self._marks.get(stream)
+    def mark(self, stream: str) -> Mark | None:
+        """How far the stream is durable here, whatever of it is forwarded; None while its spool cannot be opened."""
+        return None if stream in self.spools.unread else super().mark(stream)
 
     def can_admit(self, stream: str) -> bool:
-        """Whether the stream is known here, or there is room for it among MAX_STREAMS."""
-        return self._marks.has_room_for(stream, self._max_streams)
-
-    def forget_rejects(self, stream: str, *, before: int) -> None:
-        """The origin knows of those below `before`."""
-        self._marks.forget_rejects(stream, before)
+        """As others, but a stream whose spool cannot be opened is no new one."""
+        return stream in self.spools.unread or super().can_admit(stream)
 
     # beside it
 
@@ -250,14 +181,14 @@ class RelaySink:
     async def tick(self) -> None:
         """Closes spools that nobody uses, notes what is settled, and forgets silent streams. Every second or so."""
         now = monotonic()
-        self.statistics.damaged_blocks = self._shared.damaged
-        for origin in [one for one in self._shared.open.values() if one.is_unused]:
-            if now - origin.last_used > PARK_AFTER:
-                await origin.park()
+        self.statistics.damaged_blocks = self.spools.shared.damaged
+        await self.spools.park_unused(now)
         if now - self._settled >= SETTLE_INTERVAL:
             self._settled = now
-            for queue in self._shared.queues:
-                await queue.settle_quietly()
+            for stream in list(self.spools.unread):
+                with contextlib.suppress(StorageError):  # it was said
+                    await self._read(stream)
+            await self.spools.settle()
         if now - self._expired >= EXPIRY_INTERVAL:
             self._expired = now
             await self.expire()
@@ -269,32 +200,25 @@ class RelaySink:
         self._marks.expire(self._marks_days)
         gone = 0
         for stream in before.keys() - self._marks.known.keys():
-            origin = self._origins.get(stream)
-            if origin is not None and not await origin.delete():
-                self._marks.known.setdefault(stream, before[stream])
-            else:
+            if await self.spools.delete(stream):
                 gone += 1
-                if origin is not None and not origin.users:  # else it has come back meanwhile
-                    del self._origins[stream]
+            else:
+                self._marks.known.setdefault(stream, before[stream])
         if gone:
             log.info("%d streams are forgotten: silent for %g days (MARKS_DAYS)", gone, self._marks_days)
 
     async def drain(self) -> None:
         """Returns when nothing waits any more, or upstream is away."""
-        while self._shared.waiting_origins and not self.forwarding.is_unreachable:
+        while self.spools.shared.waiting_origins and not self.forwarding.is_unreachable:
             self.forwarding.looked.clear()
             await self.forwarding.looked.wait()
 
     async def close(self) -> None:
         """Ends the sessions, says what is left, closes all spools and gives the directory up. No commit follows."""
         await self.forwarding.end()
-        if waiting := self._shared.waiting_origins:
+        if waiting := self.spools.shared.waiting_origins:
             log.warning("%s; the next start forwards them", self._left(waiting))
-        await asyncio.gather(*(origin.park() for origin in list(self._shared.open.values())))
-        self._pool.shutdown(wait=False)
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        await self.spools.close()
 
     # what is known
 
@@ -305,7 +229,13 @@ class RelaySink:
 
     def snapshot(self) -> RelaySnapshot:
         """Everything counted, at this moment."""
-        return snapshot_of(self._shared, self.forwarding, streams=len(self._marks.known), now=monotonic())
+        return snapshot_of(self.spools.shared, self.forwarding, streams=len(self._marks.known), now=monotonic())
+
+
+def _is_everybodys(error: BaseException) -> bool:
+    """Whether it is the file system that is full or read-only, which has more than this spool."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def _size(item: Item) -> int:

@@ -21,13 +21,19 @@ class Fresh(NamedTuple):
         return len(self.raw) if self.pressed is None else len(self.pressed.payload)
 
 
+class FreshRoom:
+    """What FreshBatches may hold, one or many together."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.taken = 0
+
+
 class FreshBatches:
     """By sequence. What does not fit is not taken: it is on disk, too."""
 
-    def __init__(self, max_bytes: int) -> None:
-        self.size = 0
-        """Bytes held."""
-        self.max_bytes = max_bytes
+    def __init__(self, room: FreshRoom) -> None:
+        self.room = room
         self._batches: dict[int, Fresh] = {}
 
     def __len__(self) -> int:
@@ -36,9 +42,9 @@ class FreshBatches:
     def keep(self, record: Record, raw: bytes, pressed: Pressed | None) -> None:
         """Takes a batch where there is room."""
         fresh = Fresh(record, raw if pressed is None else b"", pressed)
-        if self.size + fresh.size <= self.max_bytes:
+        if self.room.taken + fresh.size <= self.room.max_bytes:
             self._batches[record.sequence] = fresh
-            self.size += fresh.size
+            self.room.taken += fresh.size
 
     def get(self, sequence: int) -> Fresh | None:
         """The batch, where it is here."""
@@ -47,7 +53,7 @@ class FreshBatches:
     def forget(self, sequence: int) -> None:
         """Gives its room back, where it is here."""
         if (fresh := self._batches.pop(sequence, None)) is not None:
-            self.size -= fresh.size
+            self.room.taken -= fresh.size
 
     def forget_above(self, sequence: int) -> None:
         """Those of higher sequences; 0 forgets all."""
