@@ -4,8 +4,8 @@ import json
 import re
 import shutil
 import signal
-import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -17,6 +17,8 @@ pytest.importorskip("confluent_kafka", reason="logbale[kafka] is not installed")
 
 from kafka_mock import MockCluster
 from test_kafka_archiver import Topic, numbered
+
+from chaos.processes import free_port
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,19 @@ def url(topic):
     return f"kafka://{topic.bootstrap}/{topic.name}"
 
 
-def eventually(is_so, seconds=30):
+QUICK = """
+from logbale.kafka import topic
+topic.DESCRIBE_TIMEOUT = 0.1  # the mock's brokers never tell settings
+from logbale.cli import main
+main()
+"""
+
+
+def archiving(directory, *arguments):
+    return running(directory, "archive", *arguments, command=(sys.executable, "-c", QUICK))
+
+
+def eventually(is_so, seconds=60):
     deadline = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < deadline, "it did not become so in time"
@@ -90,16 +104,14 @@ def test_it_stores_serves_and_ends(topic, tmp_path):
     topic.produce_raw(b"somebody else's", partition=1)
     topic.produce()
     store = tmp_path / "store"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    arguments = ["archive", url(topic), "--to", f"file://{store}", "--group", topic.name]
-    with running(tmp_path, *arguments, "--archive-segment-seconds", "0.2", "--metrics-port", port) as process:
+    port = free_port()
+    arguments = [url(topic), "--to", f"file://{store}", "--group", topic.name]
+    with archiving(tmp_path, *arguments, "--archive-segment-seconds", "0.2", "--metrics-port", port) as process:
         process.says("partitions 0, 1 are ours")
 
         def asked(path):
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as answer:
                     return answer.read().decode()
             except (urllib.error.URLError, ConnectionError):
                 return ""
@@ -126,8 +138,8 @@ def test_sighup_changes_when_segments_are_cut(topic, tmp_path):
     config = tmp_path / "logbale.toml"
     config.write_text("archive_segment_seconds = 3600\n")
     topic.produce(*numbered("s", 1, 10))
-    arguments = ["archive", url(topic), "--to", f"file://{tmp_path}/store", "--group", topic.name, "--config", config]
-    with running(tmp_path, *arguments) as process:
+    arguments = [url(topic), "--to", f"file://{tmp_path}/store", "--group", topic.name, "--config", config]
+    with archiving(tmp_path, *arguments) as process:
         process.says("partitions 0, 1 are ours")
         config.write_text("archive_segment_seconds = 0.1\n")
         process.process.send_signal(signal.SIGHUP)
