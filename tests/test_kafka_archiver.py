@@ -98,7 +98,7 @@ def archiving(topic, store, limits=SOON, *, group="archivers", settings=None, dr
         assert failed == []
 
 
-def eventually(is_so, seconds=40):
+def eventually(is_so, seconds=60):
     deadline = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < deadline, "it did not become so in time"
@@ -172,7 +172,7 @@ def test_the_group_hears_how_far_it_is_for_those_who_watch_the_lag(topic, tmp_pa
         eventually(lambda: archiver.snapshot().stored.entries == 7)
     admin = AdminClient({"bootstrap.servers": topic.bootstrap, "log_level": 0})
     asked = ConsumerGroupTopicPartitions("watched", [TopicPartition(topic.name, 0)])
-    [answer] = admin.list_consumer_group_offsets([asked])["watched"].result(10).topic_partitions
+    [answer] = admin.list_consumer_group_offsets([asked])["watched"].result(60).topic_partitions
     assert answer.offset == 7
 
 
@@ -235,7 +235,7 @@ def test_a_stop_does_not_wait_for_brokers_that_are_gone(tmp_path):
         eventually(lambda: archiver.snapshot().waiting_entries == 10)
         cluster.lose()
         began = time.monotonic()
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 30
     assert texts(tmp_path) == [f"s {n}" for n in range(1, 11)]
 
 

@@ -107,7 +107,7 @@ def partitions_of(process):
     return mine
 
 
-def wait_until(is_so, seconds=60):
+def wait_until(is_so, seconds=120):
     deadline = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < deadline, "it did not become so in time"
