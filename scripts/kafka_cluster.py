@@ -15,6 +15,7 @@ import base64
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -271,11 +272,14 @@ def _short(number: uuid.UUID) -> str:
 
 
 def _free_ports() -> list[list[int]]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(2 * BROKERS)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        ports = [each.getsockname()[1] for each in sockets]
+    """Two a broker, below the range of outgoing connections: those would take them while a broker is away."""
+    ports: list[int] = []
+    for port in random.sample(range(10_000, 30_000), 1000):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            ports.append(port)
+        if len(ports) == 2 * BROKERS:
+            break
     return [ports[start : start + 2] for start in range(0, len(ports), 2)]
 
 

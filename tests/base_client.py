@@ -35,6 +35,23 @@ def finish(connection):
     connection.close()
 
 
+def is_refused(address, data=b""):
+    """Whether a receiver resets this connection: an end would be its word that it has stored what came.
+
+    A reset shows at connect(), at a send or at a recv, whichever the machine comes to first, and a shutdown that comes
+    after it finds nothing connected.
+    """
+    try:
+        with connect(address) as connection:
+            connection.sendall(data)
+            finish(connection)
+    except (TimeoutError, ConnectionRefusedError):
+        raise
+    except OSError:
+        return True
+    return False
+
+
 def send_everything(address):
     """Raw, gzip and zlib frames: whole, byte by byte, and ten in one segment. Returns the entries sent."""
     sent = 0

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-PATIENCE = 15_000
+PATIENCE = 60_000
 """Milliseconds that an expectation may take to come true, on a busy machine."""
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: sudo apt-get install chromium")

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 
+from chaos.processes import free_port
 from logbale.config import SETTINGS
 
 LOGBALE = (sys.executable, "-m", "logbale")
@@ -24,6 +25,8 @@ CLEAN = {
     not in {setting.variable for setting in SETTINGS.values()} | {"LOGBALE_CONFIG", "NO_COLOR", "COLUMNS", "LINES"}
 } | {"SPOOL_DIR": SPOOLS}
 """The environment without the settings of the test run, and with a place for spools that goes with it."""
+PATIENCE = 120
+"""Seconds for what takes one or two on a machine that does nothing else."""
 
 
 def logbale_run(*arguments, command=LOGBALE, input=None, cwd=None, **environ):
@@ -35,7 +38,7 @@ def logbale_run(*arguments, command=LOGBALE, input=None, cwd=None, **environ):
         env=CLEAN | environ,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
 
@@ -58,7 +61,7 @@ class Process:
 
     def says(self, pattern, *, after=0):
         """Waits until it has said something that matches, behind so many characters; the match."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while (match := re.compile(pattern).search(self.messages.read_text(), after)) is None:
             assert self.process.poll() is None, self.messages.read_text()
             assert time.monotonic() < deadline, self.messages.read_text()
@@ -67,7 +70,7 @@ class Process:
 
     def until(self, is_so):
         """Waits until it is so, while it runs."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while not is_so():
             assert self.process.poll() is None, self.messages.read_text()
             assert time.monotonic() < deadline, self.messages.read_text()
@@ -76,12 +79,12 @@ class Process:
     def end(self, number=signal.SIGTERM):
         """Sends a signal; the exit code."""
         self.process.send_signal(number)
-        return self.process.wait(60)
+        return self.process.wait(PATIENCE)
 
 
 @contextlib.contextmanager
-def running(*arguments):
-    process = Process(*arguments[:1], *LOGBALE, *arguments[1:])
+def running(directory, *arguments, command=LOGBALE):
+    process = Process(directory, *command, *arguments)
     try:
         yield process
     finally:
@@ -91,9 +94,11 @@ def running(*arguments):
 
 @contextlib.contextmanager
 def receiver(directory, *arguments, host="127.0.0.1"):
-    """A receiver with its archive in `directory`/archive; its `address` is HOST:PORT."""
+    """A receiver with its archive in `directory`/archive; its `address` is HOST:PORT, and free for a successor."""
     archive = directory / "archive"
-    with running(directory, "receive", "--listen", f"{host}:0", "--archive", archive, *arguments) as process:
+    with running(
+        directory, "receive", "--listen", f"{host}:{free_port()}", "--archive", archive, *arguments
+    ) as process:
         process.address = process.says(r"listening on (\S+)")[1]
         yield process
 

@@ -4,11 +4,13 @@ import asyncio
 import errno
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import warnings
 from pathlib import Path
 
+import failures
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -21,6 +23,10 @@ MEMORY_BYTES = 1 << 30
 if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= MEMORY_BYTES:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", MEMORY)
     tempfile.tempdir = os.environ["TMPDIR"] = MEMORY
+
+# Who runs the tests in the background of a script lets them ignore SIGINT, and every process that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A time limit for each example fails whatever a busy machine makes slow, and so does one for making them; a whole run
 # has one of its own.
@@ -35,6 +41,9 @@ else:
     LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": new_event_loop}
 
 
+pytest_configure = failures.pytest_configure
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport():
     """What a test logged of a file's name may be no UTF-8, and a worker's report of it has to be."""
@@ -43,7 +52,7 @@ def pytest_runtest_makereport():
     return report
 
 
-SCENARIO_TIMEOUT = 100
+SCENARIO_TIMEOUT = 240
 """Seconds. Less than pytest-timeout's, which ends the whole run: uvloop swallows what its signal handler raises."""
 
 

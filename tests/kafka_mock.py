@@ -1,5 +1,6 @@
 """librdkafka's own mock cluster, which runs everywhere: brokers in this process that fail when they are told to."""
 
+import contextlib
 import ctypes
 from pathlib import Path
 
@@ -30,6 +31,9 @@ class MockCluster:
         self._library.rd_kafka_conf_set(configuration, b"log_level", b"0", None, 0)
         self._client = ctypes.c_void_p(self._library.rd_kafka_new(0, configuration, None, 0))
         self._cluster = ctypes.c_void_p(self._library.rd_kafka_mock_cluster_new(self._client, 3))
+        # A group's first member is not kept waiting for others, which it would be for three seconds.
+        with contextlib.suppress(AttributeError):  # before librdkafka 2.3
+            self._library.rd_kafka_mock_group_initial_rebalance_delay_ms(self._cluster, ctypes.c_int32(0))
         self.bootstrap = self._library.rd_kafka_mock_cluster_bootstraps(self._cluster).decode()
 
     def __enter__(self):
@@ -79,7 +83,7 @@ class MockCluster:
         self._library.rd_kafka_mock_cluster_destroy(self._cluster)
 
 
-def read_topic(bootstrap, topic, *, timeout=30.0):
+def read_topic(bootstrap, topic, *, timeout=60.0):
     """Every message of a topic, partition by partition in order, by a consumer that knows nothing of us."""
     settings = {"bootstrap.servers": bootstrap, "group.id": "reader", "log_level": 0}
     consumer = Consumer(settings | {"auto.offset.reset": "earliest", "enable.partition.eof": True})

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 
+from chaos.processes import free_port
 from logbale.config import Settings
 from logbale.metrics import ReceiverMetrics
 from logbale.relay.spool import OriginSpool
@@ -63,10 +64,10 @@ async def relay(directory, port, *, host="127.0.0.1", **options):
 
 
 @contextlib.asynccontextmanager
-async def upstream(sink, port=0, **settings):
-    """A receiver for it."""
+async def upstream(sink, port=None, **settings):
+    """A receiver for it, on a port that another one may have after it."""
     server = TCPLogReceiver(
-        Settings(server_host="127.0.0.1", server_port=port, **settings), sink, ReceiverMetrics(now=0.0)
+        Settings(server_host="127.0.0.1", server_port=port or free_port(), **settings), sink, ReceiverMetrics(now=0.0)
     )
     await server.start()
     try:

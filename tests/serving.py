@@ -13,10 +13,10 @@ def served(server):
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
-        asyncio.run_coroutine_threadsafe(server.start(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(server.start(), loop).result(60)
         yield server
     finally:
-        asyncio.run_coroutine_threadsafe(server.stop(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(server.stop(), loop).result(60)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
@@ -24,7 +24,7 @@ def served(server):
 
 def get(server, path, *, method="GET", host=None, headers=None, body=None):
     """The response, read to its end: status, headers (names in lower case), body."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     try:
         headers = {"Host": host, **(headers or {})} if host is not None else headers or {}
         connection.request(method, path, body, headers)

@@ -12,10 +12,7 @@ from urllib.error import HTTPError
 from cli_process import logbale_run, receiver, running
 from waiting import wait_until
 
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
+from chaos.processes import free_port
 
 
 @contextlib.contextmanager
@@ -34,7 +31,7 @@ def watched(directory, *arguments):
 
 def answer(url):
     try:
-        with urllib.request.urlopen(url, timeout=10) as response:
+        with urllib.request.urlopen(url, timeout=60) as response:
             return response.status, response.read()
     except HTTPError as error:
         return error.code, error.read()
@@ -76,7 +73,7 @@ def test_what_shippers_did_is_what_the_api_says(tmp_path):
             assert stats["latency"]["count"] == stats["received"]["batches"]
             assert 0 < stats["latency"]["p50"] <= stats["latency"]["p99"] < 10
             assert (stats["state"], stats["alarms"]) == ("OK", [])
-            assert abs(stats["now"] - time.time()) < 5
+            assert abs(stats["now"] - time.time()) < 60
             assert abs(stats["last_sync"] - time.time()) < 60
             assert 0 < stats["disk"]["free_bytes"] <= stats["disk"]["total_bytes"]
             columns = wait_until(lambda: server.get("/api/history")["columns"] if sum_of(server) == 6000 else None)

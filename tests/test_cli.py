@@ -16,6 +16,7 @@ from cli_process import Process, entries, logbale_run, receiver, running
 from waiting import wait_until
 
 import logbale
+from chaos.processes import fetch, free_port
 from logbale.cli import app
 from logbale.cli.running import summaries
 from logbale.cli.ship import ship
@@ -94,16 +95,17 @@ def test_a_session_ships_with_zstd_where_nothing_says_otherwise(tmp_path, enviro
 
 def test_sigterm_delivers_what_was_read(tmp_path):
     """A follower's half-full batch leaves before the process does."""
-    log = tmp_path / "app.log"
+    log, port = tmp_path / "app.log", free_port()
     log.write_text("old\n")
+    options = ("--batch-interval", 600, "--batch-linger", 600, "--metrics-port", port)
     with (
         receiver(tmp_path) as receiving,
-        running(tmp_path, "ship", log, "--to", receiving.address, "--batch-interval", 600) as shipping,
+        running(tmp_path, "ship", log, "--to", receiving.address, *options) as shipping,
     ):
         shipping.says("reading .* from its end")
         with log.open("a") as growing:
             growing.write("new\n")
-        time.sleep(0.6)  # two looks at the file: nothing announces that it has been read
+        shipping.until(lambda: "logbale_shipper_read_entries_total 1.0\n" in fetch(port, "/metrics")[1])
         assert shipping.end() == 0
         assert receiving.end(signal.SIGINT) == 0
     assert [entry["message"] for entry in entries(logbale_run("cat", tmp_path / "archive").stdout)] == ["new"]
@@ -112,8 +114,7 @@ def test_sigterm_delivers_what_was_read(tmp_path):
 def test_what_cannot_be_delivered_is_counted(tmp_path):
     """69, and by number what is left, once DRAIN_TIMEOUT is over."""
     (tmp_path / "app.log").write_text("one\ntwo\n")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     ended = logbale_run("ship", "--once", "--to", f":{port}", tmp_path / "app.log", DRAIN_TIMEOUT="0.2")
     assert ended.returncode == 69
     said = f"logbale: 2 entries in 1 batch were not delivered to 127.0.0.1:{port} (Connection refused); "
@@ -126,9 +127,7 @@ def test_what_was_not_delivered_is_sent_by_the_same_command(tmp_path):
     log = tmp_path / "app.log"
     log.write_text("one\ntwo\n")
     with receiver(tmp_path) as receiving:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            nowhere = free.getsockname()[1]
-        assert logbale_run("ship", "--once", "--to", f":{nowhere}", log, DRAIN_TIMEOUT="0.1").returncode == 69
+        assert logbale_run("ship", "--once", "--to", f":{free_port()}", log, DRAIN_TIMEOUT="0.1").returncode == 69
         with log.open("a") as growing:
             growing.write("three\n")
         assert logbale_run("ship", "--once", "--to", receiving.address, log).returncode == 0
@@ -217,8 +216,7 @@ def test_a_second_signal_does_not_wait(tmp_path):
     """Whatever DRAIN_TIMEOUT says; what is left is counted all the same."""
     log = tmp_path / "app.log"
     log.write_text("one\n")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     spools = tmp_path / "spools"
     options = ("--from-start", "--drain-timeout", 600, "--batch-interval", 0.1, "--spool-dir", spools)
     with running(tmp_path, "ship", log, "--to", f":{port}", *options) as shipping:
@@ -240,10 +238,12 @@ def test_an_end_sums_up_now_and_then_and_not_twice(caplog):
     metrics = ReceiverMetrics(now=0.0)
 
     async def scenario():
-        async with summaries(lambda: metrics.snapshot(1.0), interval=0.01):
-            await asyncio.sleep(0.1)
-            metrics.clients = 1
-            await asyncio.sleep(0.1)
+        async with summaries(lambda: metrics.snapshot(1.0), interval=0.01), asyncio.timeout(60):
+            for clients in (0, 1):
+                metrics.clients = clients
+                while len(caplog.messages) <= clients:
+                    await asyncio.sleep(0.001)
+                await asyncio.sleep(0.1)  # ten times as long as for one more
 
     with caplog.at_level("INFO", logger="logbale"):
         asyncio.run(scenario())

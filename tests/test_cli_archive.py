@@ -4,9 +4,9 @@ import json
 import re
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 
@@ -19,6 +19,8 @@ pytest.importorskip("confluent_kafka", reason="logbale[kafka] is not installed")
 from kafka_mock import MockCluster
 from test_kafka_archiver import Topic, numbered
 from waiting import wait_until
+
+from chaos.processes import free_port
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +36,18 @@ def topic(mock, request):
 
 def url(topic):
     return f"kafka://{topic.bootstrap}/{topic.name}"
+
+
+QUICK = """
+from logbale.kafka import topic
+topic.DESCRIBE_TIMEOUT = 0.1  # the mock's brokers never tell settings
+from logbale.cli import main
+main()
+"""
+
+
+def archiving(directory, *arguments):
+    return running(directory, "archive", *arguments, command=(sys.executable, "-c", QUICK))
 
 
 @pytest.mark.parametrize(
@@ -85,16 +99,14 @@ def test_it_stores_serves_and_ends(topic, tmp_path):
     topic.produce_raw(b"somebody else's", partition=1)
     topic.produce()
     store = tmp_path / "store"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    arguments = ["archive", url(topic), "--to", f"file://{store}", "--group", topic.name]
-    with running(tmp_path, *arguments, "--archive-segment-seconds", "0.2", "--metrics-port", port) as process:
+    port = free_port()
+    arguments = [url(topic), "--to", f"file://{store}", "--group", topic.name]
+    with archiving(tmp_path, *arguments, "--archive-segment-seconds", "0.2", "--metrics-port", port) as process:
         process.says("partitions 0, 1 are ours")
 
         def asked(path):
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as answer:
                     return answer.read().decode()
             except (urllib.error.URLError, ConnectionError):
                 return ""
@@ -121,8 +133,8 @@ def test_sighup_changes_when_segments_are_cut(topic, tmp_path):
     config = tmp_path / "logbale.toml"
     config.write_text("archive_segment_seconds = 3600\n")
     topic.produce(*numbered("s", 1, 10))
-    arguments = ["archive", url(topic), "--to", f"file://{tmp_path}/store", "--group", topic.name, "--config", config]
-    with running(tmp_path, *arguments) as process:
+    arguments = [url(topic), "--to", f"file://{tmp_path}/store", "--group", topic.name, "--config", config]
+    with archiving(tmp_path, *arguments) as process:
         process.says("partitions 0, 1 are ours")
         config.write_text("archive_segment_seconds = 0.1\n")
         process.process.send_signal(signal.SIGHUP)
@@ -135,25 +147,23 @@ def test_its_metrics_are_served_over_tls_where_that_is_asked_for(topic, tmp_path
     """In plain nobody is answered; a certificate that was renewed is the one shown from SIGHUP on."""
     files = Certificates(tmp_path / "tls")
     pair = files.receiver()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    arguments = ["archive", url(topic), "--to", f"file://{tmp_path}/store", "--group", topic.name]
+    port = free_port()
+    arguments = [url(topic), "--to", f"file://{tmp_path}/store", "--group", topic.name]
     arguments += ["--metrics-port", port, "--dashboard-tls", "on"]
     arguments += [one for name, path in pair.items() for one in (f"--{name.replace('_', '-')}", path)]
 
     def shown():
         with urllib.request.urlopen(
-            f"https://localhost:{port}/readyz", timeout=5, context=files.client_context()
+            f"https://localhost:{port}/readyz", timeout=60, context=files.client_context()
         ) as got:
             assert got.read() == b"ready\n"
         return ssl.get_server_certificate(("127.0.0.1", port))
 
-    with running(tmp_path, *arguments) as process:
+    with archiving(tmp_path, *arguments) as process:
         process.says("partitions 0, 1 are ours")
         first = shown()
         with pytest.raises(urllib.error.HTTPError, match="400"):
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5)
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=60)
         files.receiver()
         process.process.send_signal(signal.SIGHUP)
         process.says("the TLS files are loaded anew")

@@ -277,7 +277,7 @@ def test_cat_ends_quietly_where_nobody_reads_on(archive):
         [*LOGBALE, "cat", archive], env=CLEAN, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         process.stdout.close()
-        assert (process.wait(30), process.stderr.read()) == (0, b"")
+        assert (process.wait(60), process.stderr.read()) == (0, b"")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
@@ -285,7 +285,7 @@ def test_cat_says_when_its_output_is_full(archive):
     """74, not a silent half."""
     with open("/dev/full", "wb") as full:
         ended = subprocess.run(
-            [*LOGBALE, "cat", archive], env=CLEAN, stdout=full, stderr=subprocess.PIPE, timeout=60, check=False
+            [*LOGBALE, "cat", archive], env=CLEAN, stdout=full, stderr=subprocess.PIPE, timeout=120, check=False
         )
     assert (ended.returncode, ended.stderr) == (74, b"logbale: standard output: No space left on device\n")
 

@@ -10,11 +10,13 @@ import threading
 
 import pytest
 from base_client import connect, finish, frame
-from cli_process import CLEAN, LOGBALE, Process, logbale_run, receiver, running
+from cli_process import CLEAN, LOGBALE, logbale_run, receiver, running
 from terminals import Terminal
 from test_terminal import obeyed
 
+from chaos.processes import free_port
 from logbale.cli import tail as cli_tail
+from logbale.dashboard_client import DashboardClient
 from logbale.errors import NoAnswerError, UnavailableError
 
 HOSTILE = [
@@ -114,25 +116,26 @@ def test_it_ends_quietly_where_nobody_reads_on(one):
         assert process.stdout.readline()
         process.stdout.close()
         store(one, {"n": 2})
-        assert (process.wait(30), process.stderr.read()) == (0, b"")
+        assert (process.wait(60), process.stderr.read()) == (0, b"")
 
 
 def test_a_receiver_that_comes_back_is_found_again_and_said_once(tmp_path):
     """One line for the loss, one for the return, and one about what may be missing in between."""
-    with watched(tmp_path) as first:
-        dashboard = first.dashboard
-        store(first, {"n": 1})
-        tail = Process(tmp_path, *LOGBALE, "tail", dashboard, "--json")
-        assert lines(tail, 1) == [{"n": 1}]
-        assert first.end() == 0
-    tail.says("trying again")
-    with watched(tmp_path, "--dashboard-port", dashboard.rsplit(":", 1)[1]) as second:
-        tail.says(f"connected to http://{dashboard} again")
-        store(second, {"n": 2})
-        assert lines(tail, 1) == [{"n": 2}]
-    assert tail.end(signal.SIGINT) == 130
-    tail.process.stdout.close()
-    said = tail.messages.read_text()
+    port = free_port()
+    dashboard = f"127.0.0.1:{port}"
+    with contextlib.ExitStack() as stack:
+        with watched(tmp_path, "--dashboard-port", port) as first:
+            store(first, {"n": 1})
+            tail = stack.enter_context(running(tmp_path, "tail", dashboard, "--json"))
+            assert lines(tail, 1) == [{"n": 1}]
+            assert first.end() == 0
+        tail.says("trying again")
+        with watched(tmp_path, "--dashboard-port", port) as second:
+            tail.says(f"connected to http://{dashboard} again")
+            store(second, {"n": 2})
+            assert lines(tail, 1) == [{"n": 2}]
+        assert tail.end(signal.SIGINT) == 130
+        said = tail.messages.read_text()
     assert said.splitlines()[:3] == [  # the second one's end may be seen, too
         f"logbale: http://{dashboard} has ended the live tail; trying again",
         f"logbale: connected to http://{dashboard} again",
@@ -188,7 +191,7 @@ class FakeDashboard:
         return self
 
     def __exit__(self, *_):
-        self._thread.join(30)
+        self._thread.join(60)
         self._listening.close()
 
 
@@ -233,7 +236,10 @@ def test_skipped_entries_are_said_on_standard_error(tmp_path):
         ),
         ("HTTP/1.1 421 X\r\n\r\nnot me.", r"answers 421: not me\. From another host, go through ssh: `ssh -L "),
         ("\x00\x00\x00\x05\x80hello", r"speaks no HTTP: is it the port for shippers\?"),
-        ("", r"speaks no HTTP"),
+        (
+            "",
+            r"ends the connection .* \(DASHBOARD_MAX_CONNECTIONS\), or is it the port for shippers",
+        ),
         (STREAM + "event: entries\ndata: [1]\n\n", r"an event that no logbale of this version sends"),
         (STREAM + "event: skipped\ndata: {}\n\n", r"an event that no logbale of this version sends"),
         (STREAM + 'event: entries\ndata: ["\\ud800"]\n\n', r"an event that no logbale of this version sends"),
@@ -249,12 +255,36 @@ def test_what_is_no_live_tail_is_said_in_one_line(answer, says):
     assert ended.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("when", ["connect", "send", "recv"])
+@pytest.mark.parametrize("error", [ConnectionResetError, BrokenPipeError])
+def test_a_dashboard_that_is_full_is_said_to_be_so_whenever_the_reset_shows(monkeypatch, when, error):
+    """At the connect, at the question or at the answer: on one machine it is the one, on another the other."""
+
+    class Socket:
+        """One that is reset at this call."""
+
+        def __getattr__(self, name):
+            def call(*_, **__):
+                if name == {"send": "sendall", "recv": "makefile"}.get(when):
+                    raise error(1, "reset")
+
+            return call
+
+    def create_connection(*_, **__):
+        if when == "connect":
+            raise error(1, "reset")
+        return Socket()
+
+    monkeypatch.setattr("socket.create_connection", create_connection)
+    client = DashboardClient("", host="logs.test", port=8080)
+    with pytest.raises(NoAnswerError, match=r"http://logs\.test:8080 ends .*\(DASHBOARD_MAX_CONNECTIONS\)"):
+        client.json("stats", dict)
+
+
 @pytest.mark.parametrize("command", ["tail", "top"])
 def test_without_an_address_the_settings_say_where_the_dashboard_is(command):
     """As the examples call it."""
-    closed = socket.create_server(("127.0.0.1", 0))
-    port = closed.getsockname()[1]
-    closed.close()
+    port = free_port()
     ended = logbale_run(command, DASHBOARD_PORT=str(port))
     assert ended.returncode == 69
     assert ended.stderr.startswith(f"logbale: no dashboard at http://127.0.0.1:{port} (Connection refused)")

@@ -248,7 +248,7 @@ def test_a_process_whose_output_is_stuck_still_ends_well():
         [sys.executable, "-c", STUCK], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
     )
     try:
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
         assert process.stderr.read() == b"not shown on the console: 1 entry\n"
     finally:
         process.kill()

@@ -73,7 +73,7 @@ def test_compose_understands_both_files():
         pytest.skip("no docker-compose: apt-get install docker-compose")
     for file in ("docker-compose.yml", "docker-compose.kafka.yml"):
         done = subprocess.run(
-            ["docker-compose", "-f", ROOT / file, "config", "--quiet"], capture_output=True, text=True, timeout=60
+            ["docker-compose", "-f", ROOT / file, "config", "--quiet"], capture_output=True, text=True, timeout=120
         )
         assert done.returncode == 0, done.stderr
 
@@ -83,7 +83,7 @@ def test_the_balancers_configuration_is_sound(tmp_path):
     if shutil.which("haproxy") is None:
         pytest.skip("no haproxy: apt-get install haproxy")
     done = subprocess.run(
-        ["haproxy", "-c", "-f", ROOT / "deploy/haproxy.cfg"], capture_output=True, text=True, timeout=60
+        ["haproxy", "-c", "-f", ROOT / "deploy/haproxy.cfg"], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
 
@@ -126,7 +126,7 @@ def project(tmp_path_factory):
 def container(project, service):
     """What the engine knows of it."""
     [name] = compose(project, "ps", "--quiet", service).split()
-    inspected = subprocess.run(["docker", "inspect", name], capture_output=True, text=True, timeout=60, check=True)
+    inspected = subprocess.run(["docker", "inspect", name], capture_output=True, text=True, timeout=120, check=True)
     return json.loads(inspected.stdout)[0]
 
 
@@ -182,7 +182,7 @@ def guarded(project, tmp_path_factory):
     """Both again, with TLS and a token: certificates of a CA that was made for it, mounted read-only into each."""
     directory = tmp_path_factory.mktemp("logbaleguarded")
     certs = directory / "certs"
-    subprocess.run([sys.executable, "-m", "logbale", "certs", certs, "--host", "server"], check=True, timeout=60)
+    subprocess.run([sys.executable, "-m", "logbale", "certs", certs, "--host", "server"], check=True, timeout=120)
     for file in (certs, *certs.iterdir()):
         os.chown(file, 10001, 10001)
     services = "".join(

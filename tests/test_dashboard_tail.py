@@ -30,7 +30,7 @@ def tailed():
 
     def show(*objects):
         lines = [json.dumps(each).encode() + b"\n" for each in objects]
-        asyncio.run_coroutine_threadsafe(store(lines), server.loop).result(10)
+        asyncio.run_coroutine_threadsafe(store(lines), server.loop).result(60)
 
     with served(server), contextlib.ExitStack() as viewers:
         server.show, server.live = show, live
@@ -40,7 +40,7 @@ def tailed():
         try:
             yield server
         finally:
-            asyncio.run_coroutine_threadsafe(live.close(), server.loop).result(10)
+            asyncio.run_coroutine_threadsafe(live.close(), server.loop).result(60)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ class Tail:
     """A viewer's connection."""
 
     def __init__(self, server, query="", **headers):
-        self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
         names = {name.replace("_", "-"): value for name, value in headers.items()}
         self._connection.request("GET", f"/api/tail?{query}", headers=names)
         self.response = self._connection.getresponse()
@@ -228,7 +228,7 @@ def test_a_viewer_who_takes_nothing_is_cut_off(server, monkeypatch):
     assert stalled.recv(16)
     fast = server.tail()
     text = "x" * 50_000
-    deadline, shown = time.monotonic() + 30, 0
+    deadline, shown = time.monotonic() + 60, 0
     while len(server.live.viewers) > 1:
         assert time.monotonic() < deadline
         server.show({"text": text})

@@ -14,6 +14,7 @@ from chunks import chunk_of, objects_of
 from proxy import Proxy
 from waiting import eventually
 
+from chaos.processes import free_port
 from logbale import failover
 from logbale.config import Settings
 from logbale.log_shipper import LogShipper
@@ -77,9 +78,8 @@ def at_once(monkeypatch):
 
 @contextlib.asynccontextmanager
 async def receiver(sink=None, **settings):
-    server = TCPLogReceiver(
-        Settings(server_host="127.0.0.1", server_port=0, **settings), sink or KeepingSink(), ReceiverMetrics(now=0.0)
-    )
+    settings = Settings(**{"server_host": "127.0.0.1", "server_port": 0, **settings})
+    server = TCPLogReceiver(settings, sink or KeepingSink(), ReceiverMetrics(now=0.0))
     await server.start()
     try:
         yield server
@@ -88,7 +88,7 @@ async def receiver(sink=None, **settings):
 
 
 def shipper(port, source, **settings):
-    options = {"batch_size": 10, "compression_algorithm": "zstd", "drain_timeout": 20.0, **settings}
+    options = {"batch_size": 10, "compression_algorithm": "zstd", "drain_timeout": 60.0, **settings}
     return LogShipper(Settings(server_host="127.0.0.1", server_port=port, **options), source)
 
 
@@ -250,8 +250,8 @@ def test_a_receiver_that_restarts_is_found_again_and_nothing_is_stored_twice(run
 
     async def scenario():
         sink = KeepingSink()
-        async with receiver(sink) as first:
-            port = first.address[1]
+        port = free_port()
+        async with receiver(sink, server_port=port):
             running = shipper(port, Numbers(500, then="wait"), batch_size=7)
             task = asyncio.create_task(running.run())
             await eventually(lambda: len(sink.numbers) > 50)
@@ -394,10 +394,14 @@ def test_silence_is_never_a_downgrade(run, monkeypatch, caplog):
 
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         with caplog.at_level(logging.WARNING):
-            report = await shipper(server.sockets[0].getsockname()[1], Numbers(20), drain_timeout=0.4).run()
+            sending = shipper(server.sockets[0].getsockname()[1], Numbers(20))
+            running = asyncio.create_task(sending.run())
+            await eventually(lambda: len(received) >= 2 and sending.snapshot().read_entries == 20)
+            sending.stop()
+            sending.stop()
+            report = await running
         assert not report.delivered
         assert report.left_entries == 20
-        assert len(received) >= 2
         for data in received:
             decoder = FrameDecoder(10_000, session=True)
             decoder.feed(data)
@@ -657,7 +661,7 @@ def test_a_session_that_breaks_the_rules_is_told_so_and_closed(run, data):
         async with receiver() as server:
             reader, writer = await asyncio.open_connection(*server.address)
             writer.write(data)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 heard = await reader.read(-1)
             decoder = FrameDecoder(10_000, session=True)
             decoder.feed(heard)
@@ -670,7 +674,7 @@ def test_a_session_that_breaks_the_rules_is_told_so_and_closed(run, data):
 
 async def next_message(reader):
     """The next control message of a receiver, its crc checked and taken off as docs/protocol.md says."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         header = await reader.readexactly(5)
         payload = await reader.readexactly(int.from_bytes(header[:4], "big"))
     text = payload[:-18] + b"}"

@@ -22,7 +22,7 @@ needs_promtool = pytest.mark.skipif(
 
 def promtool(*arguments, text=None):
     done = subprocess.run(
-        ["promtool", *map(str, arguments)], input=text, capture_output=True, text=True, timeout=60, check=False
+        ["promtool", *map(str, arguments)], input=text, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

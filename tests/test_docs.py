@@ -132,12 +132,12 @@ def test_the_example_client_is_stored(tmp_path):
                 [sys.executable, "-c", client.replace("5000", port)],
                 capture_output=True,
                 text=True,
-                timeout=60,
+                timeout=120,
                 check=False,
             )
             assert run.stdout == "stored\n", run.stderr
         finally:
             receiver.terminate()
-            receiver.communicate(timeout=60)
-    stored = subprocess.run([*logbale, "cat", str(tmp_path)], capture_output=True, text=True, timeout=60, check=True)
+            receiver.communicate(timeout=120)
+    stored = subprocess.run([*logbale, "cat", str(tmp_path)], capture_output=True, text=True, timeout=120, check=True)
     assert [json.loads(line)["message"] for line in stored.stdout.splitlines()] == [f"request {n}" for n in range(1000)]

@@ -169,7 +169,7 @@ def test_the_group_hears_how_far_it_is_for_those_who_watch_the_lag(topic, tmp_pa
         wait_until(lambda: archiver.snapshot().stored.entries == 7)
     admin = AdminClient({"bootstrap.servers": topic.bootstrap, "log_level": 0})
     asked = ConsumerGroupTopicPartitions("watched", [TopicPartition(topic.name, 0)])
-    [answer] = admin.list_consumer_group_offsets([asked])["watched"].result(10).topic_partitions
+    [answer] = admin.list_consumer_group_offsets([asked])["watched"].result(60).topic_partitions
     assert answer.offset == 7
 
 
@@ -232,7 +232,7 @@ def test_a_stop_does_not_wait_for_brokers_that_are_gone(tmp_path):
         wait_until(lambda: archiver.snapshot().waiting_entries == 10)
         cluster.lose()
         began = time.monotonic()
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 30
     assert texts(tmp_path) == [f"s {n}" for n in range(1, 11)]
 
 

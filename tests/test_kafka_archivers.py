@@ -309,15 +309,15 @@ def test_what_a_leaders_disk_has_spoilt_is_waited_for(kafka_cluster, tmp_path):
     leader, path = leader_of(kafka_cluster, topic.name)
     spoil(path, 9)
     with archiving(topic, DirectoryStore(tmp_path), Limits(1 << 20, 1e9), group="spoilt") as archiver:
-        eventually(lambda: archiver.snapshot().errors.get("unreadable", 0) >= 3)
+        wait_until(lambda: archiver.snapshot().errors.get("unreadable", 0) >= 3)
         assert archiver.snapshot().stored.entries == 9
         said = "partition 0: offset 9 cannot be read from the broker that leads: MessageSet at offset 9"
-        eventually(lambda: said in archiver.ready()[1])
+        wait_until(lambda: said in archiver.ready()[1])
         assert archiver.snapshot().errors["kafka"] == 0  # of what comes behind it nothing is believed, nor said
         kafka_cluster.kill(leader)
         try:
-            eventually(lambda: archiver.snapshot().waiting_entries == 11, 90)
-            eventually(lambda: archiver.ready() == (True, ""))
+            wait_until(lambda: archiver.snapshot().waiting_entries == 11, 90)
+            wait_until(lambda: archiver.ready() == (True, ""))
         finally:
             kafka_cluster.restart(leader)
     assert numbers_in(tmp_path) == list(range(1, 21))
@@ -330,9 +330,9 @@ def test_what_no_replica_can_read_is_given_up_by_deleting_it(kafka_cluster, tmp_
     produce(kafka_cluster, topic.name, 1, 20)
     spoil(leader_of(kafka_cluster, topic.name)[1], 9)
     with archiving(topic, DirectoryStore(tmp_path), Limits(1 << 20, 0.5), group="given-up") as archiver:
-        eventually(lambda: archiver.snapshot().errors.get("unreadable", 0))
+        wait_until(lambda: archiver.snapshot().errors.get("unreadable", 0))
         delete_before(kafka_cluster, topic.name, 10)
-        eventually(lambda: archiver.snapshot().stored.entries == 19)
+        wait_until(lambda: archiver.snapshot().stored.entries == 19)
         assert archiver.snapshot().lost_offsets == 1
     assert numbers_in(tmp_path) == [*range(1, 10), *range(11, 21)]
     assert skips_in(tmp_path) == [(10, 10)]

@@ -23,6 +23,8 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from kafka_mock import read_topic
 from waiting import wait_until
 
+from chaos.processes import fetch, free_port
+
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
@@ -61,13 +63,14 @@ def growing(directory, address, streams=3, chunks=120):
     logs = [directory / f"app{n}.log" for n in range(streams)]
     for log in logs:
         log.touch()
+    ports = [free_port() for _ in logs]
     shippers = [
         Process(
             directory,
             *(*LOGBALE, "ship", "--from-start", log, "--to", address, "--name", log.stem, "--spool-dir", directory),
-            *("--drain-timeout", "60"),
+            *("--drain-timeout", "60", "--metrics-port", port),
         )
-        for log in logs
+        for log, port in zip(logs, ports, strict=True)
     ]
 
     def write():
@@ -81,7 +84,9 @@ def growing(directory, address, streams=3, chunks=120):
     try:
         yield logs
         writing.join()
-        time.sleep(1.0)  # for what is followed to be read
+        for port in ports:  # what is followed is read, or a stop would leave it
+            all_read = f"logbale_shipper_read_entries_total {chunks * 50}.0\n"
+            wait_until(lambda port=port, all_read=all_read: all_read in fetch(port, "/metrics")[1], PATIENCE)
         for shipper in shippers:
             shipper.process.send_signal(signal.SIGTERM)
         for shipper in shippers:
@@ -174,14 +179,18 @@ def test_a_receiver_that_is_killed_costs_duplicates_in_kafka_and_no_entry(tmp_pa
     """Another one on its address knows nothing, and need not: the shippers send what was not acknowledged."""
     topic = kafka_cluster.create_topic("receiver-killed")
     with contextlib.ExitStack() as receivers:
-        receiver = receivers.enter_context(receiving(tmp_path, kafka_cluster, topic))
-        with growing(tmp_path, receiver.address) as logs:
+        address = f"127.0.0.1:{free_port()}"
+
+        def another():
+            return receivers.enter_context(receiving(tmp_path, kafka_cluster, topic, listen=address))
+
+        receiver = another()
+        with growing(tmp_path, address) as logs:
             for _ in range(3):
                 time.sleep(1.0)
                 receiver.process.kill()
                 receiver.process.wait()
-                again = receiving(tmp_path, kafka_cluster, topic, listen=receiver.address)
-                receiver = receivers.enter_context(again)
+                receiver = another()
     streams = streams_in(kafka_cluster, topic)
     assert len(streams) == len(logs)
     for batches in streams.values():
@@ -197,7 +206,7 @@ def test_too_few_brokers_make_clients_wait_and_the_receiver_unready(tmp_path, ka
 
     def ready():
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{metrics[1]}/readyz", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{metrics[1]}/readyz", timeout=60) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -226,14 +235,6 @@ def test_too_few_brokers_make_clients_wait_and_the_receiver_unready(tmp_path, ka
         kafka_cluster.wait_until_ready()
     (batches,) = streams_in(kafka_cluster, topic).values()
     assert archived(batches) == list(range(20))
-
-
-def free_port():
-    import socket
-
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 def test_batches_over_the_topics_limit_go_in_parts(tmp_path, kafka_cluster):
@@ -282,7 +283,7 @@ def test_a_missing_topic_is_not_made_and_ends_the_start(tmp_path, kafka_cluster)
     assert ended.returncode == 78
     assert "kafka-topics.sh --bootstrap-server" in ended.stderr
     admin = AdminClient({"bootstrap.servers": kafka_cluster.bootstrap})
-    assert "never-made" not in admin.list_topics(timeout=10).topics
+    assert "never-made" not in admin.list_topics(timeout=60).topics
 
 
 def test_what_a_topic_risks_is_read_from_the_brokers(tmp_path, kafka_cluster):

@@ -118,7 +118,7 @@ def test_a_stop_without_brokers_says_what_is_left(mock):
         writer.write(base_client.frame([{"n": 1}, {"n": 2}], "gzip"))
         await eventually(lambda: logs.snapshot().waiting_entries == 2)
         logs.stop()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert await running == 2
         writer.transport.abort()
 
@@ -149,11 +149,11 @@ def test_while_no_broker_answers_clients_wait_and_then_it_goes_on(run, mock, mon
 
 def test_brokers_that_do_not_answer_at_the_start_end_it_with_their_names(mock, monkeypatch):
     """After START_TIMEOUT, which is said at once: no receiver pretends to store."""
-    monkeypatch.setattr(topics, "START_TIMEOUT", 0.5)
+    monkeypatch.setattr(topics, "START_TIMEOUT", 1.5)
     mock.lose()
 
     async def scenario():
-        with pytest.raises(UnavailableError, match=f"no broker of {mock.bootstrap} answered within 0.5 s: .*refused"):
+        with pytest.raises(UnavailableError, match=f"no broker of {mock.bootstrap} answered within 1.5 s: .*refused"):
             async with running(mock):
                 pass
 
@@ -172,7 +172,7 @@ def test_a_stop_ends_a_start_that_waits_for_brokers(mock, monkeypatch):
         await asyncio.sleep(0.05)
         logs.stop()
         with pytest.raises(UnavailableError, match="stopped before a broker"):
-            async with asyncio.timeout(3):
+            async with asyncio.timeout(60):
                 await starting
 
     asyncio.run(scenario())

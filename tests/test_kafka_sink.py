@@ -157,12 +157,12 @@ def test_without_brokers_nothing_is_stored_and_later_it_is_once(mock):
     """The clients hear soon that they wait. What is on its way stays so: it is not published again when they return."""
 
     async def scenario():
-        async with sink_of(mock, patience=0.3) as sink:
+        async with sink_of(mock, patience=1.0) as sink:
             assert await stored(sink, [numbered(1)]) == [Stored()]
             mock.lose()
             group = [numbered(2), numbered(3)]
             for _ in range(2):
-                with pytest.raises(StorageError, match=r"topic logs: 2 of 2 messages are not delivered after 0.3 s \("):
+                with pytest.raises(StorageError, match=r"topic logs: 2 of 2 messages are not delivered after 1 s \("):
                     await sink.commit(group)
             mock.restore()
             assert await stored(sink, group) == [Stored()] * 2
@@ -179,7 +179,8 @@ def test_where_no_new_producer_can_be_made_it_is_tried_again(mock, monkeypatch):
         raise KafkaException(KafkaError(KafkaError._INVALID_ARG, "ssl.ca.location failed"))
 
     async def scenario():
-        async with sink_of(mock, settings={"message.timeout.ms": "500"}) as sink:
+        settings = {"message.timeout.ms": "500"}
+        async with sink_of(mock, settings=settings) as sink:
             mock.lose()
             group = [numbered(1), numbered(2)]
             with monkeypatch.context() as patch:
@@ -187,6 +188,7 @@ def test_where_no_new_producer_can_be_made_it_is_tried_again(mock, monkeypatch):
                 for _ in range(2):
                     with pytest.raises(StorageError, match=r"ssl\.ca\.location failed"):
                         await sink.commit(group)
+            settings["message.timeout.ms"] = "60000"
             mock.restore()
             assert await stored(sink, group) == [Stored()] * 2
 
@@ -198,12 +200,15 @@ def test_what_timed_out_is_published_again_in_order(mock):
     """librdkafka gives up after message.timeout.ms, five minutes by default; the sink does not."""
 
     async def scenario():
-        async with sink_of(mock, settings={"message.timeout.ms": "500"}) as sink:
+        # librdkafka asks for a producer's number every half second: so long a slow machine needs a second look.
+        settings = {"message.timeout.ms": "2000"}
+        async with sink_of(mock, settings=settings) as sink:
             assert await stored(sink, [numbered(1)]) == [Stored()]
             mock.lose()
             group = [numbered(2), numbered(3)]
             with pytest.raises(StorageError, match="2 messages were not delivered: Local: Message timed out"):
                 await sink.commit(group)
+            settings["message.timeout.ms"] = "60000"
             mock.restore()
             assert await stored(sink, group) == [Stored()] * 2
 
@@ -298,7 +303,7 @@ def test_closing_does_not_wait_for_brokers_that_are_gone(mock):
             began = time.monotonic()
         with pytest.raises(StorageError):
             await waiting
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
 
     asyncio.run(scenario())
 

@@ -291,7 +291,7 @@ def test_the_number_of_connections_to_the_page(size, fits):
             answers = []
             for _ in range(size):
                 client = held.enter_context(socket.create_connection(("127.0.0.1", server.port)))
-                client.settimeout(10)
+                client.settimeout(60)
                 with contextlib.suppress(ConnectionError):
                     client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
                     answers.append(await asyncio.to_thread(client.recv, 12))

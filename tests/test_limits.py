@@ -284,7 +284,7 @@ def test_what_is_decoded_in_the_pool_has_its_room_before(run, monkeypatch):
         with lock:
             running += 1
             most = max(most, running)
-        go_on.wait(10)
+        go_on.wait(60)
         with lock:
             running -= 1
         return decode_base(*arguments)

@@ -166,7 +166,7 @@ def test_what_others_are_shown_while_a_viewer_comes_back_is_not_missed(run, monk
 
         def slow_replay(*arguments):
             if len(other.numbers) < 4:
-                asyncio.run_coroutine_threadsafe(meanwhile(), loop).result(10)
+                asyncio.run_coroutine_threadsafe(meanwhile(), loop).result(60)
             return looking.replay(*arguments)
 
         monkeypatch.setattr(live_tail, "replay", slow_replay)

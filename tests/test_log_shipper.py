@@ -5,13 +5,12 @@ import contextlib
 import json
 import logging
 import re
-import socket
-from time import monotonic
 
 import pytest
 from chunks import chunk_of
 from waiting import eventually
 
+from chaos.processes import free_port
 from logbale.config import Settings
 from logbale.errors import StorageError
 from logbale.log_shipper import LogShipper
@@ -104,7 +103,7 @@ def test_a_partial_batch_leaves_after_its_interval(run):
         async with receiver() as server:
             running = shipper(server, ScriptedSource([3], then="wait"), batch_interval=0.05)
             task = asyncio.create_task(running.run())
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while len(server.sink.arrived) < 3:
                     await asyncio.sleep(0.005)
             running.stop()
@@ -130,17 +129,15 @@ def test_a_stop_flushes_and_delivers_what_was_read(run):
 
 
 def test_a_stop_without_a_receiver_ends_in_time_and_says_what_is_left(run):
-    """DRAIN_TIMEOUT bounds the wait; the report counts batches and entries."""
+    """DRAIN_TIMEOUT bounds the wait (test_virtual_time.py has how long); the report counts batches and entries."""
 
     async def scenario():
         running = LogShipper(nowhere(drain_timeout=0.2), ScriptedSource([120], then="wait"))
         task = asyncio.create_task(running.run())
         while running.snapshot().read_entries < 120:
             await asyncio.sleep(0.001)
-        start = monotonic()
         running.stop()
         report = await task
-        assert monotonic() - start < 8  # ten by default
         assert not report.delivered
         assert (report.left_batches, report.left_entries) == (3, 120)
 
@@ -157,7 +154,7 @@ def test_a_second_stop_ends_at_once(run):
             await asyncio.sleep(0.001)
         running.stop()
         running.stop()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert (await task).left_entries == 1
 
     run(scenario)
@@ -167,7 +164,7 @@ def test_a_finite_source_gives_up_when_the_receiver_cannot_be_reached(run):
     """DRAIN_TIMEOUT after the end of the source, not for ever."""
 
     async def scenario():
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             report = await LogShipper(nowhere(drain_timeout=0.2), ScriptedSource([10])).run()
         assert (report.delivered, report.left_entries) == (False, 10)
 
@@ -216,7 +213,7 @@ def test_an_error_of_the_source_does_not_wait_for_a_receiver_that_takes_nothing(
         async with receiver() as server:
             server.sink.commit = never
             source = ScriptedSource([60], then="fail")
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 with pytest.raises(StorageError, match="gone"):
                     await shipper(server, source, drain_timeout=0.3, session_mode=mode).run()
 
@@ -243,16 +240,12 @@ def test_the_report_says_whether_the_source_came_to_its_end(run, then, ended):
 
 def nowhere(**settings):
     """Settings that lead to a port where nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    return Settings(server_host="127.0.0.1", server_port=port, **settings)
+    return Settings(server_host="127.0.0.1", server_port=free_port(), **settings)
 
 
 async def forty_tries():
     """A shipper whose receiver is away, for forty tries without the waits between them."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    running = LogShipper(Settings(server_port=port, server_host="127.0.0.1"), ScriptedSource([1], then="wait"))
+    running = LogShipper(nowhere(), ScriptedSource([1], then="wait"))
     running._link._sleep = lambda seconds: asyncio.sleep(0)
     task = asyncio.create_task(running.run())
     await eventually(lambda: running.snapshot().errors.get("connect", 0) >= 40)

@@ -203,7 +203,7 @@ def test_a_disk_that_does_not_answer_is_not_readiness(tmp_path, monkeypatch):
 
         def hang(path):
             asked.append(path)
-            asyncio.run_coroutine_threadsafe(release.wait(), loop).result(10)
+            asyncio.run_coroutine_threadsafe(release.wait(), loop).result(60)
             return room(10**12)
 
         monkeypatch.setattr(monitor_module.os, "statvfs", hang)
@@ -258,7 +258,7 @@ def test_a_monitor_that_fails_ends_nothing(monkeypatch, tmp_path, caplog):
         assert not running.done()
         writer.close()
         receiver.stop()
-        assert await asyncio.wait_for(running, 10) == 0
+        assert await asyncio.wait_for(running, 60) == 0
 
     asyncio.run(scenario())
     assert caplog.text.count("the alarms and the history fail") == 1

@@ -4,6 +4,8 @@ import pytest
 from browser import REFUSED, Window, expect, needs_chromium, started
 from cli_process import receiver, running
 
+from chaos.processes import free_port
+
 pytestmark = needs_chromium
 
 
@@ -70,7 +72,8 @@ def test_a_receiver_that_is_killed_is_stopped_and_its_successor_is_found(browser
     """STOPPED while it is gone; then OK, the tail goes on by itself and says that it missed something."""
     log = tmp_path / "app.log"
     log.touch()
-    with receiver(tmp_path, "--dashboard", "--dashboard-port", "0") as first:
+    page_port = ("--dashboard", "--dashboard-port", free_port())
+    with receiver(tmp_path, *page_port) as first:
         url = first.says(r"http://[\d.:]+/")[0]
         address = first.address
         window = Window(browser, url, hurried=True)
@@ -83,11 +86,8 @@ def test_a_receiver_that_is_killed_is_stopped_and_its_successor_is_found(browser
             first.process.wait()
             expect(page.locator("#word")).to_have_text("STOPPED")
             expect(page.locator("#tail-state")).to_have_text("connection lost, trying again …")
-            port = url.split(":")[2].strip("/")
-            with running(
-                tmp_path, "receive", "--listen", address, "--archive", tmp_path / "archive",
-                "--dashboard", "--dashboard-port", port,
-            ):  # fmt: skip
+            again = ("receive", "--listen", address, "--archive", tmp_path / "archive")
+            with running(tmp_path, *again, *page_port):
                 expect(page.locator("#word")).to_have_text("OK")
                 expect(page.locator("#tail-state")).to_have_text("live")
                 expect(page.locator("#lines .skipped")).to_contain_text("the receiver was restarted")

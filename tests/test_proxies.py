@@ -183,7 +183,7 @@ def test_tls_begins_behind_the_header(run, tmp_path):
     files = Certificates(tmp_path)
 
     def exchange_with_tls(address, first):
-        with socket.create_connection(address, timeout=5) as plain:
+        with socket.create_connection(address, timeout=60) as plain:
             plain.sendall(first)
             with files.client_context().wrap_socket(plain, server_hostname="127.0.0.1") as connection:
                 connection.sendall(FRAME)
@@ -247,7 +247,7 @@ def test_a_header_that_does_not_come_ends_the_connection_and_delays_no_stop(run)
     """After HELLO_TIMEOUT; at a stop at once; a balancer that only looks whether the port is open is no fault."""
 
     async def scenario():
-        async with receiver(proxy_from="127.0.0.1", hello_timeout=0.05) as server:
+        async with receiver(proxy_from="127.0.0.1", hello_timeout=0.5) as server:
             reader, writer = await asyncio.open_connection(*server.address)
             writer.write(header()[:-1])
             with pytest.raises(ConnectionResetError):  # to a base client an orderly end is the word that all is stored

@@ -12,6 +12,7 @@ from cli_process import logbale_run
 from test_delivery import KeepingSink, Numbers
 from waiting import eventually
 
+from chaos.processes import free_port
 from logbale import connecting, failover, open_session, receivers, session_link
 from logbale.config import Settings, load
 from logbale.config.exposure import refuse_unsafe_shipper
@@ -48,8 +49,8 @@ class Full(KeepingSink):
         raise StorageError("no space")
 
 
-async def started(port=0, sink=None, host="127.0.0.1", tls=None, **settings):
-    settings = Settings(server_host=host, server_port=port, **settings)
+async def started(port=None, sink=None, host="127.0.0.1", tls=None, **settings):
+    settings = Settings(server_host=host, server_port=port or free_port(), **settings)
     server = TCPLogReceiver(settings, sink or KeepingSink(), ReceiverMetrics(now=0.0), tls)
     await server.start()
     server.name = "{}:{}".format(*server.address[:2])  # also when it has stopped
@@ -67,7 +68,7 @@ def in_order(*servers, stream="s"):
 
 
 def shipper(to, source, *, store=None, **settings):
-    options = {"batch_size": 5, "drain_timeout": 20.0, "return_interval": 0.05, **settings}
+    options = {"batch_size": 5, "drain_timeout": 60.0, "return_interval": 0.05, **settings}
     return LogShipper(Settings(receivers=to, **options), source, store=store or MemoryStore("s"))
 
 
@@ -95,7 +96,7 @@ def test_what_the_first_was_sent_and_did_not_acknowledge_is_marked_at_the_next(r
         sinks = KeepingSink(), KeepingSink()
         sinks[0].open.clear()
         async with several_receivers(*sinks) as servers:
-            ships = shipper(to(servers), Numbers(40, then="wait"))
+            ships = shipper(to(servers), Numbers(40, then="wait"), batch_interval=0.1)
             running = asyncio.create_task(ships.run())
             await eventually(lambda: servers[0].metrics.received.entries == 40)
             await servers[0].stop(deadline=0.0)

@@ -181,7 +181,7 @@ def test_a_spool_that_cannot_be_written_holds_no_other_up(tmp_path, run, fail):
 
 def test_the_spools_of_a_commit_are_written_at_the_same_time(tmp_path, run, monkeypatch):
     """Eight streams' syncs all wait for each other, and none of them is given up."""
-    together = threading.Barrier(8, timeout=10)
+    together = threading.Barrier(8, timeout=60)
     real = os.fdatasync
 
     def fdatasync(descriptor):
@@ -439,7 +439,7 @@ def test_a_stream_that_comes_back_while_it_is_forgotten_begins_anew(tmp_path, ru
 
     def delete(directory):
         deleting.set()
-        may_go.wait(10.0)
+        may_go.wait(60)
         return real(directory)
 
     real = origin._delete
@@ -549,7 +549,7 @@ def test_a_disk_with_little_room_takes_what_fits_and_gives_back_what_is_forwarde
                 for number in range(1, 41)
             ]
             refused = 0
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while True:
                     try:
                         await sink.commit(items)
@@ -569,7 +569,7 @@ def test_shippers_and_a_relay_and_a_receiver(tmp_path, run):
 
     async def scenario():
         async with upstream(KeepingSink()) as server, relay(tmp_path / "relay", server.address[1]) as sink:
-            near = TCPLogReceiver(server.settings, sink, ReceiverMetrics(now=0.0))
+            near = TCPLogReceiver(settings_of(0), sink, ReceiverMetrics(now=0.0))
             await near.start()
             reports = await asyncio.gather(*(shipper(near.address[1], Numbers(500)).run() for _ in range(3)))
             assert all(report.delivered for report in reports)

@@ -107,7 +107,7 @@ def test_a_stop_is_bounded_and_says_what_is_left(run, tmp_path, caplog, how):
             if how == "asked twice":
                 relay.stop()
             assert await running == 0
-            assert monotonic() - began < 5
+            assert monotonic() - began < 30
             there.open.set()
 
     with caplog.at_level(logging.INFO):

@@ -5,7 +5,6 @@ import json
 import os
 import random
 import signal
-import socket
 import sys
 import time
 import urllib.error
@@ -19,16 +18,11 @@ from cli_process import LOGBALE, Process, entries, logbale_run
 sys.path.append(str(Path(__file__).parent.parent))
 
 from chaos import load, oracle
+from chaos.processes import free_port
 
 pytestmark = pytest.mark.long
 
 SHIPPERS = 4
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 class Ends:
@@ -156,17 +150,17 @@ def test_whoever_dies_each_entry_is_upstream_once_and_in_order(tmp_path, ends, r
 @pytest.mark.slow
 def test_while_upstream_is_away_the_shippers_are_done_and_a_stop_says_what_is_left(tmp_path, ends):
     """Store: acknowledged by the relay alone. Forward: by the next start. In between the exit code is 0."""
-    port = chain(ends, tmp_path, "relay")
+    port = chain(ends, tmp_path, "relay", DRAIN_TIMEOUT="100")
     ends.kill("upstream")
     lines = tmp_path / "some.log"
     load.write(lines, "some", 3000)
     shipped = logbale_run("ship", "--once", "--to", f"127.0.0.1:{port}", lines)
     assert shipped.returncode == 0, shipped.stderr
-    began = time.monotonic()
     relay = ends.running["relay"]
     relay.says("no session with .* next try")
+    began = time.monotonic()
     assert ends.end("relay") == 0
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     assert "3,000 entries of 1 stream wait in" in relay.messages.read_text()
     assert waiting(tmp_path / "relay") == 3000
     assert logbale_run("spool", "verify", "--spool-dir", tmp_path / "relay").returncode == 0
@@ -189,9 +183,9 @@ def test_a_full_relay_holds_its_clients_up_and_goes_on_by_itself(tmp_path, ends)
     loads = shippers(ends, tmp_path, port)
     ends.running["relay"].says("cannot store now.*full.*SPOOL_MAX_BYTES is 1048576")
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(f"http://127.0.0.1:{metrics}/readyz", timeout=10)
+        urllib.request.urlopen(f"http://127.0.0.1:{metrics}/readyz", timeout=60)
     assert b"SPOOL_MAX_BYTES" in refused.value.read()
-    with urllib.request.urlopen(f"http://127.0.0.1:{metrics}/metrics", timeout=10) as page:
+    with urllib.request.urlopen(f"http://127.0.0.1:{metrics}/metrics", timeout=60) as page:
         text = page.read().decode()
     assert "logbale_relay_sessions 0.0" in text
     ends.again("upstream")

@@ -28,7 +28,7 @@ def test_every_process_comes_to_the_same_order():
     """No hash that is salted, and no memory of what was before."""
     code = f"from logbale.rendezvous import preference; print(preference('s', {RECEIVERS}))"
     seen = {
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120).stdout
         for _ in range(3)
     }
     assert seen == {f"{preference('s', RECEIVERS)}\n"}

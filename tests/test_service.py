@@ -6,8 +6,9 @@ import socket
 
 import pytest
 from cli_process import LOGBALE, Process
-from test_signals import Stuck, nobody_listens
+from test_signals import Stuck
 
+from chaos.processes import free_port
 from logbale.cli.service import ServiceManager
 
 
@@ -18,7 +19,7 @@ class Manager:
         self.address = str(address)
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(f"\0{self.address[1:]}" if self.address.startswith("@") else self.address)
-        self.socket.settimeout(30)
+        self.socket.settimeout(60)
 
     def hears(self):
         """The assignments of the next datagram."""
@@ -52,7 +53,7 @@ def service(directory, manager, *arguments, **environ):
 
 def test_a_receiver_is_ready_once_it_listens(tmp_path, manager):
     """Who connects on that word is served; a reload and the end are told as they begin."""
-    archive, port = tmp_path / "archive", nobody_listens()
+    archive, port = tmp_path / "archive", free_port()
     with service(tmp_path, manager, "receive", "--listen", f"127.0.0.1:{port}", "--archive", archive) as process:
         assert manager.hears() == {"READY": "1", "STATUS": f"listening on 127.0.0.1:{port}"}
         socket.create_connection(("127.0.0.1", port), timeout=10).close()
@@ -63,15 +64,15 @@ def test_a_receiver_is_ready_once_it_listens(tmp_path, manager):
         assert manager.hears() == {"READY": "1", "STATUS": "last reload: no setting is changed"}
         process.process.send_signal(signal.SIGTERM)
         assert manager.hears()["STOPPING"] == "1"
-        assert process.process.wait(30) == 0
+        assert process.process.wait(60) == 0
 
 
 def test_a_shipper_is_ready_once_its_spool_and_its_files_are_open(tmp_path, manager):
     """Whether or not a receiver is there; nothing is told before, and nothing at all where a file cannot be had."""
-    log, spools, to = tmp_path / "app.log", tmp_path / "spools", f":{nobody_listens()}"
+    log, spools, to = tmp_path / "app.log", tmp_path / "spools", f":{free_port()}"
     ship = ("ship", log, "--to", to, "--spool-dir", spools, "--drain-timeout", 0)
     with service(tmp_path, manager, *ship, "--once") as process:
-        assert process.process.wait(30) == 74, "there is no such file"
+        assert process.process.wait(60) == 74, "there is no such file"
     log.write_text("one\n")
     with service(tmp_path, manager, *ship) as process:
         assert manager.hears() == {"READY": "1", "STATUS": "reading"}
@@ -83,7 +84,7 @@ def test_a_shipper_is_ready_once_its_spool_and_its_files_are_open(tmp_path, mana
 
 def test_it_says_that_it_is_alive_twice_in_the_time_it_has(tmp_path, manager):
     """After it is ready, as long as its event loop turns; a service whose loop is stuck falls silent."""
-    ship = ("ship", tmp_path / "app.log", "--from-start", "--to", f":{nobody_listens()}")
+    ship = ("ship", tmp_path / "app.log", "--from-start", "--to", f":{free_port()}")
     (tmp_path / "app.log").write_text("one\n")
     environ = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "400000"}
     with Stuck(tmp_path, "pread", "uvloop", *ship, **environ) as process:

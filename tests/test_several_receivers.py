@@ -9,6 +9,8 @@ import time
 import pytest
 from cli_process import LOGBALE, Process, logbale_run
 
+from chaos.processes import free_port
+
 BATCHES = ("--batch-size", "20", "--batch-interval", "0.05", "--batch-linger", "0.01", "--return-interval", "0.5")
 
 
@@ -18,20 +20,21 @@ class Fleet:
     def __init__(self, directory):
         self.directory = directory
         self.archives = [directory / f"archive-{n}" for n in range(3)]
-        self.receivers = [self.receiver(n, 0) for n in range(3)]
-        self.ports = [int(one.says(r"listening on 127\.0\.0\.1:(\d+)")[1]) for one in self.receivers]
+        self.ports = [free_port() for _ in range(3)]
+        self.receivers = [self.receiver(n) for n in range(3)]
+        for one in self.receivers:
+            one.says("listening on")
         self.names = [f"127.0.0.1:{port}" for port in self.ports]
         self.shippers, self.files, self.written = [], [], []
         self.ended = threading.Event()
         self.writer = threading.Thread(target=self.write)
 
-    def receiver(self, number, port):
-        return Process(
-            self.directory, *LOGBALE, "receive", "--listen", f"127.0.0.1:{port}", "--archive", self.archives[number]
-        )
+    def receiver(self, number):
+        listen = f"127.0.0.1:{self.ports[number]}"
+        return Process(self.directory, *LOGBALE, "receive", "--listen", listen, "--archive", self.archives[number])
 
     def start_again(self, number):
-        self.receivers[number] = self.receiver(number, self.ports[number])
+        self.receivers[number] = self.receiver(number)
         self.receivers[number].says("listening on")
 
     def kill(self, number):
@@ -71,18 +74,25 @@ class Fleet:
         """Nothing more is written; every shipper ends, and ends with 0."""
         self.ended.set()
         self.writer.join()
-        time.sleep(0.5)  # they follow files: how far the writer came is nothing that they could wait for
+        deadline = time.monotonic() + 60
+        while len(self.stored()) < sum(self.written):  # they follow files: none of them says that it has read its own
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
         for shipper in self.shippers:
             assert shipper.end() == 0, shipper.messages.read_text()
+
+    def stored(self):
+        """The lines of all archives."""
+        shown = logbale_run("cat", *self.archives)
+        assert (shown.returncode, shown.stderr) == (0, "")
+        return shown.stdout.splitlines()
 
     def check(self):
         """Once the receivers have ended: all of the archives together are what was written, each file in its order."""
         for receiver in self.receivers:
             assert receiver.end() == 0
-        shown = logbale_run("cat", *self.archives)
-        assert (shown.returncode, shown.stderr) == (0, "")
         found = [[] for _ in self.files]
-        for line in shown.stdout.splitlines():
+        for line in self.stored():
             entry = json.loads(line)
             found[entry["file"]].append(entry["n"])
         assert found == [list(range(written)) for written in self.written]

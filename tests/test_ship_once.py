@@ -2,11 +2,13 @@
 
 import re
 import signal
-import socket
 import subprocess
 
 import pytest
 from cli_process import CLEAN, LOGBALE, entries, logbale_run, receiver, running
+
+from chaos.processes import free_port
+from logbale.spool import list_spools
 
 LINES = 400_000
 """So many take seconds, in small batches."""
@@ -66,7 +68,7 @@ def test_a_stop_is_how_a_pipe_that_never_ends_is_left(tmp_path, flags, code):
             next(line for line in ship.stderr if "in session" in line)
             ship.send_signal(signal.SIGTERM)
             said = ship.stderr.read()
-            assert ship.wait(30) == code, said
+            assert ship.wait(60) == code, said
         assert receiving.end() == 0
     assert ("stopped before the end; what was read is delivered" in said) == bool(flags)
 
@@ -74,12 +76,12 @@ def test_a_stop_is_how_a_pipe_that_never_ends_is_left(tmp_path, flags, code):
 def test_two_signals_name_what_is_left_and_its_place_once(tmp_path, lines):
     """And no DRAIN_TIMEOUT: nothing was waited for."""
     spools = tmp_path / "spools"
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        nowhere = f"127.0.0.1:{free.getsockname()[1]}"
+    nowhere = f"127.0.0.1:{free_port()}"
     # A spool this small is full long before the end, with batches this small.
     bounds = ("--spool-dir", spools, "--spool-max-bytes", 1 << 20, "--batch-size", 20, "--drain-timeout", 600)
     with running(tmp_path, "ship", "--once", "--to", nowhere, *bounds, lines) as shipping:
         shipping.says("Connection refused")
+        shipping.until(lambda: any(one.entries for one in list_spools(spools)))
         shipping.process.send_signal(signal.SIGTERM)
         shipping.says("SIGTERM: stopping")
         assert shipping.end() == 69

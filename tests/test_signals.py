@@ -5,21 +5,22 @@ What cannot be waited for is a system call that is replaced by one that takes a 
 
 import re
 import signal
-import socket
 import sys
 import time
 
 import pytest
 from cli_process import Process, logbale_run, running
 
+from chaos.processes import free_port
+
 STUCK = 60
 """Seconds that what is stuck would take."""
 
-AT_ONCE = 3.0
-"""Seconds, on a machine that has other work: twenty times less than anything here would take."""
+AT_ONCE = 30.0
+"""Seconds, on a machine that has a lot of other work: half of what anything here would take."""
 
 PROGRAM = f"""
-import os, sys, threading, time
+import os, signal, sys, threading, time
 call, where, loop = sys.argv[1:4]
 del sys.argv[1:4]
 if loop == "asyncio":
@@ -28,7 +29,12 @@ whole = getattr(os, call)
 def stuck(*arguments):
     if os.path.exists(where) and (call != "pread" or threading.current_thread() is threading.main_thread()):
         os.write(2, b"stuck in %s\\n" % call.encode())  # print would write its parts one by one
-        time.sleep({STUCK})
+        ends, handler = time.monotonic() + {STUCK}, signal.getsignal(signal.SIGTERM)
+        while time.monotonic() < ends:
+            time.sleep(0.01)
+            if signal.getsignal(signal.SIGTERM) is not handler:
+                handler = signal.getsignal(signal.SIGTERM)
+                os.write(2, b"heard a signal\\n")
     return whole(*arguments)
 setattr(os, call, stuck)
 from logbale.cli import main
@@ -103,7 +109,7 @@ def test_a_shipper_whose_disk_is_stuck_ends_at_the_second_signal(tmp_path, loop)
     """It says what is left; nothing of it is lost, as the file is read on from where the spool says."""
     log = tmp_path / "app.log"
     log.write_text("one\n")
-    ship = ("ship", log, "--from-start", "--to", f":{nobody_listens()}", "--batch-interval", 0.1)
+    ship = ("ship", log, "--from-start", "--to", f":{free_port()}", "--batch-interval", 0.1)
     with Stuck(tmp_path, "fdatasync", loop, *ship) as shipping:
         shipping.says("no session")
         shipping.get_stuck()
@@ -118,28 +124,22 @@ def test_a_process_whose_loop_is_stuck_ends_at_the_second_signal(tmp_path, loop)
     """It has no time for a word, not even for the first signal; its exit code is a shell's for the second one."""
     log = tmp_path / "app.log"
     log.write_text("one\n")
-    with Stuck(tmp_path, "pread", loop, "ship", log, "--from-start", "--to", f":{nobody_listens()}") as shipping:
+    with Stuck(tmp_path, "pread", loop, "ship", log, "--from-start", "--to", f":{free_port()}") as shipping:
         shipping.says("no session")
         shipping.get_stuck()
         with log.open("a") as growing:
             growing.write("two\n")
         shipping.says("stuck in pread")
         shipping.process.send_signal(signal.SIGTERM)
-        time.sleep(0.1)  # two signals of a kind at a time are one, and nothing says that the first has come
+        shipping.says("heard a signal")  # two of a kind that wait are one
         assert shipping.end_at_once(signal.SIGTERM) == 128 + signal.SIGTERM
 
 
 def test_a_thread_that_is_stuck_does_not_keep_a_stopped_process(tmp_path, loop):
     """One signal is enough: what standard input gives when the read is over is nobody's any more."""
     (tmp_path / "stuck-read").touch()
-    ship = ("ship", "-", "--to", f":{nobody_listens()}", "--drain-timeout", 0.1)
+    ship = ("ship", "-", "--to", f":{free_port()}", "--drain-timeout", 0.1)
     with Stuck(tmp_path, "read", loop, *ship) as shipping:
         shipping.says("stuck in read")
         shipping.says("no session")
         assert shipping.end_at_once(signal.SIGTERM) == 69
-
-
-def nobody_listens():
-    """A port."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return free.getsockname()[1]

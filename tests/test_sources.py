@@ -192,7 +192,7 @@ def test_a_line_is_passed_on_before_the_next_one_is_written(run):
         async with contextlib.aclosing(StdinSource(fields={}, host="h", fd=read_end).chunks()) as chunks:
             for text in ("one", "two"):
                 os.write(write_end, text.encode() + b"\n")
-                chunk = await asyncio.wait_for(anext(chunks), 5)
+                chunk = await asyncio.wait_for(anext(chunks), 60)
                 assert messages_of(chunk) == [text]
 
     run(scenario)
@@ -303,13 +303,13 @@ class Following:
                 self.lines += messages_of(chunk)
 
     async def expect_at_least(self, count):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while len(self.lines) < count:
                 await asyncio.sleep(0)
 
     async def expect(self, *lines):
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while self.lines != list(lines):
                     await asyncio.sleep(0.002)
         assert self.lines == list(lines)

@@ -108,7 +108,7 @@ def audit(directory, kind, **environ):
         env=os.environ | {"PYTHONPATH": str(directory)} | environ,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
 

@@ -7,6 +7,7 @@ import struct
 
 import pytest
 
+from chaos.processes import free_port
 from logbale.metrics import ShipperMetrics
 from logbale.protocol import Algorithm, FrameDecoder, encode_header
 from logbale.receivers import Receivers
@@ -74,13 +75,17 @@ def test_delays_grow_while_nobody_listens(run):
     """One second, doubling to thirty, with jitter; every failure is counted; the first success starts them anew."""
 
     async def scenario():
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
         waits, listening = [], []
 
+        ended = asyncio.Event()
+
         async def accept(reader, writer):
-            await reader.read()
-            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await reader.read()
+                writer.close()
+                await writer.wait_closed()
+            ended.set()
 
         async def sleep(seconds):
             waits.append(seconds)
@@ -94,7 +99,7 @@ def test_delays_grow_while_nobody_listens(run):
         assert sender.metrics.connected
         await sender.close()
         listening[0].close()
-        await asyncio.sleep(0.01)
+        await ended.wait()
 
     run(scenario)
 

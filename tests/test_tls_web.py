@@ -6,13 +6,13 @@ import http.client
 import io
 import json
 import re
-import socket
 import ssl
 
 import pytest
 from certificates import PAST, SHORT, Certificates
 from waiting import eventually
 
+from chaos.processes import free_port
 from logbale.config import Settings
 from logbale.log_receiver import LogReceiver
 from logbale.log_shipper import LogShipper
@@ -21,11 +21,6 @@ from logbale.log_shipper import LogShipper
 @pytest.fixture
 def files(tmp_path):
     return Certificates(tmp_path / "tls")
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return free.getsockname()[1]
 
 
 @contextlib.asynccontextmanager
@@ -50,9 +45,9 @@ async def ask(port, path, context, *, host=None):
 
     def get():
         if context is None:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         else:
-            connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=10, context=context)
+            connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=60, context=context)
         with contextlib.closing(connection):
             connection.request("GET", path, headers={"Host": host} if host else {})
             answer = connection.getresponse()
@@ -118,7 +113,7 @@ def test_a_renewed_certificate_is_served_and_ends_the_alarm(run, files):
                 return stats["certificate_expires"], {alarm["id"]: alarm["severity"] for alarm in stats["alarms"]}
 
             async def until(expected):
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     while await alarms() != expected:
                         await asyncio.sleep(0.1)
 
@@ -168,19 +163,33 @@ def test_handshakes_count_among_the_connections(run, files):
     """Who never ends one takes a place, for HELLO_TIMEOUT."""
 
     async def scenario():
+        for hello_timeout in (0.5, 5.0, 50.0):  # a busy machine may be slower than the first
+            if await is_full(hello_timeout):
+                return
+        pytest.fail("a third connection found a place each time")
+
+    async def is_full(hello_timeout):
         async with receiver(
-            dashboard_tls="on", dashboard_max_connections=2, hello_timeout=0.5, **files.receiver()
+            dashboard_tls="on", dashboard_max_connections=2, hello_timeout=hello_timeout, **files.receiver()
         ) as server:
             port, context = server.settings.dashboard_port, files.client_context()
             silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
-            await asyncio.sleep(0.1)
-            with pytest.raises(OSError):  # noqa: PT011  # reset, or ended in the handshake
-                await ask(port, "/healthz", context)
+            was_refused = False
+            try:
+                await ask(port, "/healthz", context)  # which the server accepts after those two
+            except OSError:  # reset, or ended in the handshake
+                was_refused = True
+            assert was_refused or server.snapshot().errors["tls_timeout"]
             await eventually(lambda: server.snapshot().errors.get("tls_timeout") == 2)
             for _, writer in silent:
                 writer.close()
-            await asyncio.sleep(0.1)
-            assert (await ask(port, "/healthz", context))[0] == 200
+            async with asyncio.timeout(60):
+                status = 0
+                while not status:
+                    with contextlib.suppress(OSError):  # until their places are free
+                        status, _ = await ask(port, "/healthz", context)
+            assert status == 200
+            return was_refused
 
     run(scenario)
 
@@ -207,7 +216,7 @@ def test_a_shippers_metrics_are_served_over_tls_where_that_is_asked_for(run, fil
         )
         shipper = LogShipper(settings, Nothing())
         running = asyncio.create_task(shipper.run())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while True:
                 with contextlib.suppress(ConnectionError):
                     status, body = await ask(port, "/metrics", files.client_context())

@@ -12,11 +12,11 @@ import msgspec
 import pytest
 from certificates import Certificates
 from cli_process import LOGBALE, Process, logbale_run, running
-from test_api_processes import free_port
 from test_delivery import Numbers, at_once, next_message, receiver, shipper
 from test_tcp_server import exchange, in_thread
 from waiting import eventually
 
+from chaos.processes import free_port
 from logbale.access import Access
 from logbale.config import Settings, load
 from logbale.config.credentials import receiver_tokens, shipper_token
@@ -200,7 +200,7 @@ def test_with_tokens_a_base_client_is_closed_before_its_payload(run, file):
             reader, writer = await asyncio.open_connection(*server.address)
             writer.write(encode_frame(b"[{}]", Algorithm.NONE)[:5])
             with pytest.raises(ConnectionResetError):
-                await asyncio.wait_for(reader.read(), 5)
+                await asyncio.wait_for(reader.read(), 60)
             writer.close()
             assert server.metrics.errors["unauthorized_base_client"] == 1
             assert server.metrics.in_flight_bytes == 0
@@ -476,7 +476,7 @@ def test_secrets_never_in_logs_arguments_tracebacks_metrics_or_the_configuration
         assert refused.returncode == 69
         texts += [delivered.stdout + delivered.stderr, refused.stdout + refused.stderr]
         asked = [f"{page}/api/stats", f"{page}/api/clients", f"127.0.0.1:{metrics}/metrics"]
-        texts += [urlopen(f"http://{url}", timeout=5).read().decode() for url in asked]
+        texts += [urlopen(f"http://{url}", timeout=60).read().decode() for url in asked]
         assert 'reason="unauthorized_wrong_token"' in texts[-1]
         texts.append(Path(f"/proc/{end.process.pid}/cmdline").read_text())
     finally:

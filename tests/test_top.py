@@ -17,6 +17,7 @@ from terminals import Terminal
 from test_cli_tail import FakeDashboard, watched
 from test_terminal import BIDI
 
+from chaos.processes import free_port
 from logbale.clients import Row
 from logbale.top.answers import ORDERS, Alarm, Client, Clients, Latency, Rates, Shippers, Stats, Totals, ordered
 from logbale.top.screen import Look, short, whole
@@ -278,14 +279,14 @@ def test_another_size_is_another_screen_at_once(busy):
 
 def test_a_receiver_that_goes_and_comes_back_is_shown_as_such(tmp_path):
     """The last numbers stay on the screen, with a word about it."""
-    with watched(tmp_path) as first, Terminal("top", first.dashboard, "--interval", "0.2") as terminal:
-        dashboard = first.dashboard
+    port = ("--dashboard-port", free_port())
+    with watched(tmp_path, *port) as first, Terminal("top", first.dashboard, "--interval", "0.2") as terminal:
         terminal.shows(r"\bOK\b")
         first.end()
         terminal.shows(r"NO ANSWER")
         terminal.shows(r"no dashboard at \S+ \(Connection refused\)")
         since = len(terminal.shown)
-        with watched(tmp_path, "--dashboard-port", dashboard.rsplit(":", 1)[1]):
+        with watched(tmp_path, *port):
             terminal.shows(r"\bOK\b", since)
         terminal.type("q")
         assert terminal.end() == 0

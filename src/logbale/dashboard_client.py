@@ -125,11 +125,15 @@ class DashboardClient:
         return f"the connection to {self.name} is lost ({_reason(error)})"
 
     def _no_answer(self, error: Exception) -> UnavailableError:
-        if isinstance(error, http.client.HTTPException | ConnectionResetError):
+        port = "is it the port for shippers? The dashboard has one of its own, 8080 by default (DASHBOARD_PORT)"
+        # A reset shows at the connect, at the question or at the answer, whichever comes first.
+        if isinstance(error, ConnectionResetError | BrokenPipeError | ConnectionAbortedError):
             return NoAnswerError(
-                f"{self.name} speaks no HTTP: is it the port for shippers? The dashboard has one of its own, 8080 by "
-                "default (DASHBOARD_PORT)"
+                f"{self.name} ends the connection without an answer: it has all that it takes "
+                f"(DASHBOARD_MAX_CONNECTIONS), or {port}"
             )
+        if isinstance(error, http.client.HTTPException):
+            return NoAnswerError(f"{self.name} speaks no HTTP: {port}")
         if isinstance(error, ssl.SSLCertVerificationError):
             return UnavailableError(
                 f"{self.name} cannot be trusted: {error.verify_message}; --tls-ca-file (TLS_CA_FILE) names its CA"
