@@ -592,7 +592,9 @@ def test_while_one_shippers_spool_fails_it_waits_and_the_others_are_stored(tmp_p
 
     async def scenario():
         async with upstream(KeepingSink()) as server, relay(tmp_path / "relay", server.address[1]) as sink:
-            near = TCPLogReceiver(server.settings, sink, ReceiverMetrics(now=0.0))
+            near = TCPLogReceiver(
+                msgspec.structs.replace(server.settings, server_port=0), sink, ReceiverMetrics(now=0.0)
+            )
             await near.start()
             bad = LogShipper(settings_of(near.address[1]), Numbers(20_000), store=MemoryStore("bad:1"))
 
