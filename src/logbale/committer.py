@@ -85,7 +85,7 @@ class Committer:
         size = 0
         while self._waiting and (not group or size + weight(self._waiting[0].item) <= COMMIT_BYTES):
             waiting = self._waiting.popleft()
-            if (held := self._held.get(waiting.item.stream)) is not None:
+            if self._held and (held := self._held.get(waiting.item.stream)) is not None:
                 held.append(waiting)
                 continue
             size += weight(waiting.item)
@@ -102,7 +102,7 @@ class Committer:
                 self._hold(waiting, outcome.reason)
                 held[waiting.submitter] = outcome.reason
                 continue
-            if item.stream in self._unstored:
+            if self._unstored and item.stream in self._unstored:
                 self._unstored.discard(item.stream)
                 log.warning("stream %s is stored again", item.stream or "(base clients)")
             if isinstance(item, ReceivedBatch):
