@@ -596,7 +596,7 @@ def test_a_base_client_that_is_gone_before_its_batch_is_decoded_is_listed_as_gon
         assert go_on.wait(60)
         return decode_base(*arguments)
 
-    monkeypatch.setattr("logbale.connection.decode_base", slowly)
+    monkeypatch.setattr("logbale.base_receiving.decode_base", slowly)
 
     async def scenario():
         async with receiver() as server:

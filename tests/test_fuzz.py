@@ -98,7 +98,7 @@ def test_an_error_that_nobody_foresaw_ends_its_connection_only(monkeypatch, capl
     metrics = receiving._receiver.metrics
     small, large = (encode_frame(b'[{"m":"%s"}]' % (b"x" * size), Algorithm.NONE) for size in (1, 100_000))
     with monkeypatch.context() as patch:
-        patch.setattr("logbale.connection.decode_base", lambda *_: 1 / 0)
+        patch.setattr("logbale.base_receiving.decode_base", lambda *_: 1 / 0)
         for number, frame in enumerate((small, large), start=1):
             with pytest.raises(AssertionError, match="nobody foresaw"):
                 receiving.take(b"\xff" + frame)

@@ -289,7 +289,7 @@ def test_what_is_decoded_in_the_pool_has_its_room_before(run, monkeypatch):
             running -= 1
         return decode_base(*arguments)
 
-    monkeypatch.setattr("logbale.connection.decode_base", slowly)
+    monkeypatch.setattr("logbale.base_receiving.decode_base", slowly)
     incompressible = encode_frame(
         zlib.compress(json.dumps([{"m": os.urandom(100_000).hex()}]).encode()), Algorithm.ZLIB
     )

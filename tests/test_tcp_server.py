@@ -277,7 +277,7 @@ def test_a_client_that_sends_faster_than_it_is_decoded_does_not_use_up_everybody
         time.sleep(0.01)
         return decode_base(*arguments)
 
-    monkeypatch.setattr("logbale.connection.decode_base", slowly)
+    monkeypatch.setattr("logbale.base_receiving.decode_base", slowly)
     data = b"".join(raw_frame({"n": n, "pad": "x" * 300_000}) for n in range(40))
 
     async def scenario():

@@ -1,7 +1,6 @@
 """One client's connection at the receiver: bytes → frames, in order, and items on their way to the sink.
 
-The first header decides: a control frame opens a ReceivingSession; anything else is a base client, whose frames are
-taken here and to whom nothing is written.
+The first header decides: a control frame opens a ReceivingSession; anything else is a base client's, for BaseReceiving.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
 from logbale.access import REASONS
+from logbale.base_receiving import BaseReceiving
 from logbale.clients import Client
 from logbale.committer import weight
 from logbale.compression import RATIO_FREE_BYTES
 from logbale.config import format_address
-from logbale.decoding import INLINE_BYTES, Decoded, decode_base
-from logbale.errors import DecompressionError, EntryError, ProtocolError
-from logbale.floods import is_worth_saying
+from logbale.decoding import Decoded
+from logbale.errors import ProtocolError
 from logbale.liveness import PING_AFTER, Due, Liveness, Pace
 from logbale.messages import UNAUTHORIZED, Busy, Error, Goaway, Message, Ping, encode_message
 from logbale.origins import NO_ADDRESS
@@ -62,6 +61,7 @@ class Connection(asyncio.Protocol):
         """Nothing more is taken from the client."""
         self.unsettled = 0
         """Items on their way to the sink."""
+        self._base: BaseReceiving | None = None
         self._decoder = FrameDecoder(
             self.settings.max_frame_bytes, session=None, max_control=self.settings.max_hello_bytes
         )
@@ -80,7 +80,6 @@ class Connection(asyncio.Protocol):
         self._cannot_store = False
         self._turn: asyncio.Handle | None = None
         self._working: asyncio.Task[None] | None = None
-        self._bad_frames = 0
         self._error: ProtocolError | None = None
         """The stream is unsound behind the frames that wait."""
         self._live = Liveness(0.0)
@@ -365,12 +364,9 @@ class Connection(asyncio.Protocol):
                 if frame.flags == Flag.CONTROL or self.session is not None:
                     self.session = self.session or ReceivingSession(self)
                     self.session.take(frame)
-                elif len(frame.payload) < INLINE_BYTES:
-                    self._take_base(frame, decode_base(frame, self.settings))
                 else:
-                    # Now, not when the task begins: what comes in this turn of the loop must not find the same room.
-                    self.receiver.take_room(size := raw_bytes_at_most(frame, self.settings))
-                    self.work(self._decode_base_in_pool, frame, size)
+                    self._base = self._base or BaseReceiving(self)
+                    self._base.take(frame)
             except ProtocolError as error:
                 self.receiver.release(frame.wire_bytes)
                 self.drop_frames()
@@ -437,25 +433,6 @@ class Connection(asyncio.Protocol):
         """Ends it before it is done."""
         if self._working is not None:
             self._working.cancel()
-
-    async def _decode_base_in_pool(self, frame: Frame, size: int) -> None:
-        receiver = self.receiver
-        self._take_base(frame, await receiver.decode(size, decode_base, frame, self.settings))
-
-    def _take_base(self, frame: Frame, decoded: Decoded | DecompressionError | EntryError) -> None:
-        receiver = self.receiver
-        if not isinstance(decoded, Decoded):
-            self._bad_frames += 1
-            receiver.metrics.frame_refused(decoded.reason)
-            if is_worth_saying(self._bad_frames):
-                log.warning("%s: frame skipped (%d so far): %s", self.peer, self._bad_frames, decoded)
-            receiver.release(frame.wire_bytes)
-            return
-        if self._client is None:
-            self.identify()
-        self.count(frame.algorithm, decoded, frame.wire_bytes)
-        lines = decoded.lines
-        self.submit(ReceivedBatch(lines.ndjson, lines.count, lines.first, lines.last, self.peer), frame.wire_bytes)
 
     def count(self, algorithm: Algorithm, decoded: Decoded, wire_bytes: int) -> None:
         """A batch arrived and is sound."""
