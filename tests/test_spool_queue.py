@@ -267,3 +267,23 @@ def test_a_larger_bound_in_memory_lets_the_reader_go_on(run):
         await queue.close()
 
     run(scenario)
+
+
+def test_what_will_be_dropped_is_not_compressed_first(tmp_path):
+    """Dropping is faster than any compression: what waited for that would be in memory, without a bound."""
+    pressing = []
+
+    async def scenario():
+        store = spool_of(tmp_path / "s", max_bytes=1 << 20)
+        queue = SpoolQueue(store, max_memory=1 << 20, policy="drop_newest", press=pressing.append)
+        running = asyncio.create_task(queue.run())
+        for _ in range(100):
+            await queue.wait_for_room()
+            queue.append(Batch(b'{"n":"%s"}\n' % os.urandom(100_000).hex().encode(), 1, {}))
+        queue.close_input()
+        await running
+        await queue.close()
+        assert queue.counts["dropped_drop_newest"] >= 80
+        assert 0 < len(pressing) <= 100 - queue.counts["dropped_drop_newest"]
+
+    asyncio.run(scenario())

@@ -120,14 +120,21 @@ class SpoolQueue:
     def append(self, batch: Batch) -> None:
         """Takes a batch, whether there is room or not."""
         cursors, self._moved = self._moved | batch.cursors, {}
-        pressing = self._press(batch.raw) if self._press is not None and len(batch.raw) >= LARGE_BYTES else None
-        self._incoming.append(((batch.raw, batch.count, cursors), pressing))
+        self._incoming.append(((batch.raw, batch.count, cursors), self._begin_to_press(batch.raw)))
         self._incoming_since.append(batch.since)
         self._incoming_bytes += len(batch.raw)
         self._incoming_batches += 1
         self._incoming_entries += batch.count
         self._arrived.set()
         self._look_for_room()
+
+    def _begin_to_press(self, raw: bytes) -> Future[Pressed] | None:
+        if self._press is None or len(raw) < LARGE_BYTES:
+            return None
+        # What will be dropped holds up no reading; were it pressed, ever more of it would wait for that in memory.
+        if self._policy == "drop_newest" and self._incoming_bytes + len(raw) > self.store.free_bytes:
+            return None
+        return self._press(raw)
 
     def move_cursors(self, cursors: Mapping[str, Any]) -> None:
         """The sources are read so far, though no entry came of it: noted behind the batches that wait to be stored."""
