@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import itertools
 import logging
 import os
 import socket
@@ -24,6 +25,7 @@ from logbale.sinks import NotNow, ReceivedBatch, Rejected, SkippedRange, Stored
 from logbale.sinks import relay as relay_sink
 from logbale.spool import MemoryStore
 from logbale.spool.dead_letters import letters
+from logbale.spool.format import MAX_NUMBER
 from logbale.tcp_server import TCPLogReceiver
 
 
@@ -175,6 +177,39 @@ def test_a_spool_that_cannot_be_written_holds_no_other_up(tmp_path, run, fail):
             assert server.sink.came("a:1") == [1]
             assert [one for one in server.sink.came("b:1") if isinstance(one, int)] == [1, 3]
             assert sink.snapshot().forwarded_entries == 4
+
+    run(scenario)
+
+
+def test_what_no_spool_can_number_is_not_rejected_before_the_batches_that_wait_ahead_of_it(tmp_path, run, fail):
+    """Its answer would be an acknowledgement of those too, none of which is stored."""
+
+    async def scenario():
+        async with relay(tmp_path / "relay", 1) as sink:
+            fail("fdatasync", errno.EIO)
+            items = [batch(1), skip(2, MAX_NUMBER)]
+            assert [type(one) for one in await sink.commit(items)] == [NotNow, NotNow]
+            fail()
+            assert [type(one) for one in await sink.commit(items)] == [Stored, Rejected]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("works", range(1, 8))
+def test_batches_without_a_stream_are_stored_all_or_none(tmp_path, run, fail, works):
+    """They have no number by which those that are here already could be passed over when all come again."""
+
+    async def scenario():
+        async with relay(tmp_path / "relay", 1) as sink:
+            await sink.commit([base_batch(0)])
+            syncs = itertools.count()
+            fail("fdatasync", errno.EIO, when=lambda *_: not 1 <= next(syncs) < works)
+            items = [base_batch(number) for number in range(1, 5)]
+            outcomes = await sink.commit(items)
+            fail()
+            again = [item for item, outcome in zip(items, outcomes, strict=True) if isinstance(outcome, NotNow)]
+            await sink.commit(again)
+            assert sink.snapshot().waiting_entries == 5
 
     run(scenario)
 

@@ -175,8 +175,14 @@ class OriginSpool(DiskSpool):
             self.skip(item.sequence, 0, REJECTED_HERE, cursors)
 
     def keep_base(self, items: Sequence[ReceivedBatch]) -> list[Kept]:
-        """The same for batches that came without a stream: they are numbered here."""
-        return self._append([(item, {}) for item in items])
+        """The same for batches that came without a stream, and are numbered here: all or none, in one write.
+
+        Of a part, nobody could tell that it is here already when all come again.
+        """
+        records = self.append(
+            [(item.lines(), item.count, {}) for item in items], [item.frame or None for item in items]
+        )
+        return list(map(Kept, records, items))
 
     def skip(self, last: int, entries: int, reason: str, cursors: Any) -> None:
         """As DiskSpool, but by the origin's sequences, which are positions."""

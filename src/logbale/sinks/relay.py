@@ -115,10 +115,10 @@ class RelaySink(MarkedSink):
                 raise error
 
         def outcome(item: Item) -> Outcome | NotNow:
-            if is_out_of_bounds(item):
-                return Rejected("a sequence beyond 2^62")
-            error = failed.get(item.stream)
-            return Stored() if error is None else NotNow(str(error))
+            # First: what is rejected behind a batch that waits would have that acknowledged, too.
+            if (error := failed.get(item.stream)) is not None:
+                return NotNow(str(error))
+            return Rejected("a sequence beyond 2^62") if is_out_of_bounds(item) else Stored()
 
         return [outcome(item) for item in items]
 
