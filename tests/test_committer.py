@@ -4,13 +4,15 @@ import asyncio
 
 import base_client
 import pytest
-from relay_items import batch, upstream
+from relay_items import base_batch, batch, settings_of, upstream
 from test_delivery import KeepingSink, Numbers, eventually, shipper
 from test_tcp_server import in_thread, raw_frame
 
-from logbale.committer import Committer
+from logbale.committer import Committer, weight
+from logbale.log_shipper import LogShipper
 from logbale.metrics import ReceiverMetrics
 from logbale.sinks import NotNow, Stored
+from logbale.spool import MemoryStore
 
 
 @pytest.fixture(autouse=True)
@@ -20,16 +22,16 @@ def at_once(monkeypatch):
 
 
 class Choosy(KeepingSink):
-    """Does not store one stream for now."""
+    """Does not store some streams for now."""
 
-    def __init__(self, stream):
+    def __init__(self, *streams):
         super().__init__()
-        self.refused = stream
+        self.refused = streams
 
     async def commit(self, items):
-        wanted = [item for item in items if item.stream != self.refused]
-        await super().commit(wanted)
-        return [Stored() if item.stream != self.refused else NotNow("its disk is away") for item in items]
+        refused = self.refused
+        await super().commit([item for item in items if item.stream not in refused])
+        return [Stored() if item.stream not in refused else NotNow("its disk is away") for item in items]
 
 
 class Listening:
@@ -50,6 +52,9 @@ class Listening:
         if reason not in self.told[-1:]:
             self.told.append(reason)
 
+    def given_up(self, item):
+        self.told.append(-item.sequence)
+
 
 def test_what_cannot_be_stored_now_keeps_its_order_and_holds_nobody_else_up(run):
     """Also what comes of the stream later, while the sink is not asked, waits behind what came before."""
@@ -64,13 +69,96 @@ def test_what_cannot_be_stored_now_keeps_its_order_and_holds_nobody_else_up(run)
             await eventually(lambda count=sequence: len(sink.items) == count)
         assert {item.stream for item in sink.items} == {"b:1"}
         assert waits.told == ["its disk is away"]
-        sink.refused = None
+        sink.refused = ()
         await eventually(lambda: 5 in waits.told)
         assert [one for one in waits.told if isinstance(one, int)] == [1, 2, 3, 4, 5]
         assert goes_on.told == [one for number in range(1, 6) for one in (number, "acknowledged")]
         assert committer.storage_error is None
         running.cancel()
         await asyncio.wait([running])
+
+    run(scenario)
+
+
+def test_of_too_much_that_waits_the_stream_that_takes_the_most_is_given_up(run):
+    """Whole, with what came of it meanwhile: the sink gets none of it that something is missing before."""
+
+    async def scenario():
+        sink, large, small, base = Choosy("a:1", "b:1", ""), Listening(), Listening(), Listening()
+        limit = 3 * weight(batch(1, "a:1", padding=1000))
+        committer = Committer(sink, ReceiverMetrics(now=0.0), max_held=lambda: limit)
+        running = asyncio.create_task(committer.run())
+        committer.submit(batch(1, "b:1", padding=1000), small)
+        committer.submit(base_batch(1), base)
+        committer.submit(batch(1, "a:1", padding=1000), large)
+        await eventually(lambda: large.told)
+        for sequence in range(2, 5):
+            committer.submit(batch(sequence, "a:1", padding=1000), large)
+        await eventually(lambda: -4 in large.told)
+        assert large.told == ["its disk is away", -1, -2, -3, -4]
+        committer.submit(batch(1, "a:1"), large)  # in another session
+        sink.refused = ()
+        await eventually(lambda: len(sink.items) == 3)
+        assert (large.told[-2:], small.told[1:]) == ([1, "acknowledged"], [1, "acknowledged"])
+        running.cancel()
+        await asyncio.wait([running])
+
+    run(scenario)
+
+
+def test_what_came_while_the_sink_was_asked_is_given_up_too(run):
+    """It is not in any list of what waits for its stream yet, and must not get past what is missing before it."""
+    asked, may_answer = asyncio.Event(), asyncio.Event()
+
+    class Slow(Choosy):
+        async def commit(self, items):
+            asked.set()
+            await may_answer.wait()
+            return await super().commit(items)
+
+    async def scenario():
+        asked.clear()
+        may_answer.clear()
+        sink, told = Slow("a:1"), Listening()
+        committer = Committer(sink, ReceiverMetrics(now=0.0), max_held=lambda: 0)
+        running = asyncio.create_task(committer.run())
+        committer.submit(batch(1, "a:1"), told)
+        await asked.wait()
+        committer.submit(batch(2, "a:1"), told)
+        may_answer.set()
+        await eventually(lambda: -1 in told.told)
+        sink.refused = ()
+        committer.submit(batch(1, "b:1"), told)
+        await eventually(lambda: sink.items)
+        assert ([item.stream for item in sink.items], told.told[:3]) == (["b:1"], ["its disk is away", -1, -2])
+        running.cancel()
+        await asyncio.wait([running])
+
+    run(scenario)
+
+
+def test_a_stream_that_waits_leaves_memory_for_the_others(run):
+    """What the receiver has of it when its disk goes away may be all that it may have; later it comes again, once."""
+    full = asyncio.Event()
+
+    class Slow(Choosy):
+        async def commit(self, items):
+            await full.wait()
+            return await super().commit(items)
+
+    async def scenario():
+        full.clear()
+        async with upstream(Slow("bad:1"), max_in_flight_bytes=2_000_000) as server:
+            bad = LogShipper(settings_of(server.address[1]), Numbers(30_000), store=MemoryStore("bad:1"))
+            waiting = asyncio.create_task(bad.run())
+            await eventually(lambda: server.room.taken > 900_000)
+            full.set()
+            assert (await shipper(server.address[1], Numbers(500)).run()).delivered
+            assert not waiting.done()
+            server.sink.refused = ()
+            assert (await waiting).delivered
+            assert server.sink.numbers == [*range(500), *range(30_000)]
+            assert server.metrics.in_flight_bytes == server.metrics.pending_entries == 0
 
     run(scenario)
 
@@ -92,7 +180,7 @@ def test_a_base_client_whose_entries_cannot_be_stored_is_not_read_on(run):
             assert (await shipper(server.address[1], Numbers(500)).run()).delivered
             assert server.metrics.in_flight_bytes < limit
             assert not client.done()
-            server.sink.refused = None
+            server.sink.refused = ()
             await client
             assert server.sink.numbers == [*range(500), *range(4000)]
 

@@ -5,6 +5,7 @@ import errno
 import itertools
 import logging
 import os
+import random
 import socket
 import threading
 
@@ -651,6 +652,36 @@ def test_while_one_shippers_spool_fails_it_waits_and_the_others_are_stored(tmp_p
             await near.stop(deadline=0.0)
             await forwarded(sink)
             assert sorted(server.sink.numbers) == sorted([*range(500), *range(20_000)])
+
+    run(scenario)
+
+
+def test_what_is_given_up_of_a_stream_whose_disk_fails_now_and_then_comes_again_and_is_stored_once(
+    tmp_path, run, fail, monkeypatch
+):
+    """Whatever of it was stored before: the session after it goes on from the mark, or from behind it."""
+    chance = random.Random(7)
+
+    async def scenario():
+        async with upstream(KeepingSink()) as server, relay(tmp_path / "relay", server.address[1]) as sink:
+            near = TCPLogReceiver(settings_of(0, max_in_flight_bytes=200_000), sink, ReceiverMetrics(now=0.0))
+            await near.start()
+            bad = LogShipper(settings_of(near.address[1]), Numbers(30_000), store=MemoryStore("bad:1"))
+
+            def of_bad(descriptor, *_):
+                return "/bad:1/" in os.readlink(f"/proc/self/fd/{descriptor}") and chance.random() < 0.9
+
+            fail("fdatasync", errno.EIO, when=of_bad)
+            for module, name in (failover, "FIRST_DELAY"), (failover, "LONGEST_DELAY"), (committer, "STORAGE_RETRY"):
+                monkeypatch.setattr(module, name, 0.01)  # what was set before, fail() has undone
+            waiting = asyncio.create_task(bad.run())
+            await eventually(lambda: near.metrics.connections > 20)
+            assert not waiting.done()
+            fail()
+            assert (await waiting).delivered
+            await near.stop(deadline=0.0)
+            await forwarded(sink)
+            assert server.sink.numbers == [*range(30_000)]
 
     run(scenario)
 

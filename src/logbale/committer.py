@@ -1,7 +1,8 @@
 """The committer: what all connections have decoded goes to the sink in groups, and each hears of its own.
 
 A sink that cannot store now is asked again until it can; meanwhile nothing is dropped and nothing is acknowledged.
-Where that is one stream's trouble alone, what comes of it is held back, in order, and the others go on.
+Where that is one stream's trouble alone, what comes of it is held back, in order, and the others go on; of too much
+that is held back some is given up, unacknowledged, to be sent again.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
+from math import inf
 from typing import Protocol
 
 import msgspec
@@ -45,6 +47,9 @@ class Submitter(Protocol):
     def held(self, seconds: float, reason: str) -> None:
         """What it submits cannot be stored for so long at least, and need not come in until group_ended()."""
 
+    def given_up(self, item: Item) -> None:
+        """The item is not stored and takes too much memory: nothing more of its session may be submitted."""
+
 
 class _Waiting(msgspec.Struct):
     item: Item
@@ -54,11 +59,13 @@ class _Waiting(msgspec.Struct):
 class Committer:
     """Owns the queue in front of the sink. `run` for ever; submit() from the same loop."""
 
-    def __init__(self, sink: Sink, metrics: ReceiverMetrics) -> None:
+    def __init__(self, sink: Sink, metrics: ReceiverMetrics, *, max_held: Callable[[], float] = lambda: inf) -> None:
+        """`max_held` is how many bytes may be held back: what is read from others needs its part of the memory."""
         self.storage_error: str | None = None
         """Why the sink cannot store now; None while it can."""
         self._sink = sink
         self._metrics = metrics
+        self._max_held = max_held
         self._waiting: deque[_Waiting] = deque()
         self._held: dict[str, list[_Waiting]] = {}
         """By stream, what the sink cannot store now, and what came after it."""
@@ -113,6 +120,8 @@ class Committer:
             submitter.group_ended()
         for submitter, reason in held.items():
             submitter.held(STORAGE_RETRY, reason)
+        if held:
+            self._give_up_what_is_too_much()
 
     def _hold(self, waiting: _Waiting, reason: str) -> None:
         stream = waiting.item.stream
@@ -125,6 +134,20 @@ class Committer:
             self._unstored.add(stream)
             log.error("stream %s cannot be stored now, whoever ships it waits: %s", stream or "(base clients)", reason)
         self._held[stream].append(waiting)
+
+    def _give_up_what_is_too_much(self) -> None:
+        """The stream that takes the most, then the next. Base clients do not send again: theirs stays."""
+        sizes = {stream: sum(weight(one.item) for one in held) for stream, held in self._held.items()}
+        too_much = sum(sizes.values()) - self._max_held()
+        for stream in sorted(filter(None, sizes), key=sizes.__getitem__, reverse=True):
+            if too_much <= 0:
+                return
+            too_much -= sizes[stream]
+            # With all that came behind it, or that would be stored without what is missing before.
+            given_up = self._held.pop(stream) + [one for one in self._waiting if one.item.stream == stream]
+            self._waiting = deque(one for one in self._waiting if one.item.stream != stream)
+            for waiting in given_up:
+                waiting.submitter.given_up(waiting.item)
 
     def _ask_again(self) -> None:
         self._waiting.extendleft(reversed(list(chain.from_iterable(self._held.values()))))

@@ -237,15 +237,25 @@ class Connection(asyncio.Protocol):
 
     def settled(self, item: Item, outcome: Outcome) -> None:
         """The sink has said its word on one item of this connection."""
-        self.unsettled -= 1
-        self.receiver.give_room(weight(item))
-        arrived, metrics = self._submitted.popleft(), self.receiver.metrics
-        if isinstance(item, ReceivedBatch):
-            metrics.pending_entries -= item.count
+        arrived = self._returned(item)
         if isinstance(outcome, Stored):
-            metrics.item_stored(monotonic(), arrived if isinstance(item, ReceivedBatch) else None)
+            self.receiver.metrics.item_stored(monotonic(), arrived if isinstance(item, ReceivedBatch) else None)
         if self.session is not None:
             self.session.settled(item, outcome)
+
+    def given_up(self, item: Item) -> None:
+        """It waited for its own place in the sink, and with others took too much memory."""
+        self._returned(item)
+        if self.session is not None:
+            self.session.given_up()
+
+    def _returned(self, item: Item) -> float:
+        """The committer has done with an item; when it arrived."""
+        self.unsettled -= 1
+        self.receiver.give_room(weight(item))
+        if isinstance(item, ReceivedBatch):
+            self.receiver.metrics.pending_entries -= item.count
+        return self._submitted.popleft()
 
     def group_ended(self) -> None:
         """All of a group that came from here is settled."""

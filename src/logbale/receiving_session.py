@@ -79,6 +79,15 @@ class ReceivingSession:
         elif isinstance(outcome, Rejected):
             self._connection.send(Reject(last, outcome.reason))
 
+    def given_up(self) -> None:
+        """The sink cannot store the stream, of which too much waits: all that is not acknowledged comes again."""
+        stream = self.stream
+        assert stream is not None, "nothing is submitted before the welcome"
+        stream.returned()
+        # Nobody's from now on: what is still being decoded must not be stored without what is missing before it.
+        self._receiver.streams.release(stream, self)
+        self._connection.fail("limit", f"stream {stream.name} cannot be stored now, and too much waits for that")
+
     def acknowledge(self) -> None:
         """One acknowledgement for all that has become durable."""
         if self.stream is not None and self.stream.writer is self:

@@ -41,6 +41,10 @@ class Stream:
     def settled(self, last: int) -> None:
         """One of them is durable, or rejected, which is durable too."""
         self.durable = last
+        self.returned()
+
+    def returned(self) -> None:
+        """One of them is not on its way any more."""
         self._pending -= 1
         if not self._pending:
             self._settled.set()

@@ -86,7 +86,8 @@ class TCPLogReceiver:
         self.streams = Streams(sink)
         self.clients = Clients()
         self.access = Access(settings, metrics.errors)
-        self.committer = Committer(sink, metrics)
+        # Half of what may be decoded and not stored (Room): the others go on with the rest.
+        self.committer = Committer(sink, metrics, max_held=lambda: self.settings.max_in_flight_bytes // 4)
         self.tasks: list[asyncio.Task[None]] = []
         """They end only by an error that nobody foresaw: the owner should await them beside everything else."""
         self._budget: ContextBudget[ReceivingSession] = ContextBudget(settings.context_memory)
