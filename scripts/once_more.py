@@ -5,7 +5,8 @@
     once_more.py NOTES                      at the end: what NOTES says
 
 At most three tests, or faults of chaos, each alone, one at a time. Where more fail, where one fails again or is skipped
-then, where something was not collected, and where anything but a test fails, the step has failed.
+then, where something was not collected or a process of pytest's died, and where anything but a test fails, the step has
+failed.
 """
 
 import json
@@ -55,7 +56,7 @@ def run(command: tuple[str, ...], is_chaos: bool) -> tuple[int, dict]:
 
 def failed_tests(report: dict) -> dict[str, tuple[tuple[str, ...], str]]:
     """By name: the command that runs it alone, and why it failed. None where something else is wrong as well."""
-    if report.get("exit") != TESTS_FAILED or report["not_collected"]:
+    if report.get("exit") != TESTS_FAILED or report["not_collected"] or report["crashed"]:
         return {}
     return {name: ((*PYTEST, name), why) for name, why in report["failed"].items()}
 

@@ -11,7 +11,7 @@ class Failures:
 
     def __init__(self, file):
         self._file = Path(file)
-        self._report = {"exit": None, "not_collected": 0, "passed": 0, "failed": {}}
+        self._report = {"exit": None, "not_collected": 0, "crashed": 0, "passed": 0, "failed": {}}
 
     def pytest_collectreport(self, report):
         self._report["not_collected"] += report.failed
@@ -21,6 +21,7 @@ class Failures:
             name = re.sub(r"@\w+$", "", report.nodeid)  # of a group: xdist adds it
             crash = getattr(report.longrepr, "reprcrash", None)
             self._report["failed"].setdefault(name, str(crash.message if crash else report.longrepr))
+        self._report["crashed"] += report.when not in ("setup", "call", "teardown")  # xdist's, of a worker that is gone
         self._report["passed"] += report.passed and report.when == "call"
 
     def pytest_sessionfinish(self, exitstatus):
