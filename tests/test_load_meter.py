@@ -148,7 +148,7 @@ def test_a_slow_receiver_does_not_raise_the_level_where_the_kernel_tells(run, to
             )
             running = LogShipper(settings, Endless())
             start = running.snapshot().level
-            async with until_stopped(running) as task, asyncio.timeout(80):
+            async with until_stopped(running) as task, asyncio.timeout(200):
                 while not task.done():
                     now = running.snapshot()
                     if (told or now.level > start) and now.level_reason.startswith(reason):

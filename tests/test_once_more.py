@@ -28,6 +28,7 @@ def once_more(project, *command):
     """Its exit code, what ran, and the notes."""
     script = (sys.executable, ROOT / "scripts/once_more.py", "notes")
     environment = {name: value for name, value in os.environ.items() if not re.match("PYTEST|MAKE|MFLAGS|ARGS", name)}
+    environment |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "xdist.plugin"}  # five times as fast
     done = subprocess.run(
         [*script, *command], cwd=project, env=environment, capture_output=True, text=True, timeout=120, check=False
     )
