@@ -184,7 +184,7 @@ def test_lately_is_the_last_two_seconds():
 def test_what_is_sent_again_was_not_compressed_again():
     """It counts as sent twice; the time, and what the levels are judged by, count once."""
     compressing = Compressing(CompressionHandler(Algorithm.ZSTD, 3))
-    pressed = compressing.press(b"".join(b'{"n":%d}\n' % n for n in range(20_000))).result()
+    pressed = compressing.press(b"".join(b'{"n":%d}\n' % n for n in range(20_000)))()
     for _ in range(2):
         compressing.sent(pressed)
     stats = compressing.handler.stats

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from functools import partial
 from time import perf_counter, thread_time
 from typing import TypeVar
 from weakref import WeakSet
@@ -23,6 +25,9 @@ INLINE_BYTES = 64 * 1024
 PRESSES = 2
 """Large batches that are compressed at the same time, while the store is busy with those before them."""
 
+AHEAD_LEVEL = 3
+"""Levels from which on that is done. Below, a batch takes a millisecond, and handing it over a tenth of that."""
+
 _T = TypeVar("_T")
 
 
@@ -37,15 +42,19 @@ class Pressed(msgspec.Struct, frozen=True, eq=False, weakref=True):
     cpu_seconds: float
 
 
+Pressing = Callable[[], Pressed | None]
+"""Gives a batch that is being compressed; None where this end is ending and nobody compresses it any more."""
+
+
 class Compressing:
     """The shell around a CompressionHandler: it times, and gives large batches to threads. One batch at a time."""
 
     def __init__(self, handler: CompressionHandler) -> None:
         self.handler = handler
         self._work: dict[int, Work] = {}
-        threads = min(PRESSES, os.cpu_count() or 1)
-        self._pressers = [CompressionHandler(Algorithm.ZSTD, handler.level, bypass_threshold=0) for _ in range(threads)]
-        self._presses = ThreadPoolExecutor(threads, thread_name_prefix="logbale-press")
+        self._pressers: list[CompressionHandler] = []
+        """Those that no thread uses now."""
+        self._presses = ThreadPoolExecutor(min(PRESSES, os.cpu_count() or 1), thread_name_prefix="logbale-press")
         self._counted: WeakSet[Pressed] = WeakSet()
         """Those that left."""
         self._pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="logbale-compress")
@@ -63,20 +72,23 @@ class Compressing:
         self._record(context.level, Compressed(body, context.algorithm, len(raw), bypassed=False), seconds, cpu_seconds)
         return body
 
-    def press(self, raw: bytes) -> Future[Pressed] | None:
-        """Begins to compress a batch that is stored and sent as one and the same frame; None once it is ending."""
-        try:
-            return self._presses.submit(self._press, raw, self.handler.level)
-        except RuntimeError:
-            return None
+    def press(self, raw: bytes) -> Pressing:
+        """Compresses a batch that is stored and sent as one and the same frame: what is returned gives it, for the
+        store's thread to call. From AHEAD_LEVEL on it is begun now."""
+        level = self.handler.level
+        if level >= AHEAD_LEVEL:
+            with contextlib.suppress(RuntimeError):  # the threads have ended
+                return partial(_result, self._presses.submit(self._press, raw, level))
+        return partial(self._press, raw, level)
 
     def _press(self, raw: bytes, level: int) -> Pressed:
-        presser = self._pressers.pop()
-        presser.level = level
         try:
-            payload, seconds, cpu_seconds = _timed(presser.compress_always, raw)
-        finally:
-            self._pressers.append(presser)
+            presser = self._pressers.pop()
+        except IndexError:
+            presser = CompressionHandler(Algorithm.ZSTD, level, bypass_threshold=0)
+        presser.level = level
+        payload, seconds, cpu_seconds = _timed(presser.compress_always, raw)
+        self._pressers.append(presser)
         return Pressed(payload, level, len(raw), seconds, cpu_seconds)
 
     def sent(self, pressed: Pressed) -> None:
@@ -108,6 +120,12 @@ class Compressing:
         """Ends the threads."""
         for pool in (self._pool, self._presses):
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _result(pressing: Future[Pressed]) -> Pressed | None:
+    with contextlib.suppress(CancelledError):
+        return pressing.result()
+    return None
 
 
 def context_flags(context: ContextCompressor) -> Flag:

@@ -12,11 +12,11 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from time import monotonic
 from typing import Any, Literal, TypeVar
 
-from logbale.compressing import Pressed
+from logbale.compressing import Pressed, Pressing
 from logbale.durations import Durations
 from logbale.errors import StorageError
 from logbale.models import Batch
@@ -58,7 +58,7 @@ class SpoolQueue:
         *,
         max_memory: int,
         policy: Policy = "block",
-        press: Callable[[bytes], Future[Pressed] | None] | None = None,
+        press: Callable[[bytes], Pressing] | None = None,
         durations: Durations | None = None,
         thread: Executor | None = None,
     ) -> None:
@@ -79,7 +79,7 @@ class SpoolQueue:
         self._opening = self._counts = dict(store.counts)
         self._span = store.first, store.next_sequence
         self._bytes = store.disk_bytes
-        self._incoming: list[tuple[NewBatch, Future[Pressed] | None]] = []
+        self._incoming: list[tuple[NewBatch, Pressing | None]] = []
         """With a large one's compressing, which has begun."""
         self._incoming_bytes = 0
         self._incoming_batches = self._incoming_entries = 0
@@ -128,7 +128,7 @@ class SpoolQueue:
         self._arrived.set()
         self._look_for_room()
 
-    def _begin_to_press(self, raw: bytes) -> Future[Pressed] | None:
+    def _begin_to_press(self, raw: bytes) -> Pressing | None:
         if self._press is None or len(raw) < LARGE_BYTES:
             return None
         # What will be dropped holds up no reading; were it pressed, ever more of it would wait for that in memory.
@@ -198,7 +198,7 @@ class SpoolQueue:
             with contextlib.suppress(StorageError):  # nothing is lost by it, and the next write tells it
                 await self.call(self.store.settle)
 
-    def _take_group(self) -> tuple[list[NewBatch], list[Future[Pressed] | None]]:
+    def _take_group(self) -> tuple[list[NewBatch], list[Pressing | None]]:
         """The oldest that arrived: as many as one write should take and the store has room for, but at least one."""
         limit, size, count = min(GROUP_BYTES, self.store.free_bytes), 0, 0
         for (raw, _, _), _ in self._incoming:
@@ -215,7 +215,7 @@ class SpoolQueue:
         is_empty = self.store.first == self.store.next_sequence
         return is_empty or sum(len(raw) for raw, _, _ in batches) <= self.store.free_bytes
 
-    async def _store(self, batches: list[NewBatch], pressing: list[Future[Pressed] | None]) -> None:
+    async def _store(self, batches: list[NewBatch], pressing: list[Pressing | None]) -> None:
         while True:
             try:
                 if self._fits(batches) or await self._make_room(batches):
@@ -242,10 +242,10 @@ class SpoolQueue:
             self._fresh.keep(record, raw, one)
 
     def _append(
-        self, batches: list[NewBatch], pressing: list[Future[Pressed] | None]
+        self, batches: list[NewBatch], pressing: list[Pressing | None]
     ) -> tuple[Sequence[Record], list[Pressed | None]]:
         """On the store's thread, where waiting for what is being compressed holds up nobody."""
-        pressed = [None if one is None else _result(one) for one in pressing]
+        pressed = [None if one is None else one() for one in pressing]
         return self.store.append(batches, [None if one is None else one.payload for one in pressed]), pressed
 
     async def _make_room(self, batches: list[NewBatch]) -> bool:
@@ -429,11 +429,3 @@ class SpoolQueue:
     def _step(self) -> None:
         self._look_for_room()
         self._changed.set()
-
-
-def _result(pressing: Future[Pressed]) -> Pressed | None:
-    """The batch as it will be sent; None where this end is ending and nobody compresses it any more."""
-    try:
-        return pressing.result()
-    except CancelledError:
-        return None
