@@ -17,6 +17,8 @@ from logbale.log_shipper import LogShipper
 from logbale.metrics import ReceiverMetrics
 from logbale.sinks import Stored
 from logbale.sinks.null import NullSink
+from logbale.sources.tail import TailSource
+from logbale.spool import DiskSpool
 from logbale.tcp_server import TCPLogReceiver
 
 
@@ -264,3 +266,29 @@ def test_tries_that_fail_alike_are_said_ever_more_rarely(run, caplog):
     far = [int(number) for seconds, number in found if int(seconds) >= 5]
     assert far == list(range(far[0], far[-1] + 1))
     assert len(far) > 3
+
+
+def test_where_followed_files_begin_is_noted_though_the_stop_comes_before_the_first_chunk(run, tmp_path):
+    """What is written until the next run is read by it: that one does not begin at their ends again."""
+    log = tmp_path / "app.log"
+    log.write_text("old\n")
+
+    def follow(spool):
+        return TailSource([str(log)], follow=True, from_start=False, fields={}, host="h", resume=spool.cursors)
+
+    async def scenario():
+        for written in ("new\n", ""):
+            spool = DiskSpool(tmp_path / "spool", max_bytes=1 << 20)
+            spool.open()
+            running = LogShipper(nowhere(), follow(spool), store=spool)
+            task = asyncio.create_task(running.run())
+            await running.started.wait()
+            await eventually(lambda written=written, running=running: written or running.snapshot().read_entries)
+            running.stop()
+            running.stop()
+            report = await task
+            with log.open("a") as file:
+                file.write(written)
+        assert report.left_entries == 1
+
+    run(scenario)

@@ -22,6 +22,7 @@ from logbale.level_choice import RELOAD_INTERVAL, LevelChoice, first_level, poli
 from logbale.link import Link
 from logbale.load_meter import LoadMeter
 from logbale.metrics import ShipperMetrics, ShipperSnapshot
+from logbale.models import Chunk
 from logbale.protocol import Algorithm
 from logbale.receivers import Receivers
 from logbale.reloading import Reloading
@@ -202,6 +203,9 @@ class LogShipper:
 
     async def run(self) -> ShipReport:
         """Ships until the end. Raises what the source raises, after DRAIN_TIMEOUT at most for what it gave before."""
+        # A stop may come before the first chunk: where followed files begin is noted all the same, or the next run
+        # would begin at their ends again, and what came in between would be nobody's.
+        self._buffer.add(Chunk([], begun=getattr(self._source, "begun", {})), monotonic())
         reader = asyncio.create_task(self._read())
         ticker = asyncio.create_task(self._pass_on_due_batches())
         spooler = asyncio.create_task(self._queue.run())

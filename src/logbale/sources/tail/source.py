@@ -81,9 +81,12 @@ class TailSource:
         self._no_look_before = 0.0
         was_begun = bool(cursors) or BEGUN in resume
         self._files.look(first=True, at_end=not from_start and not was_begun)
+        self.begun: dict[str, int] = {}
+        """The cursors of a first run; also those of its first chunk, for who stops before that one is taken."""
         if follow and BEGUN not in resume:
+            self.begun = {**self._files.begun, BEGUN: 1}
             # In one chunk: of these cursors all become durable or none, or the next run took the others' files for new.
-            self._files.ready.insert(0, Chunk([], begun={**self._files.begun, BEGUN: 1}))
+            self._files.ready.insert(0, Chunk([], begun=self.begun))
 
     # what it gives
 
