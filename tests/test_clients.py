@@ -110,14 +110,24 @@ def test_a_client_is_missed_when_it_went_without_a_word():
 
 
 @pytest.mark.parametrize(
-    ("host", "name"),
+    ("host", "label"),
     [("web", "web s-1"), ("", "s-1"), ("s", "s-1"), ("a\nb", "s-1"), ("\x1b[2J", "s-1"), ("\u202egnp", "s-1")],
 )
-def test_a_clients_name_is_one_plain_line(host, name):
+def test_a_clients_label_is_one_plain_line(host, label):
     """Whatever it calls itself; alarms are made of it."""
     clients = Clients()
     client, _ = connect(clients, "s-1", host=host)
-    assert client.name == name
+    assert client.label == label
+
+
+def test_shippers_of_one_host_are_told_apart_by_their_names():
+    """Host, name, stream; a row has the name, the one of the last connection."""
+    clients = Clients()
+    client, live = connect(clients, "vm:1", host="vm", name="app")
+    assert client.label == "vm app vm:1"
+    clients.disconnected(client, live, 1.0)
+    connect(clients, "vm:1", host="vm", name="web")
+    assert rows(clients)["vm:1"].name == "web"
 
 
 def test_reports_of_connected_shippers_are_added_up():
@@ -171,8 +181,8 @@ def test_a_change_of_level_is_taken_once():
 def test_what_a_client_calls_itself_is_cut():
     """A name of a kilobyte is no name."""
     clients = Clients()
-    client, _ = connect(clients, host="h" * 1024, agent="a" * 1024)
-    assert len(client.host) == len(client.agent) == MAX_TEXT
+    client, _ = connect(clients, name="n" * 1024, host="h" * 1024, agent="a" * 1024)
+    assert len(client.name) == len(client.host) == len(client.agent) == MAX_TEXT
 
 
 def test_a_hundred_thousand_names_are_a_thousand_rows():

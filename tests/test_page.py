@@ -227,7 +227,7 @@ def test_the_theme_can_be_chosen_and_is_kept(page):
 def test_every_width_has_room_for_the_page(opened, fake):
     """Nothing is wider than the window, also with long names and long lines; what has no room scrolls by itself."""
     name = "x" * 300
-    fake.clients["clients"] = [client("a", host=name, stream=name, address=name, identity=name)]
+    fake.clients["clients"] = [client("a", host=name, name=name, stream=name, address=name, identity=name)]
     texts = {"host": name, "info": {"archive": name}, "why": name, "errors": {name: 3}, "levels": {name: 1}}
     fake.stats = stats(state="DEGRADED", **texts)
     page = opened().page
@@ -372,8 +372,33 @@ def test_clients_are_sorted_by_any_column(page, fake):
     expect(header).to_have_attribute("aria-sort", "ascending")
 
 
+def test_shippers_of_one_host_are_told_apart_by_their_names(page, fake):
+    """Each row has its shipper's name beside the host, or else a part of the stream; the filter and the detail too."""
+    stream = f"vm:4ebbf2{'0' * 26}"
+    fake.clients["clients"] = [
+        client("a", host="vm", name="web-log-9"),
+        client("b", host="vm", name="app-log-1"),
+        client("c", host="vm", stream=stream),
+    ]
+    openers = page.locator(".opener")
+    expect(openers).to_have_text(["vm4ebbf2", "vmapp-log-1", "vmweb-log-9"])
+    page.locator("#client-filter").fill("app-log")
+    expect(openers).to_have_text(["vmapp-log-1"])
+    openers.first.click()
+    expect(page.locator(".detail:visible")).to_contain_text("Nameapp-log-1")
+
+
+def test_clients_that_are_here_come_before_those_that_have_gone(page, fake):
+    """Whatever they are sorted by, and in either direction."""
+    fake.clients["clients"] = [client("b"), client("c"), client("a", connected=False), client("d", connected=False)]
+    expect(page.locator("#clients .client")).to_have_count(4)
+    assert names(page) == ["web-b", "web-c", "web-a", "web-d"]
+    page.get_by_role("columnheader", name="Client").get_by_role("button").click()
+    assert names(page) == ["web-c", "web-b", "web-d", "web-a"]
+
+
 def test_clients_are_filtered_by_what_they_are_called(page, fake):
-    """A part of the host, stream, address, identity or agent; how many match is said."""
+    """A part of the host, name, stream, address, identity or agent; how many match is said."""
     fake.clients["clients"] = [client("a", identity="CN=alpha"), client("b", address="198.51.100.9:1"), client("c")]
     expect(page.locator("#clients .client")).to_have_count(3)
     for text, found in {

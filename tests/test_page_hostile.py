@@ -70,7 +70,7 @@ def hostile_stats():
 def hostile_client(number, text):
     """A client all of whose texts are this one."""
     report = {text or "empty": text, "nested": {text: [text]}, "changes": [[1, 2, 3, text], text], "level_reason": text}
-    names = dict.fromkeys(("stream", "host", "agent", "address", "identity", "algorithm", "level_reason"), text)
+    names = dict.fromkeys(("stream", "name", "host", "agent", "address", "identity", "algorithm", "level_reason"), text)
     return client(f"{number}{text}", **names, dropped={text: 3}, report=report)
 
 

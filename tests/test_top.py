@@ -121,7 +121,7 @@ def test_clients_can_be_sorted_by_what_matters(key, names):
     """Either way round; those who have gone come last."""
     [order] = [order for order in ORDERS if order.key == key]
     for reverse, expected in ((False, names.split()), (True, names.split()[::-1])):
-        found = [client.name.split(".")[0] for client in ordered(CLIENTS, order, reverse=reverse)]
+        found = [client.label.split(".")[0] for client in ordered(CLIENTS, order, reverse=reverse)]
         if key != "d":  # two of them have dropped nothing
             assert found == [*expected, "old:1"]
         assert found[-1] == "old:1"
@@ -170,6 +170,15 @@ def test_more_clients_than_fit_can_be_scrolled():
         assert lines[-2] == f"{begin + 1} to {begin + len(rows)} of 200 clients"
 
 
+def test_shippers_of_one_host_are_told_apart_by_their_names():
+    """Host and name come first: of the stream there may be no room for more than a beginning that all share."""
+    streams = {name: f"vm:{number}{'0' * 31}" for number, name in enumerate(("app-log", "web-log"))}
+    clients = [Client(stream=stream, host="vm", name=name, connected=True) for name, stream in streams.items()]
+    lines = screen(clients=clients, width=80)
+    assert [line.split()[:2] for line in lines if line.startswith("vm ")] == [["vm", "app-log"], ["vm", "web-log"]]
+    assert ordered(clients, ORDERS[6], reverse=True) == clients[::-1]
+
+
 HOSTILE_TEXT = st.text(max_size=60) | st.sampled_from(
     ["\x1b[2J", "\u202egnp", "[bold]x[/]", "a\tb\nc", "\x9b31m", "x" * 300]
 )
@@ -179,8 +188,8 @@ HOSTILE_TEXT = st.text(max_size=60) | st.sampled_from(
 def test_no_name_and_no_number_breaks_the_screen(text, width, height, number, duration):
     """Nothing in it that a terminal would obey; no line is wider than the terminal."""
     client = Client(
-        stream=text, host=text, address=text, agent=text, identity=text, connected=bool(number % 2), algorithm=text,
-        level=number, lag_seconds=duration, spool_bytes=number, wire_bytes=number, raw_bytes=number,
+        stream=text, name=text, host=text, address=text, agent=text, identity=text, connected=bool(number % 2),
+        algorithm=text, level=number, lag_seconds=duration, spool_bytes=number, wire_bytes=number, raw_bytes=number,
         dropped={text: number}, entries_per_second=duration, ratio=duration, reconnects=number,
     )  # fmt: skip
     stats = Stats(
@@ -197,7 +206,7 @@ def test_no_name_and_no_number_breaks_the_screen(text, width, height, number, du
 def test_a_receiver_that_says_less_or_more_is_understood():
     """Another version's fields are passed over, missing ones have a default."""
     assert msgspec.json.decode(b'{"end":"receiver","news":[1]}', type=Stats).host == ""
-    assert msgspec.json.decode(b'{"clients":[{"stream":"x","news":{}}]}', type=Clients).clients[0].name == "x"
+    assert msgspec.json.decode(b'{"clients":[{"stream":"x","news":{}}]}', type=Clients).clients[0].label == "x"
 
 
 def test_every_field_that_is_read_of_a_client_is_one_that_a_receiver_sends():

@@ -42,6 +42,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     stream: str
+    name: str
     host: str
     agent: str
     address: str
@@ -73,7 +74,7 @@ class Client:
     def __init__(self, id: str, stream: str, now: float) -> None:
         self.id = id
         self.stream = stream
-        self.address = self.host = self.agent = self.identity = ""
+        self.address = self.name = self.host = self.agent = self.identity = ""
         self.live: Liveness | None = None
         """Of its connection; None while there is none."""
         self.gone = now
@@ -110,10 +111,10 @@ class Client:
         return changes
 
     @property
-    def name(self) -> str:
-        """For people, on one line: the host, where that is a name and no trick, and the stream."""
-        host = self.host if self.host.isprintable() and self.host not in self.stream else ""
-        return " ".join(filter(None, (host, self.stream))) or self.address
+    def label(self) -> str:
+        """For people, on one line: the host, where that is a name and no trick, its own name, and the stream."""
+        host = self.host if self.host.isprintable() and (self.name or self.host not in self.stream) else ""
+        return " ".join(filter(None, (host, self.name, self.stream))) or self.address
 
     @property
     def last_seen(self) -> float:
@@ -145,6 +146,7 @@ class Client:
         return Row(
             id=self.id,
             stream=self.stream,
+            name=self.name,
             host=self.host,
             agent=self.agent,
             address=self.address,
@@ -215,6 +217,7 @@ class Clients:
         *,
         stream: str,
         address: str,
+        name: str = "",
         host: str = "",
         agent: str = "",
         identity: str = "",
@@ -227,7 +230,7 @@ class Clients:
         client = self._connected.get(id) or self._gone.pop(id, None) or Client(id, stream, now)
         self._connected[id] = client
         client.address, client.identity, client.live, client.since = address, identity, live, now
-        client.host, client.agent = host[:MAX_TEXT], agent[:MAX_TEXT]
+        client.name, client.host, client.agent = name[:MAX_TEXT], host[:MAX_TEXT], agent[:MAX_TEXT]
         client.connections += 1
         client.report = None  # it may be another process, which counts anew
         return client

@@ -456,12 +456,13 @@ class Connection(asyncio.Protocol):
         assert self._client is not None, "who ships is known before what"
         self._client.add(algorithm, decoded.lines.count, decoded.raw_bytes, wire_bytes)
 
-    def identify(self, *, stream: str = "", host: str = "", agent: str = "") -> None:
+    def identify(self, *, stream: str = "", name: str = "", host: str = "", agent: str = "") -> None:
         """The client is one to be listed: it has a session, or has sent a sound base frame."""
         self.receiver.known(self)
         self._client = self.receiver.clients.connected(
             stream=stream,
             address=self.peer,
+            name=name,
             host=host,
             agent=agent,
             identity=next(iter(self.certificate_names), ""),

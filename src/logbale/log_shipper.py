@@ -88,10 +88,12 @@ class LogShipper:
         *,
         store: Store | None = None,
         tls: TLSFiles[ShipperTLS] | None = None,
+        name: str = "",
     ) -> None:
         """`store` is where batches wait for the receiver; in memory by default. The shipper closes it.
 
-        `tls` is for_shipper(settings), for who has it already. Raises ConfigError where that does.
+        `tls` is for_shipper(settings), for who has it already. `name` is what people call this shipper, where the
+        receiver lists it. Raises ConfigError where for_shipper() does.
         """
         self.settings = settings
         self._tls = tls if tls is not None else for_shipper(settings)
@@ -101,6 +103,7 @@ class LogShipper:
         if self._tls is not None:
             self.reloading.add(self._tls.prepare)
         self._source = source
+        self._name = name
         policy = policy_of(settings)
         handler = CompressionHandler(
             Algorithm.named(settings.compression_algorithm),
@@ -145,7 +148,13 @@ class LogShipper:
         settings = self.settings
         if settings.session_mode == "on":
             return SessionLink(
-                self._queue, settings, self._compressing, self._metrics, report=self._report, tls=self._current_tls
+                self._queue,
+                settings,
+                self._compressing,
+                self._metrics,
+                report=self._report,
+                name=self._name,
+                tls=self._current_tls,
             )
         client = TCPClient(
             Receivers(settings.receiver_addresses),

@@ -33,6 +33,9 @@ MAX_CONTROL_BYTES = 64 * 1024
 MAX_HELLO_BYTES = 4 * 1024
 """Longest hello or status, where nothing else is said (MAX_HELLO_BYTES)."""
 
+MAX_SHIPPER_NAME = 64
+"""Characters of what a shipper is called, as of a spool's name: more are cut off."""
+
 MAX_NAME_BYTES = 128
 """Of a stream: no setting allows more, as it is part of the archive's index."""
 
@@ -88,6 +91,13 @@ class Hello(_Message, frozen=True):
     token: Text | None = None
     sent: Sequence = 0
     """The highest sequence that another receiver may have been sent before; 0 where none was that is still held."""
+    name: Text = ""
+    """What people call the shipper, as its spool; anybody may say anything."""
+
+    @property
+    def plain_name(self) -> str:
+        """The name as it may be shown: short, on one line, without what steers a terminal or turns the text."""
+        return "".join(c if c.isprintable() else "?" for c in self.name[:MAX_SHIPPER_NAME])
 
 
 class RejectedBatch(msgspec.Struct, frozen=True):

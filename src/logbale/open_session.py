@@ -74,12 +74,14 @@ class OpenSession:
         opened: Callable[[Welcome], Awaitable[None]],
         first_alone: bool,
         has_others: bool,
+        name: str = "",
     ) -> None:
         """`report` tells what the receiver is told now and then, and, with True, that this is the end.
 
         `sent`: other receivers may have the batches up to there. `opened` is called before the first batch leaves.
         `first_alone`: that one travels outside any context, because it did not decode inside one.
         `has_others`: there are other receivers, so one that cannot store for long is left.
+        `name` is what people call the shipper.
         """
         self._queue = queue
         self._settings = settings
@@ -88,6 +90,7 @@ class OpenSession:
         self._writer = writer
         self._token = token
         self._sent = sent
+        self._name = name
         self._report = report
         self._opened = opened
         store = queue.store
@@ -125,7 +128,11 @@ class OpenSession:
         Raises SessionEnded otherwise.
         """
         hello = self._session.hello(
-            agent=f"logbale/{__version__}", host=socket.gethostname(), token=self._token, sent=self._sent
+            agent=f"logbale/{__version__}",
+            host=socket.gethostname(),
+            token=self._token,
+            sent=self._sent,
+            name=self._name,
         )
         self._writer.write(hello)
         sending = asyncio.create_task(self._send())

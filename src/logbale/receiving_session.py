@@ -176,14 +176,14 @@ class ReceivingSession:
                 window_log=self._window_log,
             )
         )
-        self._connection.identify(stream=stream.name, host=hello.host, agent=hello.agent)
+        name = hello.plain_name
+        self._connection.identify(stream=stream.name, name=name, host=hello.host, agent=hello.agent)
         log.info(
-            "%s ships stream %s from %d on (%s, %s)",
+            "%s ships stream %s from %d on (%s)",
             self._connection.peer,
             stream.name,
             hello.next,
-            hello.host,
-            hello.agent,
+            ", ".join(filter(None, (name, hello.host, hello.agent))),
         )
 
     def _take_skip(self, skip: Skip) -> None:

@@ -21,6 +21,7 @@ from logbale.messages import (
     MAX_CONTROL_BYTES,
     MAX_HELLO_BYTES,
     MAX_NAME_BYTES,
+    MAX_SHIPPER_NAME,
     SMALLEST_WINDOW_LOG,
     VERSION,
     Ack,
@@ -235,10 +236,11 @@ class ShipperSession:
         self._unacked: deque[tuple[int, int]] = deque()
         self.unacked_bytes = 0
 
-    def hello(self, *, agent: str, host: str, token: str | None = None, sent: int = 0) -> bytes:
+    def hello(self, *, agent: str, host: str, token: str | None = None, sent: int = 0, name: str = "") -> bytes:
         """The first frame of the connection; another receiver may have been `sent` everything up to there."""
         algorithms = [algorithm.label for algorithm in Algorithm]
-        return encode_message(Hello(VERSION, self.stream, self._first, algorithms, agent, host, token, sent))
+        name = name[:MAX_SHIPPER_NAME]
+        return encode_message(Hello(VERSION, self.stream, self._first, algorithms, agent, host, token, sent, name))
 
     @property
     def last_sent(self) -> int:

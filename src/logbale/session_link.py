@@ -64,6 +64,7 @@ class SessionLink:
         metrics: ShipperMetrics,
         *,
         report: Callable[[bool], Report],
+        name: str = "",
         tls: Callable[[], ShipperTLS | None] = lambda: None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         chance: Callable[[], float] = random.random,
@@ -77,6 +78,7 @@ class SessionLink:
         self._compressing = compressing
         self._metrics = metrics
         self._report = report
+        self._name = name
         self._tls = tls
         self._sleep = sleep
         self._chance = chance
@@ -201,6 +203,7 @@ class SessionLink:
             opened=opened,
             first_alone=self._first_alone,
             has_others=self._receivers.are_several,
+            name=self._name,
         )
         looking = asyncio.create_task(self._look_for_better(session, receiver, peer))
         try:
@@ -274,6 +277,7 @@ class SessionLink:
                 host=socket.gethostname(),
                 token=self._token(),
                 sent=self._sent_to.elsewhere(name, store.first),
+                name=self._name,
             )
             goodbye = Status(msgspec.Raw(encode_report(self._report(True))))
             await look(self._receivers.named(name), self._tls(), session, hello, goodbye)

@@ -137,11 +137,12 @@ def ship(
     static = attributes(fields)
     if demo:
         return ship_generated(load, seed=seed)
-    from logbale.spool import removed_if_unused
+    from logbale.spool import removed_if_unused, spool_name
 
     settings = _first(load)
     tls = for_shipper(settings)
-    spool = open_spool(settings, name, paths, owner=own_name(tls.current) if tls is not None else "")
+    called = spool_name(name, paths)
+    spool = open_spool(settings, called, owner=own_name(tls.current) if tls is not None else "")
     with contextlib.nullcontext() if spool is None else removed_if_unused(spool):
         source: StdinSource | TailSource
         limits = {"max_line": settings.max_line_bytes, "max_depth": settings.max_json_depth}
@@ -172,6 +173,7 @@ def ship(
                 source,
                 lambda _: (source.read_bytes, source.total_bytes()) if is_finite else None,
                 spool,
+                name=called,
                 removes_spool=is_finite and not name,
                 once=once,
                 tls=tls,
@@ -179,16 +181,16 @@ def ship(
         )
 
 
-def open_spool(settings: Settings, name: str | None, sources: tuple[str, ...], *, owner: str = "") -> DiskSpool | None:
+def open_spool(settings: Settings, name: str, *, owner: str = "") -> DiskSpool | None:
     """The spool on disk, its streams called as `owner` is; None where SPOOL_DIR=off keeps batches in memory.
 
     Raises LogbaleError.
     """
-    from logbale.spool import DiskSpool, spool_name, spool_root
+    from logbale.spool import DiskSpool, spool_root
 
     if settings.spool_dir == "off":
         return None
-    directory = spool_root(settings.spool_dir) / spool_name(name, sources)
+    directory = spool_root(settings.spool_dir) / name
     spool = DiskSpool(directory, max_bytes=settings.spool_max_bytes, owner=owner)
     spool.open()
     counts = spool.counts
@@ -224,7 +226,12 @@ def ship_generated(load: Callable[[], Loaded], *, seed: int | None = None) -> in
     source = LogGenerator(rate, run_time, seed=seed)
     return run_loop(
         _run(
-            settings, load, source, lambda snapshot: (snapshot.delivered_entries, total) if total else None, spool=None
+            settings,
+            load,
+            source,
+            lambda snapshot: (snapshot.delivered_entries, total) if total else None,
+            spool=None,
+            name="demo",
         )
     )
 
@@ -236,6 +243,7 @@ async def _run(
     progress: Progress,
     spool: DiskSpool | None,
     *,
+    name: str,
     removes_spool: bool = False,
     once: bool = False,
     tls: TLSFiles[ShipperTLS] | None = None,
@@ -245,7 +253,7 @@ async def _run(
     from logbale.status import print_table
 
     left_before = spool.counts["spooled"] if spool is not None else 0
-    shipper = LogShipper(settings, source, store=spool, tls=tls)
+    shipper = LogShipper(settings, source, store=spool, tls=tls, name=name)
     terminal = contextlib.ExitStack()
     manager = ServiceManager()
 

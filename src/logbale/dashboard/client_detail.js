@@ -40,6 +40,7 @@ export function detailOf(client, now) {
   return [
     ["State", stateOf(client)],
     ["Reported", client.reported_at ? ago(now - client.reported_at) : "nothing yet"],
+    ["Name", visible(client.name || NONE)],
     ["Stream", client.stream ? visible(client.stream) : "none: it speaks the base protocol"],
     ["Agent", visible(client.agent || NONE)],
     ["Address", visible(client.address ?? NONE)],

@@ -13,7 +13,7 @@ const dash = (value, show) => (value === null || value === undefined || value ==
 const COLUMNS = [
   {
     name: "Client",
-    value: (c) => c.host || c.address,
+    value: (c) => [c.host || c.address, c.name].filter(Boolean).join(" "),
     show: (c) => visible(c.host || c.address || NONE, 60),
     text: true,
   },
@@ -62,7 +62,7 @@ function lag({ lag_batches: batches, lag_seconds: span }) {
   return parts.join(", ");
 }
 
-// What tells the shippers of one host apart: a stream is `host:` and 32 hexadecimal digits.
+// What tells the shippers of one host apart that give no name: a stream is `host:` and 32 hexadecimal digits.
 const streamTag = (stream) => /:([0-9a-f]{6})[0-9a-f]{26}$/.exec(stream)?.[1] ?? "";
 
 function compare(a, b) {
@@ -145,6 +145,7 @@ export class Clients {
       .filter((client) => this.matches(client))
       .sort((a, b) => {
         const [va, vb] = [value(a), value(b)];
+        if (a.connected !== b.connected) return b.connected - a.connected; // who is here comes first
         return (unknown(va) || unknown(vb) || !descending ? compare(va, vb) : compare(vb, va)) || compare(a.id, b.id);
       });
     if (held) {
@@ -215,7 +216,7 @@ export class Clients {
       text(index === 0 ? cell.querySelector(".name") : cell, shown);
       if (column.text) attribute(cell, "title", visible(column.value(client) ?? "", 500));
     });
-    text(row.querySelector("small"), visible(streamTag(client.stream)));
+    text(row.querySelector("small"), visible(client.name || streamTag(client.stream), 60));
     attribute(row.querySelector("button"), "aria-expanded", String(isOpen));
     detail.hidden = !isOpen;
     if (isOpen)

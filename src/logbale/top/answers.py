@@ -85,6 +85,7 @@ class Client(_Answer):
     """A row of /api/clients."""
 
     stream: str = ""
+    name: str = ""
     host: str = ""
     agent: str = ""
     address: str = ""
@@ -107,8 +108,10 @@ class Client(_Answer):
     dropped: dict[str, int] = {}
 
     @property
-    def name(self) -> str:
-        """Who it is: its stream, whose name begins with its host as a rule, or where it comes from."""
+    def label(self) -> str:
+        """Who it is: its host and name, which is what fits, and its stream, which begins with the host as a rule."""
+        if self.name:
+            return " ".join(filter(None, (self.host, self.name, self.stream)))
         if self.host and not self.stream.startswith(self.host):
             return f"{self.host} {self.stream}".rstrip()
         return self.stream or self.address
@@ -143,13 +146,13 @@ ORDERS = (
     Order("s", "spool", lambda client: client.spool_bytes or 0),
     Order("w", "wire", lambda client: client.wire_bytes),
     Order("d", "drops", lambda client: sum(client.dropped.values())),
-    Order("n", "name", lambda client: client.name, descends=False),
+    Order("n", "name", lambda client: client.label, descends=False),
     Order("t", "time seen", lambda client: client.last_seen),
 )
 
 
 def ordered(clients: Iterable[Client], order: Order, *, reverse: bool = False) -> list[Client]:
     """Connected ones first; the same order for equal ones each time."""
-    by_name = sorted(clients, key=lambda client: client.name)
+    by_name = sorted(clients, key=lambda client: client.label)
     by_value = sorted(by_name, key=order.value, reverse=order.descends != reverse)
     return sorted(by_value, key=lambda client: not client.connected)

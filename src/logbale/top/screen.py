@@ -176,7 +176,7 @@ class Column(NamedTuple):
 
 
 COLUMNS = (
-    Column("client", "n", 0, lambda client, now: plain(client.name), "left"),
+    Column("client", "n", 0, lambda client, now: plain(client.label), "left"),
     Column("address", "", WIDE, lambda client, now: plain(client.address), "left"),
     Column("identity", "", WIDE, lambda client, now: plain(client.identity) or "–", "left"),
     Column("entries/s", "e", 0, lambda client, now: rate(client.entries_per_second).removesuffix("/s")),
