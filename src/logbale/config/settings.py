@@ -178,7 +178,10 @@ def _flags(*names: str) -> dict[str, tuple[str, ...]]:
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that can be set. Field names in capitals are the environment variables."""
+    """Everything that can be set. Field names in capitals are the environment variables.
+
+    Made by load(), which checks each value and knows the defaults that others make: zstd in a session.
+    """
 
     server_host: Annotated[
         Host,
