@@ -92,8 +92,9 @@ client() {
   if [[ $here == yes ]] && running && [[ $(published) == *:${SERVER_PORT:-*} ]]; then
     options+=(--network "container:$container" --env SERVER_HOST=127.0.0.1 --env SERVER_PORT=5000)
   else
-    [[ -n ${SERVER_HOST:-}${SERVER_PORT:-} ]] ||
-      echo "no receiver runs (make run starts one); the client waits for one on this host's port 5000"
+    [[ $here == no || -n ${RECEIVERS:-} ]] ||
+      echo "no receiver runs there: make run starts one, in another terminal; the client waits for one on this host's port" \
+        "${SERVER_PORT:-5000}, and gives up ${DRAIN_TIMEOUT:-10} s after it has nothing more to read"
     options+=(--network host)
   fi
   case ${SPOOL_DIR:-} in

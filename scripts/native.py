@@ -20,6 +20,7 @@ START_TIMEOUT = 20.0
 STOP_TIMEOUT = 30.0
 """Seconds that `stop` waits; the receiver's own deadline, DRAIN_TIMEOUT, is 10 unless it is set."""
 TAIL_LINES = 100
+THIS_HOST = ("", "0.0.0.0", "::", "::1", "127.0.0.1", "localhost")
 
 
 def lock() -> int | None:
@@ -95,8 +96,14 @@ def client() -> int:
     if is_running() and (listening := address()):
         for name, value in zip(("SERVER_HOST", "SERVER_PORT"), listening, strict=True):
             environment[name] = environment.get(name) or value
-    elif not (environment.get("SERVER_HOST") or environment.get("SERVER_PORT")):
-        print("no receiver runs (make run starts one); the client waits for one on this host's port 5000", flush=True)
+    elif not environment.get("RECEIVERS") and environment.get("SERVER_HOST", "") in THIS_HOST:
+        port = environment.get("SERVER_PORT") or "5000"
+        waits = environment.get("DRAIN_TIMEOUT") or "10"
+        print(
+            f"no receiver runs: make run starts one, in another terminal; the client waits for one on this host's port "
+            f"{port}, and gives up {waits} s after it has nothing more to read",
+            flush=True,
+        )
     os.execve(sys.executable, [sys.executable, str(ROOT / "client_main.py")], environment)
 
 

@@ -135,6 +135,22 @@ def test_the_client_finds_the_receiver_that_runs(tree):
     assert native(tree, "client", SERVER_PORT="5").stdout == "::1 5 None\n"
 
 
+@pytest.mark.parametrize(
+    ("given", "port"),
+    [({}, "5000"), ({"SERVER_PORT": "5999"}, "5999"), ({"SERVER_HOST": "localhost"}, "5000"),
+     ({"SERVER_HOST": "logs.example.org"}, None), ({"RECEIVERS": "logs.example.org"}, None)],
+)  # fmt: skip
+def test_a_client_without_a_receiver_says_what_starts_one(tree, given, port):
+    """Before it waits, and for how long that will be; not where it is sent to another host."""
+    (tree / "client_main.py").write_text("")
+    said = native(tree, "client", **given).stdout
+    if port is None:
+        assert said == ""
+    else:
+        assert "make run starts one" in said
+        assert f"port {port}, and gives up 10 s after" in said
+
+
 def test_a_pid_file_left_by_a_crash_signals_nobody(tree):
     """The pid may be another program's by now: only who holds the file's lock is a receiver."""
     with subprocess.Popen(["sleep", "60"]) as stranger:
