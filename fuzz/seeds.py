@@ -30,7 +30,7 @@ LEVELS = (
 PRETTY = json.dumps(ENTRIES, indent=1).encode()
 
 CLIENT = [
-    messages.Hello(2, "web-1:x", 1, ["zstd"], "logbale/1", "web"),
+    messages.Hello(2, "web-1:x", 1, ["zstd"], "logbale/1", "web", name="app"),
     messages.Skip(1, 3, 7, "damaged"),
     messages.Status(msgspec.Raw(b'{"read":7,"delivered":0,"waiting_entries":7,"changes":[[0.5,1,2,"link"]]}')),
     messages.Context(17),

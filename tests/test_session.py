@@ -342,7 +342,7 @@ def test_unknown_fields_are_ignored_and_unknown_types_are_not():
 
 
 CONTROL = [
-    Hello(2, "web-1", 1, ["zstd"], "logbale/1", "here"),
+    Hello(2, "web-1", 1, ["zstd"], "logbale/1", "here", name="app"),
     Welcome(2, 7, 1000, 1000, 77, rejects=[RejectedBatch(5, "too deep")]),
     Skip(2, 5, 40, "drop_oldest"),
     Status(msgspec.Raw(b'{"read":12}')),
