@@ -388,6 +388,18 @@ def test_shippers_of_one_host_are_told_apart_by_their_names(page, fake):
     expect(page.locator(".detail:visible")).to_contain_text("Nameapp-log-1")
 
 
+def test_a_long_name_leaves_room_for_the_host(page, fake):
+    """And is seen to its end, on a narrow window too: the end is what differs."""
+    fake.clients["clients"] = [client("a", host="vm", name="application-server-log-file-3f2a91c0b4d2")]
+    expect(page.locator(".opener")).to_have_text(["vmapplication-server-log-file-3f2a91c0b4d2"])
+    for width in (320, 1280):
+        page.set_viewport_size({"width": width, "height": 900})
+        host, name = (page.locator(f".opener {part}").bounding_box() for part in (".name", "small"))
+        assert host["width"] > 10
+        assert name["width"] > 30
+        assert page.locator(".opener small").evaluate("(e) => e.scrollWidth <= e.clientWidth || e.clientWidth === 0")
+
+
 def test_clients_that_are_here_come_before_those_that_have_gone(page, fake):
     """Whatever they are sorted by, and in either direction."""
     fake.clients["clients"] = [client("b"), client("c"), client("a", connected=False), client("d", connected=False)]

@@ -216,7 +216,7 @@ export class Clients {
       text(index === 0 ? cell.querySelector(".name") : cell, shown);
       if (column.text) attribute(cell, "title", visible(column.value(client) ?? "", 500));
     });
-    text(row.querySelector("small"), visible(client.name || streamTag(client.stream), 60));
+    text(row.querySelector("small"), visible(client.name || streamTag(client.stream), 64));
     attribute(row.querySelector("button"), "aria-expanded", String(isOpen));
     detail.hidden = !isOpen;
     if (isOpen)
