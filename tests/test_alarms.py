@@ -20,6 +20,7 @@ def disk(percent):
         (Facts(unaccounted_entries=5), "sum", "critical", "differ by 5"),
         (Facts(unaccounted_entries=-5), "sum", "critical", "differ by -5"),
         (Facts(unbalanced=["web-1"]), "sum", "critical", "differ at web-1"),
+        (Facts(lost_batches=20, lost_streams=["web:1"]), "loss", "critical", "20 acknowledged batches of web:1 are"),
         (Facts(damaged_blocks=1), "damage", "warning", "1 block of the archive"),
         (Facts(rejects=2, rejected_ago=120.0), "rejects", "warning", "2 batches refused so far, the last one 2 min"),
         (Facts(missed=["a", "b", "c", "d", "e"]), "silent", "warning", "of a, b, c, 2 more"),

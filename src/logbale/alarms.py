@@ -9,7 +9,7 @@ import msgspec
 
 Severity = Literal["warning", "critical"]
 
-ALARMS = ("storage", "disk", "sum", "damage", "rejects", "silent", "upstream", "latency", "certificate")
+ALARMS = ("storage", "loss", "disk", "sum", "damage", "rejects", "silent", "upstream", "latency", "certificate")
 """Every id there is."""
 
 LOW_DISK = 0.10
@@ -61,6 +61,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     unbalanced: Sequence[str] = ()
     """Shippers whose own sum does not add up."""
     damaged_blocks: int = 0
+    lost_batches: int = 0
+    """Acknowledged here and not here any more."""
+    lost_streams: Sequence[str] = ()
+    """Whose they are."""
     rejects: int = 0
     """Batches and frames refused for good, since the start."""
     rejected_ago: float | None = None
@@ -98,6 +102,14 @@ def _alarms(facts: Facts) -> Iterator[Alarm]:
             "critical",
             f"nothing can be stored: {facts.storage_error}",
             "the reason says what to do; the clients keep what waits, and it goes on by itself",
+        )
+    if facts.lost_batches:
+        yield Alarm(
+            "loss",
+            "critical",
+            f"{_number(facts.lost_batches, 'acknowledged batch', 'acknowledged batches')} of "
+            f"{_named(facts.lost_streams)} are not here any more",
+            "a damaged disk, or an older copy of the archive: logbale verify names the gaps; restore from a backup",
         )
     yield from _disk(facts.disk)
     yield from _sum(facts)
