@@ -17,6 +17,7 @@ def disk(percent):
         (Facts(storage_error="/srv: cannot write: full; free some space"), "storage", "critical", "cannot write: full"),
         (Facts(disk=disk(9.9)), "disk", "warning", "9.9 % of the archive's disk is free, 9.9 GB"),
         (Facts(disk=disk(1.9)), "disk", "critical", "1.9 %"),
+        (Facts(disk=Disk("/srv", 127_000, GB)), "disk", "critical", "0.0 % of the archive's disk is free, 127.0 kB"),
         (Facts(unaccounted_entries=5), "sum", "critical", "differ by 5"),
         (Facts(unaccounted_entries=-5), "sum", "critical", "differ by -5"),
         (Facts(unbalanced=["web-1"]), "sum", "critical", "differ at web-1"),

@@ -7,6 +7,8 @@ from typing import Literal
 
 import msgspec
 
+from logbale.terminal import size
+
 Severity = Literal["warning", "critical"]
 
 ALARMS = ("storage", "loss", "disk", "sum", "damage", "rejects", "silent", "upstream", "latency", "certificate")
@@ -159,7 +161,7 @@ def _disk(disk: Disk | None) -> Iterator[Alarm]:
     yield Alarm(
         "disk",
         "critical" if part < LAST_DISK else "warning",
-        f"{100 * part:.1f} % of the archive's disk is free, {disk.free_bytes / 1e9:.1f} GB",
+        f"{100 * part:.1f} % of the archive's disk is free, {size(disk.free_bytes)}",
         "free some space, or let the oldest segments go with ARCHIVE_RETENTION_BYTES",
     )
 

@@ -99,9 +99,9 @@ class RelaySink(MarkedSink):
         if sizes and not items:
             shared = self.spools.shared
             raise StorageError(
-                f"{self.directory}: full, {shared.disk_bytes:,} bytes wait for {self.forwarding.address}, the next batch "
-                f"may take up to {sizes[0]:,} and SPOOL_MAX_BYTES is {shared.max_bytes}; it goes on by itself when "
-                "upstream takes them"
+                f"{self.directory}: full, {shared.disk_bytes:,} bytes wait for {self.forwarding.address}, the next "
+                f"batch may take up to {sizes[0]:,} and SPOOL_MAX_BYTES is {shared.max_bytes}; it goes on by itself "
+                "when upstream takes them"
             )
         groups: dict[str, list[Item]] = {}
         for item in items:
