@@ -111,7 +111,7 @@ def _alarms(facts: Facts) -> Iterator[Alarm]:
             "critical",
             f"{_number(facts.lost_batches, 'acknowledged batch', 'acknowledged batches')} of "
             f"{_named(facts.lost_streams)} are not here any more",
-            "a damaged disk, or an older copy of the archive: logbale verify names the gaps; restore from a backup",
+            "a damaged disk or an older copy of the archive: logbale verify names the gaps; keep a newer copy",
         )
     yield from _disk(facts.disk)
     yield from _sum(facts)

@@ -51,7 +51,7 @@ class Losses:
             log.error(
                 "stream %s: %s (%d to %d) acknowledged at this address and not here, and no other receiver has them. A "
                 "damaged disk, an older copy of the archive that was put back, or one address for several archives: "
-                "logbale verify names the gap; restore the segments from a backup if there is one",
+                "logbale verify names the gap; keep a newer copy if there is one, logbale cat reads it",
                 stream,
                 count(batches, "batch", "batches"),
                 max(first, said + 1),
