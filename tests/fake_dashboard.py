@@ -42,6 +42,7 @@ def stats(**changed):
         "duplicate_entries": 0,
         "rejected_entries": 0,
         "skipped_entries": 0,
+        "lost_batches": 0,
         "waiting_entries": 50,
         "in_flight_bytes": 11_500,
         "sessions": 2,

@@ -339,3 +339,24 @@ def test_headers_alone_refuse_a_newer_format(tmp_path):
     path.write_bytes(b"".join(word.to_bytes(4, "little") for word in words) + content)
     with reader.SegmentReader(path) as opened, pytest.raises(StorageError, match="format 2"):
         list(opened.headers())
+
+
+@pytest.mark.parametrize("reads", ["duckdb", "pandas"])
+def test_plain_tools_read_sealed_and_open_segments(tmp_path, reads):
+    """As docs/operating.md says it, also several blocks in one file; the open one has to be called zstd."""
+    tool = pytest.importorskip(reads)
+    writer = writer_of(tmp_path)
+    writer.commit([batch(1, 2, stream="a")])
+    writer.close()
+    writer = writer_of(tmp_path)
+    writer.commit([batch(3, stream="a")])
+    writer.commit([batch(4)])
+    paths = sorted(map(str, tmp_path.glob("*/*.ndjson.zst*")))
+    assert [path.endswith(".part") for path in paths] == [False, True]
+    if reads == "duckdb":
+        select = "SELECT count(*) FROM read_json('{}', format='newline_delimited', compression='zstd')"
+        [(found,)] = tool.sql(select.format(tmp_path / "*/*.ndjson.zst*")).fetchall()
+    else:
+        found = sum(len(tool.read_json(path, lines=True, compression="zstd")) for path in paths)
+    writer.close()
+    assert found == 4

@@ -248,3 +248,29 @@ def test_a_crash_during_recovery_is_recovered_from(tmp_path, monkeypatch):
         if not struck:
             break
     assert call > 10
+
+
+@pytest.mark.parametrize(
+    ("spoil", "level", "words"),
+    [
+        (lambda data, first: data[: first - 5], "WARNING", "a block without its end"),
+        (
+            lambda data, first: data[: first - 9] + b"\0\0\0\0" + data[first - 5 : first],
+            "ERROR",
+            "acknowledged entries",
+        ),
+    ],
+    ids=["cut short", "overwritten"],
+)
+def test_a_spoilt_last_block_is_cut_and_called_what_it_may_be(tmp_path, caplog, spoil, level, words):
+    """A torn write, or damage of what was acknowledged: it is not called what cannot be known."""
+    archive = tmp_path / "archive"
+    path = left_open(archive, batch(1), batch(2))
+    data = path.read_bytes()
+    path.write_bytes(spoil(data, len(data)))
+    writer_of(archive, now=lambda: START).close()
+    [said] = [record for record in caplog.records if "cut" in record.message]
+    assert said.levelname == level
+    assert words in said.message
+    assert "never acknowledged" not in said.message
+    assert read(archive) == lines_of([1])

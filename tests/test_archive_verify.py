@@ -224,7 +224,11 @@ def test_the_command_says_sound_with_0(tmp_path, run):
     assert (code, err) == (0, "")
     rows = out.splitlines()
     assert rows[0].split()[:3] == ["segment", "state", "blocks"]
-    assert rows[2].split()[:4] == [paths[1].name, "sealed", "1", "2"]
+    assert [row for row in rows if row.endswith(":")] == [
+        f"{path}:" for path in (tmp_path / "one", tmp_path / "two", paths[0])
+    ]
+    assert rows[1] == f"{tmp_path / 'one'}:", "of which archive a segment is"
+    assert rows[3].split()[:4] == [paths[1].name, "sealed", "1", "2"]
     assert rows[-1] == "4 segments, 5 sound entries, 0 places damaged or missing"
 
 

@@ -357,6 +357,34 @@ def test_an_address_that_ends_with_a_colon_is_refused():
     assert ended.stderr == "logbale: --to '127.0.0.1:': expected a port behind the colon, or no colon\n"
 
 
+def test_a_receiver_that_cannot_listen_leaves_nothing_behind(tmp_path):
+    """One line says why, and nothing of what else might be wrong; no directory is made."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = logbale_run("receive", "--listen", f":{port}", "--archive", "made", cwd=tmp_path)
+    assert ended.returncode in (69, 78)
+    assert len(ended.stderr.splitlines()) == 1, ended.stderr
+    assert f":{port}" in ended.stderr or str(port) in ended.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path", ["/", "//", "/.."])
+def test_the_top_of_all_is_no_archive(path):
+    """A slip, such as an empty variable before it, would fill it with days, and a lock."""
+    ended = logbale_run("receive", "--listen", "127.0.0.1:0", "--archive", path)
+    assert ended.returncode == 78
+    assert f"ARCHIVE_DIR={path!r}: expected a directory of the archive's own" in ended.stderr
+
+
+def test_files_that_cannot_be_measured_end_with_the_code_of_input():
+    """As with every other command that reads files."""
+    ended = logbale_run("bench", "/nofile")
+    assert (ended.returncode, ended.stderr) == (
+        74,
+        "logbale: /nofile: No such file or directory; expected text log files\n",
+    )
+
+
 def test_a_receiver_that_only_shows_says_that_it_stores_nothing(tmp_path):
     """Who means null has said so; who leaves out `archive,` may not have meant it."""
     listen = "receive", "--listen", "127.0.0.1:0", "--sink"

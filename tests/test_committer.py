@@ -9,6 +9,7 @@ from test_delivery import KeepingSink, Numbers, eventually, shipper
 from test_tcp_server import in_thread, raw_frame
 
 from logbale.committer import Committer, weight
+from logbale.errors import StorageError
 from logbale.log_shipper import LogShipper
 from logbale.metrics import ReceiverMetrics
 from logbale.sinks import NotNow, Stored
@@ -78,6 +79,44 @@ def test_what_cannot_be_stored_now_keeps_its_order_and_holds_nobody_else_up(run)
         await asyncio.wait([running])
 
     run(scenario)
+
+
+class Narrow(KeepingSink):
+    """Takes two items at a time, and now and then none."""
+
+    def __init__(self, refusals):
+        super().__init__()
+        self.refusals = refusals
+
+    async def commit(self, items):
+        if self.refusals and len(self.items) % 4 == 0:
+            self.refusals -= 1
+            raise StorageError("full")
+        return await super().commit(items[:2])
+
+
+def test_what_a_sink_has_not_touched_is_given_again_in_order(run, caplog, monkeypatch):
+    """And while a full one takes a little now and then, it is said once that it cannot store, and once that it can."""
+    monkeypatch.setattr("logbale.committer.STEADY_SECONDS", 0.2)
+
+    async def scenario():
+        sink = Narrow(refusals=3)
+        committer = Committer(sink, ReceiverMetrics(now=0.0))
+        listening = Listening()
+        for number in range(1, 10):
+            committer.submit(batch(number), listening)
+        running = asyncio.create_task(committer.run())
+        await eventually(lambda: len(sink.items) == 9)
+        assert [said for said in listening.told if said != "acknowledged"] == list(range(1, 10))
+        await eventually(lambda: "storing again" in caplog.text)
+        running.cancel()
+        await asyncio.wait([running])
+
+    run(scenario)
+    assert [record.message for record in caplog.records] == [
+        "cannot store now, the clients wait: full",
+        "storing again",
+    ]
 
 
 def test_of_too_much_that_waits_the_stream_that_takes_the_most_is_given_up(run):

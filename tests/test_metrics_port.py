@@ -41,6 +41,7 @@ RECEIVER = ReceiverSnapshot(
     duplicate_entries=111,
     rejected_entries=113,
     skipped_entries=115,
+    lost_batches=116,
     waiting_entries=127,
     in_flight_bytes=131,
     sessions=133,
@@ -140,6 +141,7 @@ def test_a_receivers_numbers_arrive_under_their_names():
     assert found["logbale_receiver_duplicate_entries_total",] == 111
     assert found["logbale_receiver_rejected_entries_total",] == 113
     assert found["logbale_receiver_skipped_entries_total",] == 115
+    assert found["logbale_receiver_lost_batches_total",] == 116
     assert found["logbale_receiver_waiting_entries",] == 127
     assert found["logbale_receiver_in_flight_bytes",] == 131
     assert found["logbale_receiver_sessions",] == 133

@@ -518,10 +518,11 @@ def test_what_others_may_have_is_what_was_sent_to_them_and_is_not_consumed():
     assert (sent.elsewhere("a", 5), sent.elsewhere("a", 8), sent.elsewhere("c", 5)) == (7, 0, 10)
 
 
-def test_a_hello_says_so_only_where_there_is_something_to_say():
-    """To one receiver alone it is the hello that it always was; one that knows no `sent` ignores it."""
+def test_a_hello_says_what_others_were_sent_or_that_none_were_or_nothing():
+    """Three answers: a number, 0, and none where it is not known. A receiver that knows no `sent` ignores it."""
     session = ShipperSession(stream="s", first=3, assigned=9, window_bytes=1, now=0.0, last_crc={})
     assert b'"sent"' not in session.hello(agent="a", host="h")
+    assert b'"sent":0' in session.hello(agent="a", host="h", sent=0)
     assert b'"sent":7' in session.hello(agent="a", host="h", sent=7)
 
 

@@ -261,6 +261,35 @@ def test_a_full_relay_stores_nothing_more_until_upstream_has_taken_some(tmp_path
     run(scenario)
 
 
+def test_a_relay_is_full_when_its_spools_are_and_not_when_what_comes_is_large_before_it_is_compressed(tmp_path, run):
+    """Of a group that might not fit the first are stored; what they take is known then, and the next may fit too."""
+    limit = 1 << 17
+
+    async def scenario():
+        there = Upstream()
+        there.open.clear()
+        async with (
+            upstream(there) as server,
+            relay(tmp_path / "relay", server.address[1], max_bytes=limit) as sink,
+        ):
+            items = [batch(number, padding=4000) for number in range(1, 4000)]
+            took = []
+
+            async def fill():
+                while rest := items[sum(took) :]:
+                    took.append(len(await sink.commit(rest)))
+
+            with pytest.raises(StorageError, match=r"full, .* the next batch may take up to"):
+                await fill()
+            assert len(took) > 2
+            spooled = sink.snapshot().spool_bytes
+            assert limit - 5000 < spooled <= limit
+            there.open.set()
+            await forwarded(sink)
+
+    run(scenario)
+
+
 def test_more_streams_than_places_take_turns(tmp_path, run, monkeypatch):
     """Two sessions for twenty streams, of which one always has more: each gets its turn, and no third is opened."""
     monkeypatch.setattr(forwarding, "TURN", 0.05)

@@ -16,6 +16,9 @@ from msgspec.structs import replace
 from logbale.archive import reader, together
 from logbale.archive.format import BlockHeader
 from logbale.archive.verify import verify
+from logbale.losses import Losses
+from logbale.messages import Hello
+from logbale.metrics import ReceiverMetrics
 from logbale.sent_to import Noted, SentTo
 from logbale.sinks import ReceivedBatch, RejectedSequence, SkippedRange
 
@@ -33,6 +36,7 @@ class World:
         """What a receiver has and has not stored yet."""
         self.shippers = {stream: Shipper(self, stream) for stream in STREAMS}
         self.clock = 0
+        self.losses = Losses(ReceiverMetrics(now=0.0))
 
     def store(self, number, *, is_acked=True):
         """A commit, and the acks of it, which may get lost."""
@@ -69,9 +73,11 @@ class Shipper:
         """A session with a receiver, which first stores what it has of this stream."""
         self.disconnect()
         self.world.store(number)
-        base, sent = self.first, self.sent_to.elsewhere(number, self.first)
+        sent, known = self.sent_to.elsewhere(number), self.world.writers[number].marks.get(self.stream)
+        base = self.world.losses.settled_below(Hello(2, self.stream, self.first, sent=sent), known)
+        assert base == self.first, "nothing is lost here, wherever it is"
         self.at, self.session = number, (base, sent)
-        self.noted = Noted(self.stream, number, sent)
+        self.noted = Noted(self.stream, number, sent, counts_consumed=True)
         self.next = max(base, self.world.writers[number].marks.get(self.stream).sequence + 1)
         self.acked(self.next - 1)
 

@@ -104,6 +104,17 @@ def test_everything_fits_on_eighty_columns():
     assert lines[-1] == "sort entries/s ratio lag spool wire drops name time seen · quit"
 
 
+def test_sixty_columns_show_fewer_numbers_and_cut_none():
+    """The sums stand side by side; of the clients, only a name may be cut."""
+    lines = screen(width=60, height=30)
+    assert max(map(cell_len, lines)) <= 60
+    assert find(lines, "^in  +2").split() == ["in", "200", "360,400"]
+    assert find(lines, "^waiting").split() == ["waiting", "10", "20"]
+    table = lines[lines.index(find(lines, "^client")) :][:5]
+    assert not any("…" in line[16:] for line in table), table
+    assert find(lines, "^db").split()[1:] == ["4,800", "9.0", "MB", "12.0×", "70", "s", "5.0", "MB", "now"]
+
+
 def test_wide_terminals_show_more_of_each_client():
     """Its address, raw bytes and reconnects."""
     narrow, wide = (find(screen(width=width), r"^client .*entries").split() for width in (80, 160))
@@ -145,6 +156,9 @@ def test_alarms_say_what_to_do():
     lines = screen(msgspec.structs.replace(STATS, state="DEGRADED", why="the disk is full", alarms=[low, full]))
     assert "DEGRADED" in lines[0]
     assert lines[1:3] == ["▲ 8 % of the disk is free → free some space", "▲ the disk is full"]
+    worded = [Alarm("critical", "nothing can be stored: the disk is full", "")]
+    lines = screen(msgspec.structs.replace(STATS, state="DEGRADED", why="the disk is full", alarms=worded))
+    assert (lines[1], lines[2]) == ("▲ nothing can be stored: the disk is full", "")
     lines = screen(msgspec.structs.replace(STATS, state="DEGRADED", why="starting"))
     assert lines[1] == "▲ starting"
 

@@ -7,9 +7,11 @@ from typing import Literal
 
 import msgspec
 
+from logbale.terminal import size
+
 Severity = Literal["warning", "critical"]
 
-ALARMS = ("storage", "disk", "sum", "damage", "rejects", "silent", "upstream", "latency", "certificate")
+ALARMS = ("storage", "loss", "disk", "sum", "damage", "rejects", "silent", "upstream", "latency", "certificate")
 """Every id there is."""
 
 LOW_DISK = 0.10
@@ -61,6 +63,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     unbalanced: Sequence[str] = ()
     """Shippers whose own sum does not add up."""
     damaged_blocks: int = 0
+    lost_batches: int = 0
+    """Acknowledged here and not here any more."""
+    lost_streams: Sequence[str] = ()
+    """Whose they are."""
     rejects: int = 0
     """Batches and frames refused for good, since the start."""
     rejected_ago: float | None = None
@@ -98,6 +104,14 @@ def _alarms(facts: Facts) -> Iterator[Alarm]:
             "critical",
             f"nothing can be stored: {facts.storage_error}",
             "the reason says what to do; the clients keep what waits, and it goes on by itself",
+        )
+    if facts.lost_batches:
+        yield Alarm(
+            "loss",
+            "critical",
+            f"{_number(facts.lost_batches, 'acknowledged batch', 'acknowledged batches')} of "
+            f"{_named(facts.lost_streams)} are not here any more",
+            "a damaged disk or an older copy of the archive: logbale verify names the gaps; keep a newer copy",
         )
     yield from _disk(facts.disk)
     yield from _sum(facts)
@@ -147,7 +161,7 @@ def _disk(disk: Disk | None) -> Iterator[Alarm]:
     yield Alarm(
         "disk",
         "critical" if part < LAST_DISK else "warning",
-        f"{100 * part:.1f} % of the archive's disk is free, {disk.free_bytes / 1e9:.1f} GB",
+        f"{100 * part:.1f} % of the archive's disk is free, {size(disk.free_bytes)}",
         "free some space, or let the oldest segments go with ARCHIVE_RETENTION_BYTES",
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise, product
 from pathlib import Path
@@ -106,7 +107,7 @@ def write(path: Path, draw: Callable[[Figure], object], *, size: tuple[float, fl
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise LogbaleError("the chart needs matplotlib: pip install 'logbale[chart]'") from None
+        raise LogbaleError(f"the chart needs matplotlib: {sys.executable} -m pip install 'logbale[chart]'") from None
     figure = Figure(figsize=size, dpi=150, layout="constrained")
     draw(figure)
     try:

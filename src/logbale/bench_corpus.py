@@ -15,7 +15,7 @@ import msgspec
 
 from logbale.batch_buffer import BatchBuffer
 from logbale.config import MiB, Settings
-from logbale.errors import LogbaleError
+from logbale.errors import LogbaleError, StorageError
 from logbale.lines import LineParser
 from logbale.models import Batch, Chunk
 from logbale.sources.generator import LogGenerator, as_lines
@@ -132,7 +132,7 @@ def _size(path: Path) -> int:
     try:
         status = path.stat()
     except OSError as error:
-        raise LogbaleError(f"{path}: {error.strerror}; expected text log files") from error
+        raise StorageError(f"{path}: {error.strerror}; expected text log files") from error
     if not stat.S_ISREG(status.st_mode):
         raise LogbaleError(f"{path}: not a regular file; expected text log files")
     return status.st_size
@@ -161,7 +161,7 @@ def _read_lines(path: Path, size: int, share: int) -> list[bytes]:
                 if file.tell() < size and len(lines) > 1:
                     del lines[-1]  # it goes on after the piece
     except OSError as error:
-        raise LogbaleError(f"{path}: {error.strerror}; expected text log files") from error
+        raise StorageError(f"{path}: {error.strerror}; expected text log files") from error
     if any(b"\0" in line for line in lines[:100]):
         raise LogbaleError(f"{path}: has zero bytes, so it is no text (compressed, perhaps); expected text log files")
     return lines

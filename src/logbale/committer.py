@@ -32,6 +32,9 @@ ITEM_BYTES = 512
 STORAGE_RETRY = 1.0
 """Seconds between attempts while the sink cannot store."""
 
+STEADY_SECONDS = 5.0
+"""So long the sink must store before it is said that it does: a full one takes a little now and then."""
+
 
 class Submitter(Protocol):
     """Who handed an item in."""
@@ -72,6 +75,10 @@ class Committer:
         self._unstored: set[str] = set()
         """Streams of which that was said."""
         self._arrived = asyncio.Event()
+        self._is_said = False
+        """That it cannot store, and not yet that it can again."""
+        self._steady: asyncio.TimerHandle | None = None
+        """When that is to be said."""
 
     def submit(self, item: Item, submitter: Submitter) -> None:
         """Takes one item; its submitter hears of it once it is durable or rejected."""
@@ -101,9 +108,10 @@ class Committer:
 
     async def _commit(self, group: list[_Waiting]) -> None:
         outcomes = await self._stored([waiting.item for waiting in group])
+        self._waiting.extendleft(reversed(group[len(outcomes) :]))
         submitters: dict[Submitter, None] = {}
         held: dict[Submitter, str] = {}
-        for waiting, outcome in zip(group, outcomes, strict=True):
+        for waiting, outcome in zip(group, outcomes, strict=False):
             item = waiting.item
             if isinstance(outcome, NotNow):
                 self._hold(waiting, outcome.reason)
@@ -160,15 +168,21 @@ class Committer:
                 outcomes = await self._sink.commit(items)
             except StorageError as error:
                 self._metrics.errors["storage"] += 1
-                if self.storage_error is None:
+                if self._steady is not None:
+                    self._steady.cancel()
+                if not self._is_said:
                     log.error("cannot store now, the clients wait: %s", error)
-                self.storage_error = str(error)
+                self._is_said, self.storage_error = True, str(error)
                 await asyncio.sleep(STORAGE_RETRY)
                 continue
             if self.storage_error is not None:
-                log.warning("storing again")
                 self.storage_error = None
+                self._steady = asyncio.get_running_loop().call_later(STEADY_SECONDS, self._say_again)
             return outcomes
+
+    def _say_again(self) -> None:
+        self._is_said, self._steady = False, None
+        log.warning("storing again")
 
     def _count(self, batch: ReceivedBatch, outcome: Outcome) -> None:
         if isinstance(outcome, Rejected):

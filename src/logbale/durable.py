@@ -27,12 +27,20 @@ _WAYS_OUT = {
     errno.EPERM: "give this user the right to write there",
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
 }
+_MAY_NOT = {errno.EACCES, errno.EPERM}
 _NO_DIRECTORY = {errno.ENOTDIR, errno.EEXIST}
 
 
-def storage_error(path: Path, what: str, error: OSError, *, setting: str = "--archive (ARCHIVE_DIR)") -> StorageError:
-    """The error with the path, the system's reason and the way out; `setting` is what names the directory."""
+def storage_error(
+    path: Path, what: str, error: OSError, *, setting: str = "--archive (ARCHIVE_DIR)", to_read: bool = False
+) -> StorageError:
+    """The error with the path, the system's reason and the way out.
+
+    `setting` is what names the directory; who wants `to_read` alone is asked for no more.
+    """
     way_out = _WAYS_OUT.get(error.errno or 0, "check the disk and the system's log")
+    if to_read and error.errno in _MAY_NOT:
+        way_out = "give this user the right to read it, or be one who has it"
     if error.errno in _NO_DIRECTORY:
         way_out = f"set {setting} to a directory"
     if error.errno == errno.ENOSPC and _has_no_inode(path.parent):

@@ -89,6 +89,7 @@ def _receiver(snapshot: ReceiverSnapshot) -> Iterator[Metric]:
     )
     yield _counter("logbale_receiver_rejected_entries", "Entries the sink refused for good", snapshot.rejected_entries)
     yield _counter("logbale_receiver_skipped_entries", "Entries that will never come", snapshot.skipped_entries)
+    yield _counter("logbale_receiver_lost_batches", "Acknowledged here and not here any more", snapshot.lost_batches)
     yield _gauge("logbale_receiver_waiting_entries", "Entries received, not stored yet", snapshot.waiting_entries)
     yield _gauge("logbale_receiver_in_flight_bytes", "Bytes received, not stored yet", snapshot.in_flight_bytes)
     yield _gauge("logbale_receiver_sessions", "Sessions open now", snapshot.sessions)

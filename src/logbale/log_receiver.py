@@ -85,6 +85,7 @@ class LogReceiver:
     async def _start(self) -> None:
         settings = self.settings
         refuse_unsafe_receiver(settings)
+        await _try_address(settings)
         warn_of_open_receiver(settings)
         tls = self._tls = for_receiver(settings)
         sink = await self._make_sink()
@@ -331,3 +332,11 @@ def _archive_limits(settings: Settings) -> dict[str, Any]:
         "retention_seconds": settings.archive_retention_seconds,
         "retention_bytes": settings.archive_retention_bytes,
     }
+
+
+async def _try_address(settings: Settings) -> None:
+    """Raises OSError where it cannot be had: before anything is made on disk, and before there is more to say."""
+    loop = asyncio.get_running_loop()
+    tried = await loop.create_server(asyncio.Protocol, settings.server_host, settings.server_port, start_serving=False)
+    tried.close()
+    await tried.wait_closed()

@@ -89,8 +89,8 @@ class Hello(_Message, frozen=True):
     agent: Text = ""
     host: Text = ""
     token: Text | None = None
-    sent: Sequence = 0
-    """The highest sequence that another receiver may have been sent before; 0 where none was that is still held."""
+    sent: Sequence | None = None
+    """The highest sequence that another receiver may ever have been sent, 0 for none; None where nothing is said."""
     name: Text = ""
     """What people call the shipper, as its spool; anybody may say anything."""
 

@@ -297,6 +297,8 @@ class ReceiverSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     rejected_entries: int
     skipped_entries: int
     """Of which a shipper said that they will never come."""
+    lost_batches: int
+    """Acknowledged here, by what their shippers hold, and not here (losses.py)."""
     waiting_entries: int
     in_flight_bytes: int
     sessions: int
@@ -337,6 +339,9 @@ class ReceiverMetrics:
         self.duplicate_entries = 0
         self.rejected_entries = 0
         self.skipped_entries = 0
+        self.lost_batches = 0
+        self.lost_streams: dict[str, None] = {}
+        """Whose they are."""
         self.in_flight_bytes = 0
         self.sessions = 0
         self.context_bytes = 0
@@ -396,6 +401,7 @@ class ReceiverMetrics:
             duplicate_entries=self.duplicate_entries,
             rejected_entries=self.rejected_entries,
             skipped_entries=self.skipped_entries,
+            lost_batches=self.lost_batches,
             waiting_entries=(
                 self.received.entries - self.stored_entries - self.duplicate_entries - self.rejected_entries
             ),

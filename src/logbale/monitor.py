@@ -148,6 +148,8 @@ class Monitor:
             unaccounted_entries=snapshot.waiting_entries - metrics.pending_entries,
             unbalanced=[client.label for client in clients if client.report is not None and not client.report.adds_up],
             damaged_blocks=self._damaged_blocks,
+            lost_batches=snapshot.lost_batches,
+            lost_streams=list(metrics.lost_streams),
             rejects=rejects,
             rejected_ago=now - self._rejected if self._rejected is not None else None,
             missed=[client.label for client in clients if client.is_missed(now)],

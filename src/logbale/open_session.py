@@ -69,7 +69,7 @@ class OpenSession:
         writer: asyncio.StreamWriter,
         *,
         token: str | None,
-        sent: int,
+        sent: int | None,
         report: Callable[[bool], Report],
         opened: Callable[[Welcome], Awaitable[None]],
         first_alone: bool,
@@ -251,7 +251,7 @@ class OpenSession:
         for reject in event.welcome.rejects:
             await self._queue.reject(reject.sequence, reject.reason)
         await self._queue.acknowledge(event.resume_at - 1)
-        await self._queue.begin_sending(event.resume_at, self._sent)
+        await self._queue.begin_sending(event.resume_at, self._sent or 0)
         self._resume_at = event.resume_at
         self._sending.window_log = event.welcome.window_log
         await self._opened(event.welcome)

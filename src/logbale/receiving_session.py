@@ -55,7 +55,7 @@ class ReceivingSession:
         self._asked_for: int | None = None
         """Another one, which the client was asked for and has not confirmed."""
         self._next = 0
-        """The lowest sequence that the client may send, as its hello says."""
+        """What the stream has below it was settled before this session, here or, by the hello, at another receiver."""
         self._sent = 0
         """The highest sequence that it may have sent to another receiver, as its hello says."""
         self._context: ContextDecompressor | None = None
@@ -164,7 +164,8 @@ class ReceivingSession:
         mark = Mark(hello.next - 1) if known is None else known
         stream.accepted = stream.durable = mark.sequence
         self.stream = stream
-        self._next, self._sent = hello.next, hello.sent
+        self._sent = hello.sent or 0
+        self._next = hello.next if known is None else self._receiver.losses.settled_below(hello, known)
         self._window_log = self._receiver.session_came(self)
         self._connection.write(
             self._session.welcome(
@@ -316,7 +317,7 @@ class ReceivingSession:
             self.acknowledge()
 
     def _base_of(self, stream: Stream) -> int:
-        """What is below it was settled before what is taken now, here or, by its hello, with another receiver."""
+        """What is below it was settled before what is taken now."""
         return max(self._next, stream.durable + 1)
 
     def _submit(self, item: Item, wire_bytes: int) -> None:

@@ -15,7 +15,13 @@ class Noted(msgspec.Struct, frozen=True, array_like=True):
     receiver: str
     """Whoever was sent to last; it may have all that was sent."""
     others: int
-    """The highest sequence that others may have; 0 where they have none that is not consumed."""
+    """The highest sequence that others may ever have been sent; 0 for none."""
+    counts_consumed: bool = False
+    """False in a note from before `others` counted what is consumed too."""
+
+    def counting_consumed(self, first: int) -> Noted:
+        """The same; what is consumed, below `first`, may have been anybody's where that was not noted."""
+        return self if self.counts_consumed else msgspec.structs.replace(self, others=max(self.others, first - 1))
 
 
 class SentTo:
@@ -29,7 +35,7 @@ class SentTo:
         """It may have everything up to there."""
         self._sent[receiver] = max(up_to, self._sent.get(receiver, 0))
 
-    def elsewhere(self, receiver: str, first: int) -> int:
+    def elsewhere(self, receiver: str, first: int = 0) -> int:
         """The highest sequence that receivers other than this one may have, or 0 where that is below `first`."""
         highest = max((up_to for name, up_to in self._sent.items() if name != receiver), default=0)
         return highest if highest >= first else 0

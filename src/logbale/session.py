@@ -236,8 +236,10 @@ class ShipperSession:
         self._unacked: deque[tuple[int, int]] = deque()
         self.unacked_bytes = 0
 
-    def hello(self, *, agent: str, host: str, token: str | None = None, sent: int = 0, name: str = "") -> bytes:
-        """The first frame of the connection; another receiver may have been `sent` everything up to there."""
+    def hello(
+        self, *, agent: str, host: str, token: str | None = None, sent: int | None = None, name: str = ""
+    ) -> bytes:
+        """The first frame of the connection; others may ever have been `sent` up to there; None says nothing."""
         algorithms = [algorithm.label for algorithm in Algorithm]
         name = name[:MAX_SHIPPER_NAME]
         return encode_message(Hello(VERSION, self.stream, self._first, algorithms, agent, host, token, sent, name))

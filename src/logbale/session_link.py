@@ -68,7 +68,9 @@ class SessionLink:
         tls: Callable[[], ShipperTLS | None] = lambda: None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         chance: Callable[[], float] = random.random,
+        knows_ways: bool = True,
     ) -> None:
+        """`knows_ways`: no batch of the stream goes by a way that this end does not know, as past a relay."""
         self.unreachable_since = monotonic()
         """Since when, by time.monotonic, no session is open; infinity while one is."""
         self.growth_limit = 0
@@ -85,6 +87,7 @@ class SessionLink:
         self._receivers = Receivers(settings.receiver_addresses, chance=chance, steady=STEADY_SECONDS)
         self._receivers.failover.return_interval = settings.return_interval
         self._sent_to = _sent_to(queue.store)
+        self._knows_ways = knows_ways
         self._troubles, self._in_vain = "", 0
         """Why there was no session the last time, and how often in a row for that reason."""
         self._lost: Receiver | None = None
@@ -184,10 +187,10 @@ class SessionLink:
         store = self._queue.store
         peer = (writer.get_extra_info("peername") or [""])[0]
         holder = receiver.holder(peer)
-        stream, sent = store.stream, self._sent_to.elsewhere(holder, store.first)
+        stream, others = store.stream, self._sent_to.elsewhere(holder)
 
         async def opened(welcome: Welcome) -> None:
-            await self._note(Noted(stream, holder, sent))
+            await self._note(Noted(stream, holder, others, counts_consumed=True))
             self._opened(receiver, welcome)
 
         session = OpenSession(
@@ -198,7 +201,7 @@ class SessionLink:
             reader,
             writer,
             token=token,
-            sent=sent,
+            sent=self._said(others),
             report=self._report,
             opened=opened,
             first_alone=self._first_alone,
@@ -218,6 +221,10 @@ class SessionLink:
                 self._sent_to.add(holder, session.last_sent)
             else:
                 self._sent_to = SentTo(up_to=0)
+
+    def _said(self, others: int) -> int | None:
+        """What the hello says of what others may have been sent; None where more may have, and nothing waits of it."""
+        return others if self._knows_ways or others >= self._queue.store.first else None
 
     async def _note(self, noted: Noted) -> None:
         if self._queue.store.sent_to == noted:
@@ -276,7 +283,7 @@ class SessionLink:
                 agent=f"logbale/{__version__}",
                 host=socket.gethostname(),
                 token=self._token(),
-                sent=self._sent_to.elsewhere(name, store.first),
+                sent=self._said(self._sent_to.elsewhere(name)),
                 name=self._name,
             )
             goodbye = Status(msgspec.Raw(encode_report(self._report(True))))
@@ -291,4 +298,6 @@ class SessionLink:
 
 def _sent_to(store: Store) -> SentTo:
     noted = store.sent_to
-    return SentTo(up_to=store.sent_up_to, noted=noted if noted is not None and noted.stream == store.stream else None)
+    if noted is None or noted.stream != store.stream:
+        return SentTo(up_to=store.sent_up_to)
+    return SentTo(up_to=store.sent_up_to, noted=noted.counting_consumed(store.first))

@@ -116,6 +116,7 @@ def _receiver_rows(snapshot: ReceiverSnapshot) -> list[tuple[str, str]]:
             ("entries duplicate", snapshot.duplicate_entries),
             ("entries rejected", snapshot.rejected_entries),
             ("entries skipped", snapshot.skipped_entries),
+            ("batches lost", snapshot.lost_batches),
             ("entries waiting", snapshot.waiting_entries),
         ),
         *(_relay_rows(snapshot.relay) if snapshot.relay is not None else ()),

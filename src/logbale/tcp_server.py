@@ -26,6 +26,7 @@ from logbale.config import Settings
 from logbale.connection import Connection
 from logbale.context_budget import ContextBudget
 from logbale.floods import is_worth_saying
+from logbale.losses import Losses
 from logbale.messages import TLS_REQUIRED, Error, encode_message
 from logbale.metrics import ReceiverMetrics
 from logbale.newcomers import Newcomers
@@ -84,6 +85,7 @@ class TCPLogReceiver:
         self.metrics = metrics
         self.pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="logbale-decode")
         self.streams = Streams(sink)
+        self.losses = Losses(metrics)
         self.clients = Clients()
         self.access = Access(settings, metrics.errors)
         # Half of what may be decoded and not stored (Room): the others go on with the rest.

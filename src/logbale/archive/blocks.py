@@ -23,7 +23,7 @@ class Group:
     def __init__(self, arrivals: dict[str, int] | None = None) -> None:
         self.items: list[Item] = []
         self.arrivals = arrivals or {}
-        """The stream that comes from another receiver with the first item, and its sequence."""
+        """The stream that goes on behind a gap with the first item, and below what of the gap others have."""
         self._raw = 0
         self._weight = 0
 
@@ -57,7 +57,7 @@ def _weigh(item: Item) -> tuple[int, int]:
 def group(items: Iterable[Item], marks: Marks) -> Iterator[Group]:
     """The items of each block, in order; `marks` are those before all of them.
 
-    A stream may come from another receiver with an archive of its own (decision 0015): then it begins a block.
+    A stream that goes on behind a gap, as it does that comes from another receiver (decision 0015), begins a block.
     """
     present = Group()
     reached: dict[str, int] = {}
@@ -75,12 +75,15 @@ def group(items: Iterable[Item], marks: Marks) -> Iterator[Group]:
 
 
 def _arrivals(item: Item, reached: dict[str, int], marks: Marks) -> dict[str, int]:
-    """The item's stream, where it skips what is durable elsewhere. Nearly always it goes on where it was."""
+    """The item's stream, where a gap is before it: durable elsewhere below its base, or lost. Nearly always none is."""
     first = item.first if isinstance(item, SkippedRange) else item.last_sequence
-    if not item.stream or first == 1 or first != item.base:
+    if not item.stream or first == 1:
         return {}
     known = reached.get(item.stream)
-    return {item.stream: first} if first > 1 + (marks.get(item.stream).sequence if known is None else known) else {}
+    follows = 1 + (marks.get(item.stream).sequence if known is None else known)
+    if first <= follows or not item.base:
+        return {}
+    return {item.stream: max(follows, min(first, item.base))}
 
 
 def encode(encoder: BlockEncoder, group: Group) -> bytes:

@@ -110,8 +110,8 @@ class BlockHeader(msgspec.Struct, frozen=True, kw_only=True):
     elsewhere: bool | UnsetType = UNSET
     """True: it holds one batch, which another receiver may have stored too. It is never merged with others."""
     arrivals: dict[str, Natural] | UnsetType = UNSET
-    """Streams that come from another receiver here, and with which sequence: what is before it, and not in this
-    archive, is durable there. A block with such begins with them and is never merged with the one before it."""
+    """Streams that go on here behind a gap, and a sequence: what of the gap is before it is durable at another
+    receiver, what is not is lost. A block with such begins with them and is never merged with the one before it."""
 
     def parts(self) -> dict[str, list[tuple[int, int]]]:
         """Of each stream what this accounts for, stored, rejected or skipped: first and last sequences, in order."""

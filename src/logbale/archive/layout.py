@@ -21,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 
+from logbale.durable import storage_error
 from logbale.errors import StorageError
 
 OPEN = ".part"
@@ -137,7 +138,7 @@ def _scan(directory: Path) -> list[os.DirEntry[str]]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise StorageError(f"{directory}: cannot list the archive: {error.strerror}") from error
+        raise storage_error(Path(directory), "list the archive", error, to_read=True) from error
 
 
 def all_segments(directory: Path) -> list[SegmentPath]:
@@ -176,7 +177,7 @@ def _files(directory: Path) -> list[Path]:
     except FileNotFoundError:
         raise StorageError(f"{directory}: there is no archive here; {CHECK_PATH}") from None
     except OSError as error:
-        raise StorageError(f"{directory}: cannot list the archive: {error.strerror}") from error
+        raise storage_error(Path(directory), "list the archive", error, to_read=True) from error
     return [file for name in names for file in _files_in(name)]
 
 
@@ -187,4 +188,4 @@ def _files_in(day: str | Path) -> list[Path]:
     except FileNotFoundError:
         return []  # removed meanwhile
     except OSError as error:
-        raise StorageError(f"{day}: cannot list the archive: {error.strerror}") from error
+        raise storage_error(Path(day), "list the archive", error, to_read=True) from error

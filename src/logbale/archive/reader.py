@@ -14,7 +14,7 @@ from logbale.archive import layout
 from logbale.archive.format import Block, BlockHeader, Footer, NotAFrame
 from logbale.archive.layout import SegmentPath
 from logbale.archive.walk import Damage, SegmentReader
-from logbale.durable import LOCK_NAME
+from logbale.durable import LOCK_NAME, storage_error
 from logbale.entry_fields import time_in, time_of
 from logbale.errors import StorageError
 
@@ -255,9 +255,14 @@ def each_once(paths: Iterable[Path]) -> list[Path]:
 
 def check_archive(path: Path) -> None:
     """Raises StorageError for what no receiver ever wrote: a mistyped path must look neither sound nor damaged."""
-    if path.is_dir() and not (path / LOCK_NAME).exists() and not segments(path):
+    try:
+        is_new = path.is_dir() and not (path / LOCK_NAME).exists()
+        is_strange = path.is_file() and not layout.has_segment_name(path)
+    except OSError as error:
+        raise storage_error(path, "look for an archive", error, to_read=True) from error
+    if is_new and not segments(path):
         raise StorageError(f"{path}: there is no archive here, no segment and no lock; {layout.CHECK_PATH}")
-    if path.is_file() and not layout.has_segment_name(path):
+    if is_strange:
         with SegmentReader(path) as reader:
             if reader.read() is None:
                 raise StorageError(f"{path}: nothing in this file was written by a receiver; {layout.CHECK_PATH}")

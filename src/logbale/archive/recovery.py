@@ -1,7 +1,8 @@
 """Makes an archive whole again before anything is added to it: what a crash left is settled, and then durable.
 
-Of an open segment only the bytes after its last whole block go: nobody was told that they are stored. Damage before
-that stays, counted. What kill -9 left in the page cache counts as stored only after it is synced here.
+Of an open segment only the bytes after its last whole block go: of a write that a crash ended, nobody was told that it
+is stored. Damage before that stays, counted; of the last block it looks the same, which is said. What kill -9 left in
+the page cache counts as stored only after it is synced here.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import msgspec
 from logbale.archive import layout
 from logbale.archive.format import BlockHeader
 from logbale.archive.layout import SegmentPath
-from logbale.archive.walk import Damage, SegmentReader
+from logbale.archive.walk import CUT_SHORT, Damage, SegmentReader
 from logbale.durable import sync_directory
 from logbale.sinks import Mark
 from logbale.sinks.marks import Marks
@@ -148,12 +149,31 @@ def _settle(segment: SegmentPath, marks: Marks) -> tuple[OpenPart, int]:
     with SegmentReader(segment.path) as reader:
         damaged = _walk(reader, marks)
         end, torn = reader.offset, reader.size - reader.offset
+        why = reader.why_not() if torn else ""
     fd = os.open(segment.path, os.O_RDWR)
     try:
         if torn:
             os.ftruncate(fd, end)
-            logger.warning("%s: cut %d bytes of an unfinished write, never acknowledged", segment.path, torn)
+            _say_cut(segment.path, torn, why)
         os.fsync(fd)
     finally:
         os.close(fd)
     return OpenPart(place=segment, size=end, damaged=damaged, marks=dict(marks.known)), torn
+
+
+def _say_cut(path: Path, torn: int, why: str) -> None:
+    if why == CUT_SHORT:
+        logger.warning(
+            "%s: cut %d bytes of a block without its end: a write that a crash ended, of which nothing was "
+            "acknowledged; or the file was made shorter, and that was",
+            path,
+            torn,
+        )
+    else:
+        logger.error(
+            "%s: cut %d bytes that are no sound block (%s): a disk that damages, and then acknowledged entries are "
+            "lost, or a write that a power cut ended, of which nothing was acknowledged",
+            path,
+            torn,
+            why,
+        )

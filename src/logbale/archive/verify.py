@@ -89,9 +89,10 @@ class Streams:
         arrivals = header.arrivals or {}
         for stream, parts in header.parts().items():
             lowest, reached = parts[0][0], self._reached.get(stream)
-            if reached is not None and lowest == arrivals.get(stream) and lowest > reached + 1:
-                self.absent.append(f"stream {stream}: {_numbers(reached + 1, lowest - 1)}")
-                self._reached[stream] = lowest - 1
+            first = min(arrivals.get(stream, 0), lowest)
+            if reached is not None and first > reached + 1:
+                self.absent.append(f"stream {stream}: {_numbers(reached + 1, first - 1)}")
+                self._reached[stream] = first - 1
             self._add(stream, parts, report)
 
     def _add(self, stream: str, parts: list[tuple[int, int]], report: Callable[[str], None]) -> None:

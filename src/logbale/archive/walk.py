@@ -22,6 +22,8 @@ HEADERS_WINDOW_BYTES = 4 * format.MiB
 """Read at a time where only headers are wanted."""
 _MAGIC = re.compile(format.MAGIC_PATTERN, re.DOTALL)
 _MAGIC_BYTES = 4
+CUT_SHORT = "cut short"
+"""Why a frame is none whose end the file does not reach."""
 
 
 class Damage(msgspec.Struct, frozen=True):
@@ -93,6 +95,14 @@ class SegmentReader:
             self.after_footer = isinstance(frame, Footer)
         return frame
 
+    def why_not(self) -> str:
+        """After None from read() with bytes left: why they are no frame; CUT_SHORT where all that is there may be."""
+        try:
+            self._frame_at(self.offset, self.size)
+        except NotAFrame as error:
+            return str(error)
+        return ""
+
     def headers(self) -> Iterator[BlockHeader | Footer | Damage]:
         """What read() would give up to the present end, of the blocks only the headers: several times as fast."""
         while True:
@@ -161,7 +171,7 @@ class SegmentReader:
         data = self._bytes(offset, format.PREFIX_BYTES)
         while (need := format.measure(data)) > len(data):
             if offset + need > size:
-                raise NotAFrame("cut short")
+                raise NotAFrame(CUT_SHORT)
             data = self._bytes(offset, need)
         return format.parse(bytes(data[:need]), offset), offset + need
 
@@ -172,7 +182,7 @@ class SegmentReader:
             self._window = memoryview(os.pread(self._fd, max(count, WINDOW_BYTES), offset))
             self._window_at, at = offset, 0
         if at + count > len(self._window):
-            raise NotAFrame("cut short")
+            raise NotAFrame(CUT_SHORT)
         return self._window[at:]
 
     def _search(self, start: int, size: int) -> int | None:

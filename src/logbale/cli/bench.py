@@ -96,7 +96,7 @@ def _check_chart(path: Path, suffixes: tuple[str, ...]) -> None:
     if not path.parent.is_dir():
         raise click.BadParameter(f"{path}: there is no directory {path.parent}", param_hint="--chart")
     if find_spec("matplotlib") is None:
-        raise LogbaleError("--chart needs matplotlib: pip install 'logbale[chart]'")
+        raise LogbaleError(f"--chart needs matplotlib: {sys.executable} -m pip install 'logbale[chart]'")
 
 
 @contextlib.contextmanager

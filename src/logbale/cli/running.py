@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from logbale.cli.output import INTERRUPTED, complain, flush, set_log_level, wants_color
 from logbale.cli.service import ServiceManager
 from logbale.config import Settings, format_address
-from logbale.errors import ConfigError, LogbaleError, UnavailableError
+from logbale.errors import ConfigError, LogbaleError, StorageError, UnavailableError
 from logbale.reloading import Reloading
 
 if TYPE_CHECKING:
@@ -60,6 +60,9 @@ def exit_code(action: Callable[[], int]) -> int:
         with contextlib.suppress(BrokenPipeError):
             flush()
         return 0
+    except PermissionError as error:  # of whatever a command looks at
+        complain(f"{error.filename}: {error.strerror}; give this user the right to it, or be one who has it")
+        return StorageError.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
 

@@ -49,11 +49,12 @@ def verify(paths: tuple[Path, ...], as_json: bool, config: Path | None) -> int:
     from logbale.archive.verify import verify
 
     found: list[Verified] = []
-    for path in archives(paths, config):
-        for segment in verify(path):
+    named = archives(paths, config)
+    for path in named:
+        for number, segment in enumerate(verify(path)):
             found.append(segment)
             if not as_json:
-                _print(segment, with_head=len(found) == 1)
+                _print(segment, with_head=len(found) == 1, under=path if len(named) > 1 and number == 0 else None)
     write(_json(found) if as_json else _line(_summary(found)))
     if unreadable := [segment.unreadable for segment in found if segment.unreadable]:
         for reason in unreadable:
@@ -62,9 +63,12 @@ def verify(paths: tuple[Path, ...], as_json: bool, config: Path | None) -> int:
     return 1 if any(segment.damage for segment in found) else 0
 
 
-def _print(segment: Verified, *, with_head: bool) -> None:
+def _print(segment: Verified, *, with_head: bool, under: Path | None) -> None:
+    """`under` is the archive or file of which this is the first, where there are several."""
     if with_head:
         write(_row(_HEAD))
+    if under is not None:
+        write(_line(f"{under}:"))
     numbers = (segment.blocks, segment.entries, segment.raw, segment.size)
     write(_row((segment.path.name, _state(segment), *(f"{number:,}" for number in numbers))))
     for damage in segment.damage:

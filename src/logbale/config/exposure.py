@@ -6,9 +6,10 @@ What is open and looks so is only warned of.
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from logbale.config.addresses import connect_host, is_loopback
-from logbale.config.settings import Settings
+from logbale.config.settings import Settings, sink_names
 from logbale.errors import ConfigError
 
 log = logging.getLogger("logbale")
@@ -25,6 +26,10 @@ def refuse_unsafe_receiver(settings: Settings) -> None:
         )
     if settings.dashboard_open and settings.dashboard_password_file:
         problems.append("DASHBOARD_OPEN=true with DASHBOARD_PASSWORD_FILE: one says no password; leave out one of them")
+    if "archive" in sink_names(settings.sink) and Path(settings.archive_dir).resolve() == Path("/"):
+        problems.append(
+            f"ARCHIVE_DIR={settings.archive_dir!r}: expected a directory of the archive's own, not the top of all"
+        )
     is_guarded = settings.dashboard_password_file or settings.dashboard_open or is_loopback(settings.dashboard_host)
     if settings.dashboard_enabled and not is_guarded:
         problems.append(

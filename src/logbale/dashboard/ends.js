@@ -112,6 +112,7 @@ export const RECEIVER = {
     ["Sessions open", count(s.sessions)],
     ["Context memory", bytes(s.context_bytes)],
     ["Entries skipped", count(s.skipped_entries)],
+    ["Batches lost", count(s.lost_batches)],
     ["Frames refused", count(s.bad_frames)],
     ["Last sync", moment(s.last_sync)],
   ],

@@ -199,6 +199,7 @@ class Forwarding:
                     report=lambda ended: self._report(link, ended),
                     tls=self._tls,
                     sleep=lambda delay: self._pause(link, delay),
+                    knows_ways=False,
                 )
                 try:
                     await link.session.run()

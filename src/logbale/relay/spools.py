@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from pathlib import Path
 
 from logbale.descriptors import RELAY_SPOOLS
@@ -111,13 +113,18 @@ class Spools:
             log.warning("stream %s goes on: its spool is open", stream or "(base clients)")
             return queue.spool.mark
 
-    async def has_room(self, size: int) -> bool:
-        """Whether so much more may be stored, once what is consumed is given back; empty they take anything."""
+    async def fitting(self, sizes: Sequence[int]) -> int:
+        """How many, from the first on, of what takes so much may be stored, once what is consumed is given back.
+
+        Empty they take one of any size.
+        """
         shared = self.shared
-        if shared.disk_bytes + size <= shared.max_bytes:
-            return True
+        if shared.disk_bytes + sum(sizes) <= shared.max_bytes:
+            return len(sizes)
         await self.compact()
-        return not shared.waiting_origins or shared.disk_bytes + size <= shared.max_bytes
+        reached = accumulate(sizes, initial=shared.disk_bytes)
+        found = sum(size <= shared.max_bytes for size in reached) - 1
+        return max(found, 0 if shared.waiting_origins else 1)
 
     async def compact(self) -> None:
         """Gives back what is consumed and still takes room."""

@@ -143,7 +143,8 @@ class Sink(Protocol):
     async def commit(self, items: list[Item]) -> Sequence[Outcome | NotNow]:
         """Stores or rejects each, in order, durably on return. Raises StorageError where it can do neither now.
 
-        NotNow for one item of a stream is NotNow for all of the stream's that come after it.
+        NotNow for one item of a stream is NotNow for all of the stream's that come after it. With fewer outcomes than
+        items, but one at least, the last ones are untouched, and are to be given again.
         """
         ...
 

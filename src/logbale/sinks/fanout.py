@@ -40,7 +40,7 @@ class FanoutSink:
         outcomes = await self._durable.commit(items)
         stored = [
             item
-            for item, outcome in zip(items, outcomes, strict=True)
+            for item, outcome in zip(items, outcomes, strict=False)
             if isinstance(item, ReceivedBatch) and isinstance(outcome, Stored)
         ]
         if stored:

@@ -91,13 +91,17 @@ class RelaySink(MarkedSink):
     async def commit(self, items: list[Item]) -> list[Outcome | NotNow]:
         """Stores each in its stream's spool, durably on return. Raises StorageError where the disk is full.
 
+        Of more than there may be room for, the first: how well they compress is known when they are stored.
         Where one spool fails its items are NotNow, though some may be stored: these are passed over the next time.
         """
-        if not await self.spools.has_room(sum(_size(item) for item in items)):
+        sizes = list(map(_size, items))
+        items = items[: await self.spools.fitting(sizes)]
+        if sizes and not items:
             shared = self.spools.shared
             raise StorageError(
-                f"{self.directory}: full, {shared.disk_bytes:,} bytes wait for {self.forwarding.address} and "
-                f"SPOOL_MAX_BYTES is {shared.max_bytes}; it goes on by itself when upstream takes them"
+                f"{self.directory}: full, {shared.disk_bytes:,} bytes wait for {self.forwarding.address}, the next "
+                f"batch may take up to {sizes[0]:,} and SPOOL_MAX_BYTES is {shared.max_bytes}; it goes on by itself "
+                "when upstream takes them"
             )
         groups: dict[str, list[Item]] = {}
         for item in items:

@@ -52,7 +52,7 @@ def is_spool(directory: Path) -> bool:
     try:
         return (directory / LOCK_NAME).exists()
     except OSError as error:
-        raise storage_error(directory, "look for a spool", error, setting=SETTING) from error
+        raise storage_error(directory, "look for a spool", error, setting=SETTING, to_read=True) from error
 
 
 def is_of_relay(directory: Path) -> bool:
@@ -67,7 +67,7 @@ def spool_directories(root: Path) -> list[Path]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise storage_error(root, "list the spools", error, setting=SETTING) from error
+        raise storage_error(root, "list the spools", error, setting=SETTING, to_read=True) from error
 
 
 def list_spools(root: Path) -> list[SpoolInfo]:
@@ -100,7 +100,7 @@ def _look(directory: Path) -> Recovered | None:
     except FileNotFoundError:
         raise StorageError(f"{directory}: there is no spool here; `logbale spool ls` lists them") from None
     except OSError as error:
-        raise storage_error(directory, "read the spool", error, setting=SETTING) from error
+        raise storage_error(directory, "read the spool", error, setting=SETTING, to_read=True) from error
 
 
 def verify(directory: Path) -> Iterator[Damaged]:
@@ -120,7 +120,7 @@ def verify(directory: Path) -> Iterator[Damaged]:
         try:
             data = segment.path.read_bytes()
         except OSError as error:
-            raise storage_error(segment.path, "read", error, setting=SETTING) from error
+            raise storage_error(segment.path, "read", error, setting=SETTING, to_read=True) from error
         if segment is newest:
             data = data[: segment.size]
         yield from _damaged(segment.path, data)
@@ -167,5 +167,5 @@ def export(directory: Path, *, on_damage: Callable[[int, str], None] | None = No
                 on_damage(position - state.base, str(error))
             continue
         except OSError as error:
-            raise storage_error(directory, "read the spool", error, setting=SETTING) from error
+            raise storage_error(directory, "read the spool", error, setting=SETTING, to_read=True) from error
         yield from entry_lines(raw)

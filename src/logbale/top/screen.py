@@ -17,6 +17,8 @@ from rich.text import Text
 from logbale.terminal import count, duration, escape, rate, ratio, size
 from logbale.top.answers import ORDERS, Alarm, Client, Clients, Disk, Order, Stats, ordered
 
+SLIM = 80
+"""Columns below which not all of a client's numbers fit, nor the sums in rows."""
 NARROW = 100
 """Columns below which the clients' table has only what matters most."""
 
@@ -92,39 +94,55 @@ def _free(disk: Disk | None) -> str:
     return f"{size(disk.free_bytes)} {disk.free_bytes / disk.total_bytes:.0%}"
 
 
+_PARTS = ("in", "durable", "rejected", "duplicate", "dropped", "waiting")
+
+
 def sums(stats: Stats, width: int) -> Table:
-    """Where every entry is; a row that does not add up is red."""
-    table = Table(box=None, pad_edge=False, padding=(0, 1 if width < NARROW else 2, 0, 0), header_style="dim")
-    for name in ("", "in", "durable", "rejected", "duplicate", "dropped", "waiting"):
-        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    """Where every entry is; one that does not add up is red. A narrow screen has the sums side by side."""
+    found = []
     if (all_of_them := stats.shippers) is not None and all_of_them.reporting:
-        _add_sum(
-            table,
-            count(all_of_them.reporting, "shipper", "shippers"),
-            all_of_them.read_entries,
-            all_of_them.delivered_entries,
-            all_of_them.rejected_entries,
-            None,
-            sum(all_of_them.dropped.values()),
-            all_of_them.waiting_entries,
+        found.append(
+            _sum(
+                count(all_of_them.reporting, "shipper", "shippers"),
+                all_of_them.read_entries,
+                all_of_them.delivered_entries,
+                all_of_them.rejected_entries,
+                None,
+                sum(all_of_them.dropped.values()),
+                all_of_them.waiting_entries,
+            )
         )
-    _add_sum(
-        table,
-        "receiver",
-        stats.received.entries,
-        stats.stored_entries,
-        stats.rejected_entries,
-        stats.duplicate_entries,
-        None,
-        stats.waiting_entries,
+    found.append(
+        _sum(
+            "receiver",
+            stats.received.entries,
+            stats.stored_entries,
+            stats.rejected_entries,
+            stats.duplicate_entries,
+            None,
+            stats.waiting_entries,
+        )
     )
+    table = Table(box=None, pad_edge=False, padding=(0, 1 if width < NARROW else 2, 0, 0), header_style="dim")
+    if width < SLIM:
+        table.add_column("")
+        for name, _, style in found:
+            table.add_column(name, justify="right", no_wrap=True, style=style, header_style=style)
+        for number, part in enumerate(_PARTS):
+            table.add_row(Text(part, style="dim"), *(cells[number] for _, cells, _ in found))
+        return table
+    for part in ("", *_PARTS):
+        table.add_column(part, justify="right" if part else "left", no_wrap=True)
+    for name, cells, style in found:
+        table.add_row(name, *cells, style=style)
     return table
 
 
-def _add_sum(table: Table, name: str, total: int, *parts: int | None) -> None:
+def _sum(name: str, total: int, *parts: int | None) -> tuple[str, list[str], str]:
+    """Its name, its numbers, and their style."""
     adds_up = total == sum(part or 0 for part in parts)
     cells = ["–" if part is None else f"{part:,}" for part in (total, *parts)]
-    table.add_row(name if adds_up else f"≠ {name}", *cells, style="" if adds_up else "bold red")
+    return (name, cells, "") if adds_up else (f"≠ {name}", cells, "bold red")
 
 
 def levels(stats: Stats, width: int) -> Text:
@@ -148,8 +166,8 @@ def levels(stats: Stats, width: int) -> Text:
 def alarms(stats: Stats) -> list[Text]:
     """What is wrong, and what to do about it."""
     why = [Alarm("critical", stats.why)] if stats.state not in ("OK", "") and stats.why else []
-    said = {alarm.text for alarm in stats.alarms}
-    found = [*[alarm for alarm in why if alarm.text not in said], *stats.alarms]
+    # The alarm `storage` says the same, with a few words before it.
+    found = [*[one for one in why if not any(one.text in alarm.text for alarm in stats.alarms)], *stats.alarms]
     return [
         Text(
             f"▲ {plain(alarm.text)}" + (f" → {plain(alarm.todo)}" if alarm.todo else ""),
@@ -183,12 +201,12 @@ COLUMNS = (
     Column("raw", "", NARROW, lambda client, now: size(client.raw_bytes)),
     Column("wire", "w", 0, lambda client, now: size(client.wire_bytes)),
     Column("ratio", "r", 0, lambda client, now: ratio(client.ratio)),
-    Column("level", "", 0, lambda client, now: _setting(client), "left"),
+    Column("level", "", SLIM, lambda client, now: _setting(client), "left"),
     Column("lag", "l", 0, lambda client, now: _lag(client)),
     Column("spool", "s", 0, lambda client, now: "–" if client.spool_bytes is None else size(client.spool_bytes)),
     Column("again", "", NARROW, lambda client, now: f"{client.reconnects:,}"),
     Column("choice", "", WIDE, lambda client, now: f"{client.choice:,}" if client.choice else "–"),
-    Column("drops", "d", 0, lambda client, now: f"{sum(client.dropped.values()):,}"),
+    Column("drops", "d", SLIM, lambda client, now: f"{sum(client.dropped.values()):,}"),
     Column("seen", "t", 0, lambda client, now: _ago(now - client.last_seen)),
 )
 
