@@ -284,5 +284,5 @@ async def _run(
         ):
             report = await shipper.run()
     if log.isEnabledFor(logging.INFO):
-        print_table(report.snapshot, left_before=left_before)
+        print_table(report.snapshot, left_before=left_before, reread=report.reread_entries)
     return conclude(report)

@@ -42,6 +42,11 @@ class Store(Protocol):
         ...
 
     @property
+    def max_bytes(self) -> int:
+        """What it may take."""
+        ...
+
+    @property
     def free_bytes(self) -> int:
         """What may still be appended, in bytes as they are stored: hardly ever more than raw."""
         ...
