@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 from chunks import batch_of, chunk_of
-from cli_process import CLEAN, LOGBALE, logbale_run, running
+from cli_process import CLEAN, LOGBALE, logbale_run, receiver, running
 from spool_batches import spool_of
 from waiting import eventually
 
@@ -20,7 +20,8 @@ from logbale.batch_buffer import BatchBuffer
 from logbale.cli.ending import failure
 from logbale.config import Settings
 from logbale.leftovers import reread_and_lost
-from logbale.log_shipper import LogShipper
+from logbale.log_shipper import LogShipper, ShipReport
+from logbale.metrics import ShipperMetrics
 from logbale.models import Batch
 from logbale.sources.tail import TailSource
 from logbale.spool import list_spools
@@ -271,3 +272,47 @@ def test_a_second_signal_tells_them_apart_too(tmp_path):
         said = shipping.messages.read_text()
     (info,) = list_spools(spools)
     assert re.search(rf"\. {info.entries:,} wait in {spools}/\S+, .*; [\d,]+ are lost for good", said), said
+
+
+def test_a_rejected_batch_is_no_success_and_the_next_run_speaks_of_it(tmp_path):
+    """Real processes: 69, how many, why, where they are, and the command that has them sent again."""
+    log, spools = tmp_path / "app.log", tmp_path / "spools"
+    log.write_text("1\n2\n3\n")
+    with receiver(tmp_path, "--max-batch-entries", 2) as receiving:
+        command = ("ship", "--once", "--name", "mine", "--to", receiving.address, "--spool-dir", spools, log)
+        ended = logbale_run(*command)
+        assert ended.returncode == 69, ended.stderr
+        assert re.search(
+            rf"logbale: 3 entries were rejected by the receiver \(.+\): as dead letters in {spools}/mine/dead-letters, "
+            rf"which `logbale dead-letters retry {spools}/mine` and then the same command send again\n",
+            ended.stderr,
+        ), ended.stderr
+        again = logbale_run(*command)
+        assert again.returncode == 0, again.stderr
+        assert re.search(rf"WARNING .* {spools}/mine: 1 dead letter from earlier runs; `.*retry", again.stderr)
+    with receiver(tmp_path) as receiving:
+        assert logbale_run("dead-letters", "retry", spools / "mine").returncode == 0
+        command = ("ship", "--once", "--name", "mine", "--to", receiving.address, "--spool-dir", spools, log)
+        ended = logbale_run(*command)
+        assert (ended.returncode, "dead letter" in ended.stderr) == (0, False), ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("dropped", "expected"),
+    [
+        ({"dropped_drop_newest": 7}, "7 entries were dropped, as the spool was full (SPOOL_POLICY=drop_newest)"),
+        ({"dropped_drop_oldest": 1}, "1 entry was dropped, as the spool was full (SPOOL_POLICY=drop_oldest)"),
+        ({"dropped_damaged": 2}, "2 entries were dropped (damaged)"),
+        (
+            {"rejected": 2},
+            "2 entries were rejected by the receiver, and lost: without a spool there are no dead letters",
+        ),
+        ({}, ""),
+    ],
+)
+def test_what_was_dropped_is_no_success(dropped, expected):
+    """Everything else is delivered."""
+    metrics = ShipperMetrics(now=0.0)
+    metrics.dropped = dropped
+    report = ShipReport(True, True, 0, 0, "", metrics.snapshot(1.0))
+    assert failure(Settings(), report, None, None, once=True, waited=False) == expected

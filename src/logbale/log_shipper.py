@@ -81,6 +81,8 @@ class ShipReport(msgspec.Struct, frozen=True):
     """Those of left_entries that are in no spool, and that nobody gives again."""
     why_unstored: str = ""
     """Why the spool could not take them, where it is that."""
+    why_rejected: str = ""
+    """Why the receiver would not have a batch, the last one of those; the snapshot's `dropped` has how many entries."""
 
 
 class LogShipper:
@@ -276,6 +278,7 @@ class LogShipper:
             reread,
             lost,
             self._queue.why_unstored,
+            self._queue.why_rejected,
         )
 
     def _homeless(self, left: int) -> tuple[int, int]:

@@ -74,6 +74,8 @@ class SpoolQueue:
         self.store = store
         self.storage_error: str | None = None
         """Why nothing can be stored now; None while it can."""
+        self.why_rejected = ""
+        """Of the last batch that was."""
         self.sent_up_to = store.sent_up_to
         """The highest sequence that the receiver may have or get: such a batch is never dropped to make room."""
         self._elsewhere = 0
@@ -404,6 +406,7 @@ class SpoolQueue:
     async def reject(self, sequence: int, reason: str) -> None:
         """The receiver can never store this batch: it is kept as a dead letter."""
         log.error("batch %d is rejected and becomes a dead letter: %s", sequence, reason)
+        self.why_rejected = reason
         self._fresh.forget(sequence)
         try:
             await self.call(self.store.reject, sequence, reason)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from logbale.config import Settings, connect_host, format_address
+from logbale.reports import REJECTED
 from logbale.sources import Source
 from logbale.terminal import count
 
@@ -23,8 +25,39 @@ def failure(
     undelivered = "" if report.delivered else _undelivered(settings, report, waited=waited)
     if once and not report.source_ended:
         unread_bytes = getattr(source, "unread_bytes", None)  # standard input has no such thing
-        return _stopped_midway(undelivered, report, spool, unread_bytes)
-    return undelivered + _whereabouts(report, spool) if undelivered else ""
+        left = _stopped_midway(undelivered, report, spool, unread_bytes)
+    else:
+        left = undelivered + _whereabouts(report, spool) if undelivered else ""
+    return ". ".join(filter(None, [left, _given_up(report, spool)]))
+
+
+def _given_up(report: ShipReport, spool: DiskSpool | None) -> str:
+    """What will not be delivered: what the receiver would not have, and what was dropped."""
+    parts = []
+    for reason, entries in report.snapshot.dropped.items():
+        them = f"{count(entries, 'entry', 'entries')} {'was' if entries == 1 else 'were'}"
+        if reason == REJECTED:
+            why = f" ({report.why_rejected})" if report.why_rejected else ""
+            parts.append(f"{them} rejected by the receiver{why}{_letters(spool)}")
+        elif (dropped := reason.removeprefix("dropped_")).startswith("drop_"):
+            parts.append(f"{them} dropped, as the spool was full (SPOOL_POLICY={dropped})")
+        elif dropped != reason:
+            parts.append(f"{them} dropped ({dropped})")
+    return "; ".join(parts)
+
+
+def _letters(spool: DiskSpool | None) -> str:
+    if spool is None:
+        return ", and lost: without a spool there are no dead letters"
+    from logbale.spool.dead_letters import DIRECTORY
+
+    letters = spool.directory / DIRECTORY
+    return f": as dead letters in {letters}, which {retry_command(spool)} and then the same command send again"
+
+
+def retry_command(spool: DiskSpool) -> str:
+    """What puts a spool's dead letters back into it."""
+    return f"`logbale dead-letters retry {shlex.quote(str(spool.directory))}`"
 
 
 def _undelivered(settings: Settings, report: ShipReport, *, waited: bool) -> str:
