@@ -19,14 +19,18 @@ from chaos.processes import free_port
 from logbale.batch_buffer import BatchBuffer
 from logbale.cli.ending import failure
 from logbale.config import Settings
+from logbale.errors import StorageError
 from logbale.leftovers import reread_and_lost
 from logbale.log_shipper import LogShipper, ShipReport
-from logbale.metrics import ShipperMetrics
+from logbale.metrics import ReceiverMetrics, ShipperMetrics
 from logbale.models import Batch
+from logbale.sinks.null import NullSink
+from logbale.sources.generator import LogGenerator
 from logbale.sources.tail import TailSource
 from logbale.spool import list_spools
 from logbale.spool_queue import SpoolQueue
 from logbale.status import rows
+from logbale.tcp_server import TCPLogReceiver
 
 MIB = 1 << 20
 
@@ -316,3 +320,74 @@ def test_what_was_dropped_is_no_success(dropped, expected):
     metrics.dropped = dropped
     report = ShipReport(True, True, 0, 0, "", metrics.snapshot(1.0))
     assert failure(Settings(), report, None, None, once=True, waited=False) == expected
+
+
+@pytest.mark.parametrize(("mode", "answer"), [("on", "nothing"), ("on", "a connection"), ("off", "nothing")])
+def test_a_receiver_that_does_not_answer_is_the_reason(run, monkeypatch, mode, answer):
+    """Though no try is over yet: it was tried, and for how long."""
+    if answer == "nothing":
+
+        async def never(*_, **__):
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr("logbale.connecting.open_connection", never)
+        monkeypatch.setattr("logbale.tcp_client.open_connection", never)
+
+    async def scenario():
+        async def serve(reader, writer):
+            while await reader.read(65536):
+                pass
+            writer.close()
+
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            settings = Settings(server_host="127.0.0.1", server_port=port, drain_timeout=0.2, session_mode=mode)
+            report = await LogShipper(settings, LogGenerator(100, 0.05)).run()
+        assert re.fullmatch(r"no answer for [\d.]+ (ms|s)", report.why), report.why
+        said = failure(settings, report, None, None, once=True, waited=True)
+        assert f"not delivered to 127.0.0.1:{port} ({report.why}); DRAIN_TIMEOUT is 0.2 s" in said
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("is_busy", [True, False])
+def test_an_open_session_that_takes_nothing_is_the_reason(run, is_busy):
+    """What the receiver said last, or for how long it has acknowledged nothing: not what was wrong before."""
+
+    class Sink(NullSink):
+        async def commit(self, batches):
+            if is_busy:
+                raise StorageError("the disk is full")
+            await asyncio.Event().wait()
+
+    async def scenario():
+        server = TCPLogReceiver(Settings(server_host="127.0.0.1", server_port=0), Sink(), ReceiverMetrics(now=0.0))
+        await server.start()
+        settings = Settings(server_host="127.0.0.1", server_port=server.address[1], drain_timeout=0.1)
+        shipper = LogShipper(settings, LogGenerator(100, 0.05))
+        shipper._link._receivers.errors[f"127.0.0.1:{server.address[1]}"] = "Connection refused"
+        task = asyncio.create_task(shipper.run())
+        expected = (
+            "the receiver says that it cannot store: .*the disk is full" if is_busy else "in session, without .* for"
+        )
+        await eventually(lambda: shipper._queue.is_closed and re.match(expected, shipper.report().why))
+        shipper.stop()
+        report = await task
+        assert (report.delivered, bool(re.match(expected, report.why))) == (False, True), report.why
+        await server.stop(deadline=0.0)
+
+    run(scenario)
+
+
+def test_where_all_is_delivered_there_is_no_reason(run):
+    """Though the session has ended by then."""
+
+    async def scenario():
+        server = TCPLogReceiver(Settings(server_host="127.0.0.1", server_port=0), NullSink(), ReceiverMetrics(now=0.0))
+        await server.start()
+        settings = Settings(server_host="127.0.0.1", server_port=server.address[1])
+        report = await LogShipper(settings, LogGenerator(100, 0.05)).run()
+        assert (report.delivered, report.why) == (True, "")
+        await server.stop(deadline=0.0)
+
+    run(scenario)

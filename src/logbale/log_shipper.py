@@ -72,7 +72,7 @@ class ShipReport(msgspec.Struct, frozen=True):
     left_entries: int
     """Entries that were read and are not delivered: they wait in a spool on disk, will be read again, or are lost."""
     why: str
-    """Why the receiver cannot be had, where it cannot."""
+    """The last that is known of why not everything is delivered; empty where it is."""
     snapshot: ShipperSnapshot
     """Of the end: what is lost does not wait any more, but is dropped as `lost`."""
     reread_entries: int = 0
@@ -226,7 +226,7 @@ class LogShipper:
         if self._tls is not None:
             tasks.append(asyncio.create_task(self._tls.watch()))
         stop = asyncio.create_task(self._stop_requested.wait())
-        delivered = False
+        delivered, why = False, ""
         try:
             async with serving_metrics(self.settings, self._metrics, self.snapshot, self._link.status, self._tls):
                 self.started.set()
@@ -238,12 +238,13 @@ class LogShipper:
                 self._queue.move_cursors(self._buffer.take_cursors())
                 self._queue.close_input()
                 delivered = await self._drain(spooler, sender)
+                why = self._link.last_error  # what is cancelled knows it no more
         finally:
             await _cancel(*tasks, stop)
             await self._link.close()
             self._compressing.close()
             await self._queue.close()
-        report = self.report(delivered)
+        report = self.report(delivered, why)
         if report.lost_entries:
             why = f" ({report.why_unstored})" if report.why_unstored else ""
             lost = count(report.lost_entries, "entry is", "entries are")
@@ -253,7 +254,7 @@ class LogShipper:
                 raise error
         return report
 
-    def report(self, delivered: bool | None = None) -> ShipReport:
+    def report(self, delivered: bool | None = None, why: str = "") -> ShipReport:
         """How the run would end if it ended now; without the receiver's last word it goes by the acknowledgements."""
         snapshot = self.snapshot()
         if delivered is None:
@@ -273,7 +274,7 @@ class LogShipper:
             self._source_ended,
             batches,
             left,
-            "" if self._metrics.connected else self._link.last_error,
+            "" if delivered else why or self._link.last_error,
             snapshot,
             reread,
             lost,
