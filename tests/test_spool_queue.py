@@ -355,3 +355,29 @@ def test_a_silence_grows_while_it_is_broken_and_ends_with_the_matter():
     assert said == [0, 60, 180, 420, 900, 1800, 2700, 3600]
     assert silence.is_over(6000)
     assert [now for now in range(6010, 6200, 10) if silence.is_over(now)] == [6060, 6180]
+
+
+def test_batches_that_were_dropped_do_not_wait(tmp_path):
+    """Though the receiver, which has to hear of the gap, has not yet; each entry that waits is in a batch that does."""
+
+    async def scenario():
+        store = spool_of(tmp_path / "s", max_bytes=1 << 20)
+        queue = SpoolQueue(store, max_memory=1 << 20, policy="drop_oldest")
+        running = asyncio.create_task(queue.run())
+        for _ in range(100):
+            await queue.wait_for_room()
+            queue.append(batch_of([{"n": os.urandom(20_000).hex()}] * 2))
+        while queue.unstored:
+            await queue.wait_for_change()
+        counts = queue.counts
+        assert counts["dropped_drop_oldest"] > 0
+        assert 2 * queue.waiting_batches == counts["spooled"] == 200 - counts["dropped_drop_oldest"]
+        queue.close_input()
+        await running
+        await queue.close()
+
+    asyncio.run(scenario())
+    store = spool_of(tmp_path / "s", max_bytes=1 << 20)
+    queue = SpoolQueue(store, max_memory=1 << 20)
+    assert 2 * queue.waiting_batches == store.counts["spooled"]
+    store.close()

@@ -464,9 +464,9 @@ class SpoolQueue:
 
     @property
     def waiting_batches(self) -> int:
-        """Batches read and not consumed."""
+        """Batches read and not consumed; not those that were dropped, of which the receiver has not heard yet."""
         first, following = self._span
-        return following - first + self._incoming_batches
+        return max(0, following - first - self.store.skipped) + self._incoming_batches
 
     @property
     def spooled_batches(self) -> int:

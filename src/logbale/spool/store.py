@@ -37,6 +37,11 @@ class Store(Protocol):
         ...
 
     @property
+    def skipped(self) -> int:
+        """Of the sequences that are not consumed, those that will never come."""
+        ...
+
+    @property
     def counts(self) -> dict[str, int]:
         """Entries: read = acknowledged + rejected + spooled + every dropped_*."""
         ...
