@@ -176,6 +176,32 @@ def test_a_followed_file_that_is_there_is_read_again_and_one_that_is_not_is_lost
     assert bool(told) == is_deleted
 
 
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda log: None, True),
+        (lambda log: log.rename(log.with_suffix(".log.1")), True),
+        (lambda log: log.unlink(), False),
+        (lambda log: os.truncate(log, 1500), False),
+        (lambda log: log.write_text("other\n" * 1000), False),
+    ],
+)
+def test_a_file_comes_again_where_it_is_found_again_with_what_was_read_of_it(tmp_path, change, expected):
+    """Renamed, but neither deleted, nor truncated, nor written anew."""
+    log = tmp_path / "app.log"
+    log.write_text("".join(f"{line}\n" for line in lines(30)))
+
+    async def cursor():
+        source = follow(log, None, follow=False)
+        (chunk,) = [chunk async for chunk in source.chunks() if chunk.entries]
+        return source, chunk.source, chunk.end
+
+    source, name, end = asyncio.run(cursor())
+    assert end == log.stat().st_size
+    change(log)
+    assert source.comes_again(name, end) == expected
+
+
 def test_nothing_of_what_is_read_again_is_missing_in_the_next_run(run, tmp_path):
     """The spool's cursor is before it: what the next run reads there follows what the spool has."""
     log = tmp_path / "app.log"
