@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from spool_batches import crashed, spool_of
 from virtual_network import VirtualLoop
 
+from logbale.floods import Silence
 from logbale.models import Batch
 from logbale.spool import MemoryStore, list_spools
 from logbale.spool_queue import SpoolQueue
@@ -287,3 +288,96 @@ def test_what_will_be_dropped_is_not_compressed_first(tmp_path):
         assert 0 < len(pressing) <= 100 - queue.counts["dropped_drop_newest"]
 
     asyncio.run(scenario())
+
+
+def test_a_full_spool_is_said_once_and_that_it_goes_on_once(tmp_path, caplog):
+    """With the setting, its value and what to do; a receiver that is slow makes it full every second."""
+    caplog.set_level(logging.INFO, "logbale")
+
+    async def scenario():
+        store = spool_of(tmp_path / "s", max_bytes=1 << 20)
+        queue = SpoolQueue(store, max_memory=1 << 20)
+        running = asyncio.create_task(queue.run())
+        for _ in range(3):
+            while not queue.why_unstored:
+                queue.append(batch_of([{"n": os.urandom(50_000).hex()}]))
+                await asyncio.sleep(0.001)
+            await queue.acknowledge(store.next_sequence - 1)
+            while queue.why_unstored:
+                await queue.wait_for_change()
+        queue.close_input()
+        await running
+        await queue.close()
+
+    asyncio.run(scenario())
+    said = [record.message for record in caplog.records if record.name == "logbale.spool"]
+    assert said == [
+        "the spool is full (SPOOL_MAX_BYTES is 1,048,576), and SPOOL_POLICY=block: reading waits until the receiver "
+        "has taken some of it. More room is --spool-max-bytes; other policies drop entries instead",
+        "the spool has room again: reading goes on",
+    ]
+
+
+def test_entries_that_are_dropped_are_said_at_once_and_then_ever_more_rarely(tmp_path, monkeypatch, caplog):
+    """Each line has what was dropped since the last one."""
+    now = 1000.0
+    monkeypatch.setattr("logbale.spool_queue.monotonic", lambda: now)
+
+    async def scenario():
+        nonlocal now
+        store = spool_of(tmp_path / "s", max_bytes=1 << 20)
+        queue = SpoolQueue(store, max_memory=1 << 20, policy="drop_newest")
+        running = asyncio.create_task(queue.run())
+        while not caplog.records:
+            queue.append(batch_of([{"n": os.urandom(50_000).hex()}]))
+            await asyncio.sleep(0.001)
+        seen = []
+        for at in (1059.0, 1061.0, 1062.0):
+            now = at
+            queue.append(batch_of([{"n": os.urandom(50_000).hex()}] * 2))
+            while queue.unstored:
+                await asyncio.sleep(0.001)
+            seen.append(len(caplog.records))
+        assert seen == [1, 2, 2]
+        assert "4 entries are dropped" in caplog.messages[1]
+        queue.close_input()
+        await running
+        await queue.close()
+
+    asyncio.run(scenario())
+    assert "SPOOL_MAX_BYTES is 1,048,576" in caplog.messages[0]
+
+
+def test_a_silence_grows_while_it_is_broken_and_ends_with_the_matter():
+    """1, 2, 4 minutes and so on, 15 at most; what comes after a long while is news."""
+    silence = Silence()
+    said = [now for now in range(0, 4000, 10) if silence.is_over(now)]
+    assert said == [0, 60, 180, 420, 900, 1800, 2700, 3600]
+    assert silence.is_over(6000)
+    assert [now for now in range(6010, 6200, 10) if silence.is_over(now)] == [6060, 6180]
+
+
+def test_batches_that_were_dropped_do_not_wait(tmp_path):
+    """Though the receiver, which has to hear of the gap, has not yet; each entry that waits is in a batch that does."""
+
+    async def scenario():
+        store = spool_of(tmp_path / "s", max_bytes=1 << 20)
+        queue = SpoolQueue(store, max_memory=1 << 20, policy="drop_oldest")
+        running = asyncio.create_task(queue.run())
+        for _ in range(100):
+            await queue.wait_for_room()
+            queue.append(batch_of([{"n": os.urandom(20_000).hex()}] * 2))
+        while queue.unstored:
+            await queue.wait_for_change()
+        counts = queue.counts
+        assert counts["dropped_drop_oldest"] > 0
+        assert 2 * queue.waiting_batches == counts["spooled"] == 200 - counts["dropped_drop_oldest"]
+        queue.close_input()
+        await running
+        await queue.close()
+
+    asyncio.run(scenario())
+    store = spool_of(tmp_path / "s", max_bytes=1 << 20)
+    queue = SpoolQueue(store, max_memory=1 << 20)
+    assert 2 * queue.waiting_batches == store.counts["spooled"]
+    store.close()

@@ -485,6 +485,24 @@ def test_a_gzip_file_is_read_once(tmp_path):
     asyncio.run(run_it())
 
 
+def test_what_is_called_gzip_and_is_none_is_text_and_said_once(tmp_path, caplog):
+    """Perhaps it was compressed twice, or encrypted: whoever ships it should know."""
+    path = tmp_path / "a.log.2.gz"
+    path.write_bytes(b"1\n2\n")
+    (tmp_path / "empty.gz").write_bytes(b"")
+
+    async def scenario():
+        async with Run(tmp_path / "*.gz") as run:
+            await run.expect("1", "2")
+            with path.open("ab") as file:
+                file.write(b"3\n")
+            await run.expect("1", "2", "3")
+
+    asyncio.run(scenario())
+    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == [f"{path} is called a gzip file and is none: its lines are shipped as they are"]
+
+
 def test_a_pattern_that_does_not_say_gz_leaves_compressed_files_out(tmp_path):
     """What lies beside app.log as app.log.2.gz was read when it was app.log."""
     (tmp_path / "a.log.2.gz").write_bytes(gzip.compress(b"old\n"))

@@ -215,7 +215,7 @@ def test_a_relays_summary_says_what_became_of_what_is_stored():
     )
     table = dict(rows(away))
     assert (table["entries forwarded"], table["entries to go"]) == ("30", "10")
-    assert (table["entries rejected upstream"], table["entries dropped damaged"]) == ("3", "2")
+    assert (table["entries rejected upstream"], table["entries dropped (damaged)"]) == ("3", "2")
 
 
 def test_the_tables_have_what_was_asked_for():

@@ -34,7 +34,9 @@ class BaseLink:
 
     @property
     def last_error(self) -> str:
-        """Why there was no connection, the last time that there was none."""
+        """The last that is known of why not all has left."""
+        if self._metrics.connected:
+            return "it is connected, and takes nothing more"
         return self._client.last_error
 
     async def run(self) -> None:

@@ -31,6 +31,7 @@ class BatchBuffer:
         self._count = 0
         # Only of what moved since the last batch: one of a thousand files costs one cursor, not a thousand.
         self._cursors: dict[str, int | None] = {}
+        self._sources: dict[str, int] = {}
         self._since: float | None = None
         self._moved_since: float | None = None
 
@@ -107,6 +108,7 @@ class BatchBuffer:
         self._since = now if self._since is None else self._since
         if chunk.source:
             self._cursors[chunk.source] = cursor
+            self._sources[chunk.source] = self._sources.get(chunk.source, 0) + count
 
     def _is_full(self, limit: int) -> bool:
         if self._bytes >= self.max_bytes:
@@ -121,6 +123,10 @@ class BatchBuffer:
         """What is held, however little."""
         return self._take() if self._count else None
 
+    def look(self) -> Batch:
+        """What is held, without its lines; it stays."""
+        return Batch(b"", self._count, self._cursors, self._since, self._sources)
+
     def take_cursors(self) -> dict[str, int | None]:
         """Cursors that moved without an entry; none where a batch will take them."""
         if self._count:
@@ -130,6 +136,6 @@ class BatchBuffer:
         return cursors
 
     def _take(self) -> Batch:
-        batch = Batch(b"".join(self._pieces), self._count, self._cursors, self._since)
+        batch = Batch(b"".join(self._pieces), self._count, self._cursors, self._since, self._sources)
         self._start_batch()
         return batch

@@ -28,7 +28,7 @@ class Link(Protocol):
 
     @property
     def last_error(self) -> str:
-        """Why the receiver could not be had, the last time that it couldn't."""
+        """The last that is known of why not everything is with the receiver."""
         ...
 
     async def run(self) -> None:

@@ -18,6 +18,7 @@ from logbale.carried import Carried
 from logbale.compressing import Compressing
 from logbale.compression import CompressionHandler
 from logbale.config import Settings
+from logbale.leftovers import reread_and_lost
 from logbale.level_choice import RELOAD_INTERVAL, LevelChoice, first_level, policy_of
 from logbale.link import Link
 from logbale.load_meter import LoadMeter
@@ -35,6 +36,7 @@ from logbale.spool.identity import new_stream
 from logbale.spool.store import Store
 from logbale.spool_queue import SpoolQueue
 from logbale.tcp_client import TCPClient
+from logbale.terminal import count
 from logbale.tls.files import TLSFiles, for_shipper
 from logbale.tls.material import ShipperTLS, own_name
 
@@ -68,10 +70,19 @@ class ShipReport(msgspec.Struct, frozen=True):
     """The source came to its own end: it was neither stopped before nor failed."""
     left_batches: int
     left_entries: int
-    """Entries that were read and are not delivered; in a spool on disk they wait for the next run."""
+    """Entries that were read and are not delivered: they wait in a spool on disk, will be read again, or are lost."""
     why: str
-    """Why the receiver cannot be had, where it cannot."""
+    """The last that is known of why not everything is delivered; empty where it is."""
     snapshot: ShipperSnapshot
+    """Of the end: what is lost does not wait any more, but is dropped as `lost`."""
+    reread_entries: int = 0
+    """Those of left_entries that are in no spool, and that the next run finds where this one did."""
+    lost_entries: int = 0
+    """Those of left_entries that are in no spool, and that nobody gives again."""
+    why_unstored: str = ""
+    """Why the spool could not take them, where it is that."""
+    why_rejected: str = ""
+    """Why the receiver would not have a batch, the last one of those; the snapshot's `dropped` has how many entries."""
 
 
 class LogShipper:
@@ -224,6 +235,7 @@ class LogShipper:
         if self._tls is not None:
             tasks.append(asyncio.create_task(self._tls.watch()))
         stop = asyncio.create_task(self._stop_requested.wait())
+        delivered, why = False, ""
         try:
             async with serving_metrics(self.settings, self._metrics, self.snapshot, self._link.status, self._tls):
                 self.started.set()
@@ -235,29 +247,57 @@ class LogShipper:
                 self._queue.move_cursors(self._buffer.take_cursors())
                 self._queue.close_input()
                 delivered = await self._drain(spooler, sender)
+                why = self._link.last_error  # what is cancelled knows it no more
         finally:
             await _cancel(*tasks, stop)
             await self._link.close()
             self._compressing.close()
             await self._queue.close()
+        report = self.report(delivered, why)
+        if report.lost_entries:
+            why = f" ({report.why_unstored})" if report.why_unstored else ""
+            lost = count(report.lost_entries, "entry is", "entries are")
+            log.error("%s lost: not delivered, in no spool%s, and no more where it was read", lost, why)
         for task in tasks:
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
-        return self.report(delivered)
+        return report
 
-    def report(self, delivered: bool | None = None) -> ShipReport:
+    def report(self, delivered: bool | None = None, why: str = "") -> ShipReport:
         """How the run would end if it ended now; without the receiver's last word it goes by the acknowledgements."""
         snapshot = self.snapshot()
         if delivered is None:
             delivered = self.settings.session_mode == "on" and not snapshot.waiting_entries
+        left = snapshot.waiting_entries
+        reread, lost = self._homeless(left)
+        batches = snapshot.waiting_batches
+        if reread or lost:
+            snapshot = msgspec.structs.replace(
+                snapshot,
+                waiting_batches=self._queue.spooled_batches,
+                waiting_entries=left - lost,
+                dropped=snapshot.dropped | ({"lost": lost} if lost else {}),
+            )
         return ShipReport(
             delivered,
             self._source_ended,
-            snapshot.waiting_batches,
-            snapshot.waiting_entries,
-            "" if self._metrics.connected else self._link.last_error,
+            batches,
+            left,
+            "" if delivered else why or self._link.last_error,
             snapshot,
+            reread,
+            lost,
+            self._queue.why_unstored,
+            self._queue.why_rejected,
         )
+
+    def _homeless(self, left: int) -> tuple[int, int]:
+        """Of so many entries that are not delivered, those in no spool on disk: that come again, and that are lost."""
+        if isinstance(self._queue.store, MemoryStore):
+            return (left, 0) if getattr(self._source, "begins_anew", False) else (0, left)
+        batches = [*self._queue.unstored, self._buffer.look()]
+        # What a source without cursors gave cannot be had again.
+        return reread_and_lost(batches, getattr(self._source, "comes_again", lambda name, cursor: False))
 
     async def _read(self) -> None:
         with contextlib.suppress(TimeoutError):

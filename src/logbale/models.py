@@ -175,6 +175,8 @@ class Batch(msgspec.Struct, frozen=True):
     """How far the sources that moved are read when this batch is stored; None takes a cursor away."""
     since: float | None = None
     """When its first entry was read, by the clock of whoever filled it."""
+    sources: dict[str, int] = {}
+    """Entries of each source that has a cursor; the others' are nobody's to give again."""
 
 
 def json_array(lines: bytes) -> bytes:

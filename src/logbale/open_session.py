@@ -38,6 +38,7 @@ from logbale.reports import Report, encode_report
 from logbale.sending import Sending
 from logbale.session import WELCOME_TIMEOUT, Event, ShipperSession, Welcomed
 from logbale.spool_queue import SpoolQueue
+from logbale.terminal import duration
 from logbale.tls.failures import TLSError
 from logbale.tls.names import owns
 
@@ -111,12 +112,21 @@ class OpenSession:
         self._busy_since: float | None = None
         """Since when, without an acknowledgement, the receiver says that it cannot store."""
         self._busy_heard = 0.0
+        self._busy_reason = ""
+        self._acked = 0.0
+        """When the last acknowledgement came, or the welcome."""
         self._leaving = asyncio.Event()
 
     @property
     def last_sent(self) -> int:
         """The highest sequence that this receiver may have."""
         return self._session.last_sent
+
+    def standing(self, now: float) -> str:
+        """Once it is open: why what was sent is not acknowledged yet, as far as is known."""
+        if self._busy_since is not None and now - self._busy_heard <= BUSY_SILENCE:
+            return f"the receiver says that it cannot store: {self._busy_reason}"
+        return f"in session, without an acknowledgement for {duration(now - self._acked)}"
 
     def leave(self) -> None:
         """Ends the session once what was sent is acknowledged, or LEAVE_SECONDS later."""
@@ -186,6 +196,7 @@ class OpenSession:
         if isinstance(event, Ack):
             await self._queue.acknowledge(event.last)
             self._busy_since = None
+            self._acked = monotonic()
             self._sending.acked.set()
         elif isinstance(event, Reject):
             await self._queue.reject(event.sequence, event.reason)
@@ -206,7 +217,7 @@ class OpenSession:
         if self._busy_since is None or now - self._busy_heard > BUSY_SILENCE:
             log.warning("the receiver cannot store now, everything waits: %s", busy.reason)
             self._busy_since = now
-        self._busy_heard = now
+        self._busy_heard, self._busy_reason = now, busy.reason
         if self._has_others and now - self._busy_since >= BUSY_SECONDS:
             raise SessionEnded("busy", f"it could not store for {BUSY_SECONDS:g} s: {busy.reason}")
 
@@ -254,6 +265,7 @@ class OpenSession:
         await self._queue.begin_sending(event.resume_at, self._sent or 0)
         self._resume_at = event.resume_at
         self._sending.window_log = event.welcome.window_log
+        self._acked = monotonic()
         await self._opened(event.welcome)
         self._welcomed.set()
 

@@ -15,6 +15,7 @@ from logbale.config import connect_host, format_address
 from logbale.failover import Failover
 from logbale.metrics import ShipperMetrics
 from logbale.rendezvous import preference
+from logbale.terminal import duration
 
 RESOLVE_TIMEOUT = 5.0
 """Seconds that the resolver may take, after which what it said before still holds."""
@@ -60,6 +61,8 @@ class Receivers:
         self._by_name: dict[str, Receiver] = {}
         self.errors: dict[str, str] = {}
         """Why each could not be had, the last time that it couldn't."""
+        self.asked_since: float | None = None
+        """When one was asked last, by the clock of who asks."""
 
     @property
     def configured(self) -> str:
@@ -76,11 +79,10 @@ class Receivers:
         """Whether another one may come without a word from us: where a name stands for it."""
         return any(not _is_address(host) for host, _ in self._addresses)
 
-    @property
-    def why(self) -> str:
+    def why_at(self, now: float) -> str:
         """Why none could be had, the last time that none could."""
         if not self.errors:
-            return "not tried yet"
+            return "not tried yet" if self.asked_since is None else f"no answer for {duration(now - self.asked_since)}"
         return next(iter(self.errors.values())) if not self.are_several else self.troubles()
 
     def trouble(self, name: str) -> str:

@@ -92,14 +92,18 @@ class SessionLink:
         """Why there was no session the last time, and how often in a row for that reason."""
         self._lost: Receiver | None = None
         """With whom the last session ended, until another one opens."""
+        self._session: OpenSession | None = None
+        """From its welcome on, to its end."""
         self._writer: asyncio.StreamWriter | None = None
         self._first_alone = False
         """The last session ended because a body did not decode: the next one's first batch travels alone."""
 
     @property
     def last_error(self) -> str:
-        """Why no session could be had, the last time that none could."""
-        return self._receivers.why
+        """The last that is known of why not all is delivered: of the session that is open, or why there is none."""
+        if self._session is not None:
+            return self._session.standing(monotonic())
+        return self._receivers.why_at(monotonic())
 
     async def run(self) -> None:
         """Ships until the queue is closed and all of it consumed."""
@@ -120,6 +124,7 @@ class SessionLink:
                 await self._queue.end_sending()
             finally:
                 self.tried.set()
+                self._session = None
                 self._metrics.connected = False
                 if self.unreachable_since == inf:
                     self.unreachable_since = monotonic()
@@ -182,6 +187,7 @@ class SessionLink:
         Raises SessionEnded otherwise.
         """
         token = self._token()
+        self._receivers.asked_since = monotonic()
         reader, writer = await connect(receiver, self._tls())
         self._writer = writer
         store = self._queue.store
@@ -192,6 +198,7 @@ class SessionLink:
         async def opened(welcome: Welcome) -> None:
             await self._note(Noted(stream, holder, others, counts_consumed=True))
             self._opened(receiver, welcome)
+            self._session = session
 
         session = OpenSession(
             self._queue,

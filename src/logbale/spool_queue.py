@@ -16,9 +16,11 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from time import monotonic
 from typing import Any, Literal, TypeVar
 
+from logbale import terminal
 from logbale.compressing import Pressed, Pressing
 from logbale.durations import Durations
 from logbale.errors import StorageError
+from logbale.floods import Silence
 from logbale.models import Batch
 from logbale.spool import DamagedError, MemoryStore, Record, Skip
 from logbale.spool.fresh import FreshBatches, FreshRoom
@@ -72,6 +74,8 @@ class SpoolQueue:
         self.store = store
         self.storage_error: str | None = None
         """Why nothing can be stored now; None while it can."""
+        self.why_rejected = ""
+        """Of the last batch that was."""
         self.sent_up_to = store.sent_up_to
         """The highest sequence that the receiver may have or get: such a batch is never dropped to make room."""
         self._elsewhere = 0
@@ -84,8 +88,14 @@ class SpoolQueue:
         self._incoming_bytes = 0
         self._incoming_batches = self._incoming_entries = 0
         """Those that are being stored included."""
-        self._incoming_since: deque[float | None] = deque()
-        """When the first entry of each was read."""
+        self._unstored: deque[Batch] = deque()
+        """The same, as they came."""
+        self._settled_batches = 0
+        """The first of them are stored or dropped by the store's thread, which the loop does not know yet."""
+        self._is_held_up = False
+        """Nothing can be stored now: the store has no room, or fails."""
+        self._full, self._is_full_said = Silence(), False
+        self._dropping, self._dropped_unsaid = Silence(), 0
         self._durations = durations or Durations()
         self._times = WaitingTimes()
         self._moved: dict[str, Any] = {}
@@ -121,7 +131,7 @@ class SpoolQueue:
         """Takes a batch, whether there is room or not."""
         cursors, self._moved = self._moved | batch.cursors, {}
         self._incoming.append(((batch.raw, batch.count, cursors), self._begin_to_press(batch.raw)))
-        self._incoming_since.append(batch.since)
+        self._unstored.append(batch)
         self._incoming_bytes += len(batch.raw)
         self._incoming_batches += 1
         self._incoming_entries += batch.count
@@ -159,9 +169,6 @@ class SpoolQueue:
             while self._incoming:
                 batches, pressing = self._take_group()
                 await self._store(batches, pressing)
-                self._incoming_bytes -= sum(len(raw) for raw, _, _ in batches)
-                self._incoming_batches -= len(batches)
-                self._incoming_entries -= sum(count for _, count, _ in batches)
                 self._step()
             await self._note()
             await self._settle()
@@ -223,30 +230,64 @@ class SpoolQueue:
                     break
                 if self._policy == "drop_newest":
                     await self._drop(batches)
-                    for _ in batches:
-                        self._incoming_since.popleft()
+                    self._take_settled()
+                    self._is_held_up = False
                     return
                 if not self._fits(batches):  # still: an ack may have come while room was looked for
+                    self._hold_up()
+                    self._say_full()
                     await self.wait_for_change()
             except StorageError as error:
                 if self.storage_error is None:
                     log.error("cannot spool now, reading pauses: %s", error)
                 self.storage_error = str(error)
+                self._hold_up()
                 await asyncio.sleep(STORAGE_RETRY)
+        self._is_held_up = False
         if self.storage_error is not None:
             log.warning("spooling again")
             self.storage_error = None
-        for record, (raw, _, _), one in zip(records, batches, pressed, strict=True):
-            if (since := self._incoming_since.popleft()) is not None:
-                self._times.add(record.sequence, since)
-            self._fresh.keep(record, raw, one)
+        if self._is_full_said:
+            log.info("the spool has room again: reading goes on")
+            self._is_full_said = False
+        settled = self._take_settled()
+        for record, batch, one in zip(records, settled, pressed, strict=True):
+            if batch.since is not None:
+                self._times.add(record.sequence, batch.since)
+            self._fresh.keep(record, batch.raw, one)
+
+    def _take_settled(self) -> list[Batch]:
+        """They do not wait to be stored any more; once the loop knows the counts that have them."""
+        settled = [self._unstored.popleft() for _ in range(self._settled_batches)]
+        self._settled_batches = 0
+        self._incoming_bytes -= sum(len(batch.raw) for batch in settled)
+        self._incoming_batches -= len(settled)
+        self._incoming_entries -= sum(batch.count for batch in settled)
+        return settled
+
+    def _say_full(self) -> None:
+        if not self._is_full_said and self._full.is_over(monotonic()):
+            self._is_full_said = True
+            log.warning(
+                "the spool is full (SPOOL_MAX_BYTES is %s), and SPOOL_POLICY=%s: reading waits until the receiver has "
+                "taken some of it. More room is --spool-max-bytes; other policies drop entries instead",
+                f"{self.store.max_bytes:,}",
+                self._policy,
+            )
+
+    def _hold_up(self) -> None:
+        """Reading stops at once: what is in a pipe is not lost with this process, what was read from it would be."""
+        self._is_held_up = True
+        self._look_for_room()
 
     def _append(
         self, batches: list[NewBatch], pressing: list[Pressing | None]
     ) -> tuple[Sequence[Record], list[Pressed | None]]:
         """On the store's thread, where waiting for what is being compressed holds up nobody."""
         pressed = [None if one is None else one() for one in pressing]
-        return self.store.append(batches, [None if one is None else one.payload for one in pressed]), pressed
+        records = self.store.append(batches, [None if one is None else one.payload for one in pressed])
+        self._settled_batches = len(batches)
+        return records, pressed
 
     async def _make_room(self, batches: list[NewBatch]) -> bool:
         if self._policy != "drop_oldest":
@@ -262,18 +303,41 @@ class SpoolQueue:
         for _, _, after in batches:
             cursors |= after
         count = sum(count for _, count, _ in batches)
-        log.error("the spool is full: %d entries are dropped (SPOOL_POLICY=drop_newest)", count)
+        self._dropped_unsaid += count
+        if self._dropping.is_over(monotonic()):
+            log.error(
+                "the spool is full (SPOOL_MAX_BYTES is %s): %s dropped, and so is what comes until the receiver has "
+                "taken some of it (SPOOL_POLICY=drop_newest)",
+                f"{self.store.max_bytes:,}",
+                terminal.count(self._dropped_unsaid, "entry is", "entries are"),
+            )
+            self._dropped_unsaid = 0
+
+        def note() -> None:
+            self._settled_batches = len(batches)
+            self.store.note_dropped(count, "drop_newest", cursors)
+
         try:
-            await self.call(self.store.note_dropped, count, "drop_newest", cursors)
+            await self.call(note)
         except StorageError as error:  # counted all the same; the next write makes it durable
             log.warning("the drop is not on disk yet: %s", error)
+            await self.settle()
 
     def _look_for_room(self) -> None:
-        held = self.store.raw_bytes if isinstance(self.store, MemoryStore) else 0
-        if self._incoming_bytes + held < self._max_incoming:
+        if self._has_room():
             self._room.set()
         else:
             self._room.clear()
+
+    def _has_room(self) -> bool:
+        if isinstance(self.store, MemoryStore):
+            return self._incoming_bytes + self.store.raw_bytes < self._max_incoming
+        if not self._incoming_bytes:  # or a store without a byte that is free, in which nothing waits, would get none
+            return True
+        if self._is_held_up or self._incoming_bytes >= self._max_incoming:
+            return False
+        # Not further ahead than what the store would take, where it then waits.
+        return self._policy != "block" or self._incoming_bytes < self.store.free_bytes
 
     # the sender's side
 
@@ -342,6 +406,7 @@ class SpoolQueue:
     async def reject(self, sequence: int, reason: str) -> None:
         """The receiver can never store this batch: it is kept as a dead letter."""
         log.error("batch %d is rejected and becomes a dead letter: %s", sequence, reason)
+        self.why_rejected = reason
         self._fresh.forget(sequence)
         try:
             await self.call(self.store.reject, sequence, reason)
@@ -394,14 +459,33 @@ class SpoolQueue:
     def oldest_waiting(self, now: float) -> float:
         """Seconds since the reading of the oldest batch that waits and was read here; 0 where there is none."""
         if (since := self._times.oldest(self.store.first)) is None:
-            since = next((one for one in self._incoming_since if one is not None), None)
+            since = next((one.since for one in self._unstored if one.since is not None), None)
         return max(0.0, now - since) if since is not None else 0.0
 
     @property
     def waiting_batches(self) -> int:
-        """Batches read and not consumed."""
+        """Batches read and not consumed; not those that were dropped, of which the receiver has not heard yet."""
         first, following = self._span
-        return following - first + self._incoming_batches
+        return max(0, following - first - self.store.skipped) + self._incoming_batches
+
+    @property
+    def spooled_batches(self) -> int:
+        """Of which, those that the next process finds."""
+        if isinstance(self.store, MemoryStore):
+            return 0
+        return self.waiting_batches - len(self.unstored)
+
+    @property
+    def unstored(self) -> list[Batch]:
+        """What was appended and is in no store that outlives this process, nor counted as dropped."""
+        return list(self._unstored)[self._settled_batches :]
+
+    @property
+    def why_unstored(self) -> str:
+        """Why nothing can be stored now; empty where it can."""
+        if self.storage_error is not None:
+            return self.storage_error
+        return f"the spool is full (SPOOL_MAX_BYTES is {self.store.max_bytes:,})" if self._is_held_up else ""
 
     @property
     def unsent_batches(self) -> int:
@@ -423,6 +507,7 @@ class SpoolQueue:
         """Frees the store, with the last cursors in it."""
         await self._note()
         await self.call(self.store.close)
+        self._take_settled()  # of what was under way when run() was cancelled
         self._fresh.forget_above(0)
         self._thread.shutdown(wait=False)
 

@@ -75,26 +75,32 @@ def _errors(errors: Mapping[str, int]) -> str:
     return ", ".join(f"{escape(reason)} {number:,}" for reason, number in sorted(errors.items()) if number)
 
 
-def rows(snapshot: AnySnapshot, *, left_before: int = 0) -> list[tuple[str, str]]:
+def rows(snapshot: AnySnapshot, *, left_before: int = 0, reread: int = 0) -> list[tuple[str, str]]:
     """The table's lines: what, how much. Errors and the like only where there were any.
 
-    `left_before` of a shipper's entries were not read, but waited when it began.
+    `left_before` of a shipper's entries were not read, but waited when it began; `reread` of those that wait do so in
+    their files.
     """
     if isinstance(snapshot, ArchiverSnapshot):
         return archiver_rows(snapshot)
-    return _shipper_rows(snapshot, left_before) if isinstance(snapshot, ShipperSnapshot) else _receiver_rows(snapshot)
+    return (
+        _shipper_rows(snapshot, left_before, reread)
+        if isinstance(snapshot, ShipperSnapshot)
+        else _receiver_rows(snapshot)
+    )
 
 
-def _shipper_rows(snapshot: ShipperSnapshot, left_before: int) -> list[tuple[str, str]]:
+def _shipper_rows(snapshot: ShipperSnapshot, left_before: int, reread: int) -> list[tuple[str, str]]:
     setting = f"{snapshot.algorithm} {snapshot.level}" if snapshot.algorithm != "none" else "none"
     return [
         *_where_any(("entries left from before", left_before)),
         ("entries read", f"{snapshot.read_entries - left_before:,}"),
         ("entries delivered", f"{snapshot.delivered_entries:,}"),
         *_where_any(
-            *[(f"entries {reason.replace('_', ' ')}", n) for reason, n in snapshot.dropped.items()],
-            ("entries waiting", snapshot.waiting_entries),
+            *[(_fate(reason), entries) for reason, entries in snapshot.dropped.items()],
+            ("entries waiting", snapshot.waiting_entries - reread),
             ("batches waiting", snapshot.waiting_batches),
+            ("entries to be read again", reread),
         ),
         ("entries sent", f"{snapshot.sent.entries:,}"),
         *_weights(snapshot.sent, snapshot.mean_rates.entries),
@@ -134,11 +140,17 @@ def _relay_rows(relay: RelaySnapshot) -> list[tuple[str, str]]:
         ("entries forwarded", f"{relay.forwarded_entries:,}"),
         *_where_any(
             ("entries rejected upstream", relay.rejected_entries),
-            *[(f"entries {reason.replace('_', ' ')}", number) for reason, number in relay.dropped.items()],
+            *[(_fate(reason), entries) for reason, entries in relay.dropped.items()],
             ("entries to go", relay.waiting_entries),
         ),
         ("wire, forwarded", size(relay.sent.wire_bytes)),
     ]
+
+
+def _fate(reason: str) -> str:
+    """What became of entries: `entries rejected`, `entries dropped (drop_newest)`."""
+    dropped = reason.removeprefix("dropped_")
+    return f"entries dropped ({dropped})" if dropped != reason else f"entries {reason.replace('_', ' ')}"
 
 
 def _error_rows(errors: Mapping[str, int]) -> list[tuple[str, str]]:
@@ -161,9 +173,9 @@ def _where_any(*counted: tuple[str, int]) -> Iterable[tuple[str, str]]:
     return [(what, f"{number:,}") for what, number in counted if number]
 
 
-def print_table(snapshot: AnySnapshot, *, left_before: int = 0) -> None:
+def print_table(snapshot: AnySnapshot, *, left_before: int = 0, reread: int = 0) -> None:
     """The table, on standard error. Two columns need no library, whose import takes as long as 50,000 entries."""
-    found = rows(snapshot, left_before=left_before)
+    found = rows(snapshot, left_before=left_before, reread=reread)
     whats, how_muches = (max(map(len, column)) for column in zip(*found, strict=True))
     titles = {ShipperSnapshot: "shipped", ArchiverSnapshot: "archived"}
     print(titles.get(type(snapshot), "received"), file=sys.stderr)

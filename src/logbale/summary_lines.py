@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from logbale.floods import FIRST_SILENCE, LONGEST_SILENCE
 from logbale.kafka.metrics import AnySnapshot
 from logbale.metrics import ReceiverSnapshot
 from logbale.status import summary
-
-FIRST_SILENCE = 60.0
-"""Seconds after which the same line is said again while something waits; then twice as many each time."""
-LONGEST_SILENCE = 900.0
 
 
 class SummaryLines:

@@ -65,7 +65,7 @@ class TCPClient:
     @property
     def last_error(self) -> str:
         """Why no receiver could be reached, the last time that none could."""
-        return self._receivers.why
+        return self._receivers.why_at(monotonic())
 
     async def send(self, header: bytes, payload: bytes) -> None:
         """Returns when the whole frame is in the kernel's hands; a frame that a broken connection cut is sent again."""
@@ -131,6 +131,7 @@ class TCPClient:
             await self._lost("connection_lost", "the receiver closed the connection")
         while self._writer is None:
             lost, self._receiver = self._receiver, await self._next_receiver()
+            self._receivers.asked_since = monotonic()
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT):
                     reader, self._writer = await open_connection(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from logbale.cli.ending import failure
+from logbale.cli.ending import failure, retry_command
 from logbale.cli.options import (
     AddressOption,
     Command,
@@ -117,8 +117,8 @@ def ship(
     """Ships log lines: files by path or glob, standard input (-), or generated entries (--demo).
 
     A line that is a JSON object becomes an entry with its own fields; any other becomes the message of one. Ends with 0
-    when everything that was read is delivered, and with 69 and the number of what is left otherwise. With --once, also
-    when it was stopped before the end.
+    when everything that was read is delivered, otherwise with 69 and the number of what is left, rejected or dropped.
+    With --once, with 69 also when it was stopped before the end.
     """
     load = start(given, config)
     check_usage(
@@ -187,6 +187,7 @@ def open_spool(settings: Settings, name: str, *, owner: str = "") -> DiskSpool |
     Raises LogbaleError.
     """
     from logbale.spool import DiskSpool, spool_root
+    from logbale.spool.dead_letters import letter_paths
 
     if settings.spool_dir == "off":
         return None
@@ -196,6 +197,9 @@ def open_spool(settings: Settings, name: str, *, owner: str = "") -> DiskSpool |
     counts = spool.counts
     if counts["spooled"]:
         log.info("%s: left from an earlier run: %s", directory, count(counts["spooled"], "entry", "entries"))
+    if letters := len(letter_paths(directory)):
+        what = count(letters, "dead letter", "dead letters")
+        log.warning("%s: %s from earlier runs; %s has them sent again", directory, what, retry_command(spool))
     return spool
 
 
@@ -292,5 +296,5 @@ async def _run(
         ):
             report = await shipper.run()
     if log.isEnabledFor(logging.INFO):
-        print_table(report.snapshot, left_before=left_before)
+        print_table(report.snapshot, left_before=left_before, reread=report.reread_entries)
     return conclude(report)

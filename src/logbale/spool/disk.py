@@ -118,6 +118,12 @@ class DiskSpool:
         return [self._state.in_stream(skip) for skip in self._state.skips]
 
     @property
+    def skipped(self) -> int:
+        """Of the sequences that are not consumed, those that will never come."""
+        first = self._state.first
+        return sum(skip.last + 1 - max(skip.first, first) for skip in self._state.skips if skip.last >= first)
+
+    @property
     def unconsumed_bytes(self) -> int:
         """Bytes on disk from the first batch that is not consumed on."""
         return self._catalogue.size - self._catalogue.offset(self._state.first)

@@ -27,7 +27,9 @@ class MemoryStore:
         self.next_sequence = 1
         self.raw_bytes = 0
         """Bytes held."""
-        self.free_bytes = sys.maxsize
+        self.free_bytes = self.max_bytes = sys.maxsize
+        self.skipped = 0
+        """It drops nothing."""
         self.sent_up_to = 0
         """No process before this one has sent any of it."""
         self.sent_to: Noted | None = None

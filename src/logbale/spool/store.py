@@ -37,8 +37,18 @@ class Store(Protocol):
         ...
 
     @property
+    def skipped(self) -> int:
+        """Of the sequences that are not consumed, those that will never come."""
+        ...
+
+    @property
     def counts(self) -> dict[str, int]:
         """Entries: read = acknowledged + rejected + spooled + every dropped_*."""
+        ...
+
+    @property
+    def max_bytes(self) -> int:
+        """What it may take."""
         ...
 
     @property

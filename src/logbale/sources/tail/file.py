@@ -82,6 +82,8 @@ class FollowedFile(OpenFile):
         # Seen while it is still empty, or half of its first two bytes are there, its name says what it is.
         self.is_gzip = path.endswith(".gz") and MAGIC.startswith(os.pread(fd, len(MAGIC), 0))
         self._gunzip = Gunzip() if self.is_gzip else None
+        if path.endswith(".gz") and not self.is_gzip:
+            log.warning("%s is called a gzip file and is none: its lines are shipped as they are", path)
 
     # where reading begins
 

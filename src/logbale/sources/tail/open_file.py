@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from logbale.sources.tail.discovery import by_inode, search
-from logbale.sources.tail.identity import Identity
+from logbale.sources.tail.identity import HEAD_BYTES, FileName, Identity
 
 NEVER = (-1, 0)
 """Size and time of change of a file that was not looked at."""
@@ -88,3 +89,22 @@ class OpenFile:
     def is_deleted(self) -> bool:
         """No name leads to it any more, only its descriptor."""
         return self._fd is not None and not os.fstat(self._fd).st_nlink
+
+
+def holds(name: FileName, path: str, cursor: int) -> bool:
+    """Whether the file of this name is at `path`, with what is before the cursor still in it."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or Identity.of(status) != name.identity:
+            return False
+        # The cursor of a gzip counts what it holds, of which its size says nothing.
+        is_long_enough = path.endswith(".gz") or status.st_size >= cursor
+        return is_long_enough and name.fits(os.pread(fd, HEAD_BYTES, 0))
+    except OSError:
+        return False
+    finally:
+        os.close(fd)

@@ -14,10 +14,11 @@ from logbale.errors import StorageError
 from logbale.lines import MAX_LINE_BYTES
 from logbale.models import Chunk
 from logbale.ndjson import MAX_DEPTH
-from logbale.sources.tail.discovery import Discovery, reason
+from logbale.sources.tail.discovery import Discovery, by_inode, reason, search
 from logbale.sources.tail.file import FollowedFile
 from logbale.sources.tail.files import FollowedFiles
-from logbale.sources.tail.identity import Cursors
+from logbale.sources.tail.identity import Cursors, FileName
+from logbale.sources.tail.open_file import holds
 from logbale.sources.tail.watch import Changes, Watcher, is_about_names
 
 log = logging.getLogger("logbale.tail")
@@ -80,6 +81,8 @@ class TailSource:
         self._next_look = 0.0
         self._no_look_before = 0.0
         was_begun = bool(cursors) or BEGUN in resume
+        self.begins_anew = from_start and not was_begun
+        """Without a spool the same command reads all of it again."""
         self._files.look(first=True, at_end=not from_start and not was_begun)
         self.begun: dict[str, int] = {}
         """The cursors of a first run; also those of its first chunk, for who stops before that one is taken."""
@@ -135,6 +138,16 @@ class TailSource:
     def counts(self) -> dict[str, int]:
         """What had to be mended: invalid_utf8 and split_line; truncated, vanished_files and vanished_bytes if any."""
         return self._files.counts()
+
+    def comes_again(self, name: str, cursor: int) -> bool:
+        """Whether a later run finds the file with this cursor's name, and in it what this one read up to `cursor`."""
+        if (known := FileName.parse(name)) is None:
+            return False
+        directories = self._discovery.directories() | {os.path.dirname(known.path)}
+        inodes = by_inode({known.identity.inode})
+        return holds(known, known.path, cursor) or any(
+            holds(known, found.path, cursor) for found in search(directories, inodes).values()
+        )
 
     def total_bytes(self) -> int | None:
         """What there is to read in all, of compressed files as they are; unknown while following."""
