@@ -280,6 +280,19 @@ def feed(pipe):
             file.write(f"{line}\n")
 
 
+def test_what_the_spool_has_room_for_is_stored_though_nothing_is_waited_for(run, tmp_path):
+    """With DRAIN_TIMEOUT=0 too: what was read from a pipe a moment ago is on its way to the spool."""
+
+    async def scenario():
+        spool = spool_of(tmp_path / "s")
+        settings = Settings(server_host="127.0.0.1", server_port=free_port(), drain_timeout=0.0)
+        report = await LogShipper(settings, LogGenerator(100_000, 0.2), store=spool).run()
+        assert (report.lost_entries, report.reread_entries) == (0, 0)
+        assert report.left_entries == report.snapshot.waiting_entries == 20_000 == spool.counts["spooled"]
+
+    run(scenario)
+
+
 def test_generated_entries_that_are_not_delivered_are_lost(tmp_path):
     """--demo has no spool, and says so."""
     nowhere = f"127.0.0.1:{free_port()}"

@@ -57,6 +57,9 @@ USUAL_RATIO = 8.0
 FIRST_TRY = 1.0
 """Seconds that reading waits for the first word of the receiver, which says how far batches may grow."""
 
+STORE_SECONDS = 2.0
+"""So long the end waits for the spool to take what was read, beyond DRAIN_TIMEOUT."""
+
 LOOK_INTERVAL = 0.005
 """Seconds at least between looks at whether the ack has come that lets a partial batch leave."""
 
@@ -248,6 +251,7 @@ class LogShipper:
                 self._queue.close_input()
                 delivered = await self._drain(spooler, sender)
                 why = self._link.last_error  # what is cancelled knows it no more
+                await self._store_rest(spooler)
         finally:
             await _cancel(*tasks, stop)
             await self._link.close()
@@ -370,6 +374,12 @@ class LogShipper:
             return False
         left = self.settings.drain_timeout - (monotonic() - stopped if stopped is not None else 0.0)
         return await self._link.finish(max(0.0, left))
+
+    async def _store_rest(self, spooler: asyncio.Task[None]) -> None:
+        """A receiver that is away is no reason to lose what the spool has room for."""
+        deadline = monotonic() + STORE_SECONDS
+        while not (spooler.done() or self._queue.why_unstored or self._stop_now.is_set() or monotonic() >= deadline):
+            await asyncio.wait({spooler}, timeout=0.05)
 
 
 async def _cancel(*tasks: asyncio.Task[Any]) -> None:
