@@ -91,12 +91,15 @@ class Narrow(KeepingSink):
     async def commit(self, items):
         if self.refusals and len(self.items) % 4 == 0:
             self.refusals -= 1
-            raise StorageError("full")
+            raise StorageError(f"full, {len(self.items):,} bytes wait" if self.refusals else "read-only: remount it")
         return await super().commit(items[:2])
 
 
 def test_what_a_sink_has_not_touched_is_given_again_in_order(run, caplog, monkeypatch):
-    """And while a full one takes a little now and then, it is said once that it cannot store, and once that it can."""
+    """And while a full one takes a little now and then, it is said once that it cannot store, and once that it can.
+
+    Another reason is said, however soon it comes.
+    """
     monkeypatch.setattr("logbale.committer.STEADY_SECONDS", 0.2)
 
     async def scenario():
@@ -114,7 +117,8 @@ def test_what_a_sink_has_not_touched_is_given_again_in_order(run, caplog, monkey
 
     run(scenario)
     assert [record.message for record in caplog.records] == [
-        "cannot store now, the clients wait: full",
+        "cannot store now, the clients wait: full, 0 bytes wait",
+        "cannot store now, the clients wait: read-only: remount it",
         "storing again",
     ]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import chain
@@ -34,6 +35,9 @@ STORAGE_RETRY = 1.0
 
 STEADY_SECONDS = 5.0
 """So long the sink must store before it is said that it does: a full one takes a little now and then."""
+
+_NUMBER = re.compile(r"\d[\d.,]*")
+"""In a reason: of a sink that is full they change with each attempt, and it is the same reason."""
 
 
 class Submitter(Protocol):
@@ -75,8 +79,8 @@ class Committer:
         self._unstored: set[str] = set()
         """Streams of which that was said."""
         self._arrived = asyncio.Event()
-        self._is_said = False
-        """That it cannot store, and not yet that it can again."""
+        self._said = ""
+        """Why it cannot store, but for the numbers, until it is said that it can again."""
         self._steady: asyncio.TimerHandle | None = None
         """When that is to be said."""
 
@@ -170,9 +174,10 @@ class Committer:
                 self._metrics.errors["storage"] += 1
                 if self._steady is not None:
                     self._steady.cancel()
-                if not self._is_said:
+                self.storage_error = str(error)
+                if (kind := _NUMBER.sub("", self.storage_error)) != self._said:
+                    self._said = kind
                     log.error("cannot store now, the clients wait: %s", error)
-                self._is_said, self.storage_error = True, str(error)
                 await asyncio.sleep(STORAGE_RETRY)
                 continue
             if self.storage_error is not None:
@@ -181,7 +186,7 @@ class Committer:
             return outcomes
 
     def _say_again(self) -> None:
-        self._is_said, self._steady = False, None
+        self._said, self._steady = "", None
         log.warning("storing again")
 
     def _count(self, batch: ReceivedBatch, outcome: Outcome) -> None:

@@ -28,7 +28,9 @@ def failure(
         left = _stopped_midway(undelivered, report, spool, unread_bytes)
     else:
         left = undelivered + _whereabouts(report, spool) if undelivered else ""
-    return ". ".join(filter(None, [left, _given_up(report, spool)]))
+    # Of who follows files and is stopped nobody asked for an end; what was given up then was an ERROR at its time.
+    given_up = _given_up(report, spool) if once or report.source_ended else ""
+    return ". ".join(filter(None, [left, given_up]))
 
 
 def _given_up(report: ShipReport, spool: DiskSpool | None) -> str:
