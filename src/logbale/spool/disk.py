@@ -106,6 +106,11 @@ class DiskSpool:
         return dict(self._state.cursors)
 
     @property
+    def has_cursors(self) -> bool:
+        """Whether the next process finds any."""
+        return self._state.has_cursors
+
+    @property
     def counts(self) -> dict[str, int]:
         """Entries since the spool began: read = acknowledged + rejected + spooled + every dropped_*."""
         counts = {ACKNOWLEDGED: 0, REJECTED: 0} | self._state.counts
