@@ -390,10 +390,10 @@ class DiskSpool:
 
         Raises StorageError where that is not durable yet: it is counted all the same, and the next write tells it.
         """
-        self._check_lock()
         self._state.count(UNNUMBERED, count)
         self._state.count(DROPPED + reason, count)
         self._state.move_cursors(self._state.changed(cursors), written=False)
+        self._check_lock()
         self._journal.note()
 
     # A new identity.
