@@ -225,9 +225,13 @@ class SessionLink:
             looking.cancel()
             await asyncio.wait([looking])
             if store.stream == stream:
-                self._sent_to.add(holder, session.last_sent)
+                self._note_sent(holder, session)
             else:
                 self._sent_to = SentTo(up_to=0)
+
+    def _note_sent(self, holder: str, session: OpenSession) -> None:
+        if session.has_sent:  # who was only asked has nothing, and must hide no loss
+            self._sent_to.add(holder, session.last_sent)
 
     def _said(self, others: int) -> int | None:
         """What the hello says of what others may have been sent; None where more may have, and nothing waits of it."""
@@ -278,7 +282,7 @@ class SessionLink:
     async def _is_back(self, name: str, current: OpenSession, holder: str) -> bool:
         store = self._queue.store
         # Or what this session had acknowledged would look like a loss where it is asked.
-        self._sent_to.add(holder, current.last_sent)
+        self._note_sent(holder, current)
         session = ShipperSession(
             stream=store.stream,
             first=store.first,
