@@ -54,6 +54,12 @@ def test_what_is_read_again_and_what_is_lost(there_up_to, expected):
     assert reread_and_lost(batches, lambda name, cursor: cursor <= there_up_to.get(name, 0)) == expected
 
 
+def test_what_was_read_before_a_truncation_does_not_come_again_with_what_was_read_after_it():
+    """The same name where the file begins as before: its later, lower cursor is there, the earlier one is not."""
+    batches = [Batch(b"", 3, {"a": 900}, sources={"a": 3}), Batch(b"", 2, {"a": 50}, sources={"a": 2})]
+    assert reread_and_lost(batches, lambda name, cursor: cursor <= 60) == (2, 3)
+
+
 def test_a_batch_knows_how_many_entries_are_of_which_source():
     """Those of a chunk that two batches share are in both; those without a cursor in neither."""
     buffer = BatchBuffer(size=4, interval=60, max_bytes=MIB)
@@ -217,6 +223,43 @@ def test_nothing_of_what_is_read_again_is_missing_in_the_next_run(run, tmp_path)
             if chunk.entries:
                 assert f'"message":"{first} '.encode() in chunk.entries[0]
                 break
+        spool.close()
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_who_could_not_note_where_the_files_begin_begins_at_their_ends_again(
+    run, tmp_path, fail, monkeypatch, is_begun
+):
+    """So what came in between is lost, and said to be; it is read again where a disk that failed later has the note."""
+    monkeypatch.setattr("logbale.spool_queue.STORAGE_RETRY", 0.01)
+    monkeypatch.setattr("logbale.log_shipper.NOTE_INTERVAL", 0.01)
+    log = tmp_path / "app.log"
+    log.write_text("".join(f"{line}\n" for line in lines(5)))
+
+    def grow():
+        with log.open("a") as file:
+            file.writelines(f"{line}\n" for line in lines(7))
+
+    async def scenario():
+        spool = spool_of(tmp_path / "s", max_bytes=MIB)
+        if not is_begun:
+            fail("pwrite", errno.ENOSPC, lambda fd, data, offset: True)
+        source = follow(log, spool, from_start=False)
+        settings = Settings(server_host="127.0.0.1", server_port=free_port(), drain_timeout=0.1)
+        shipper = LogShipper(settings, source, store=spool)
+        task = asyncio.create_task(shipper.run())
+        await eventually(lambda: spool.has_cursors if is_begun else spool.cursors)
+        fail("pwrite", errno.ENOSPC, lambda fd, data, offset: True)
+        grow()
+        await eventually(lambda: shipper._queue.why_unstored)
+        shipper.stop()
+        report = await task
+        fail()
+        assert (report.reread_entries, report.lost_entries) == ((7, 0) if is_begun else (0, 7))
+        spool = spool_of(tmp_path / "s", max_bytes=MIB)
+        assert follow(log, spool, from_start=False).unread_bytes == (log.stat().st_size // 12 * 7 if is_begun else 0)
         spool.close()
 
     run(scenario)

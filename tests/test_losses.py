@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from archive_batches import START, batch, writer_of
 from test_delivery import KeepingSink, Numbers
-from test_receivers import started
+from test_receivers import in_order, started
 from waiting import eventually
 
 from logbale.archive import reader
@@ -147,6 +147,32 @@ def test_an_older_copy_of_the_archive_is_a_loss(tmp_path, run, caplog, capfd):
         main(["verify", str(tmp_path / "archive")])
     assert ended.value.code == 1
     assert "missing, neither rejected nor skipped" in capfd.readouterr().out
+
+
+def test_a_receiver_that_was_asked_and_sent_nothing_has_nothing_of_what_is_lost(tmp_path, run):
+    """It refused the shipper before the one that lost something was asked; it cannot be the one that has it."""
+
+    async def scenario():
+        first, second = [await started(sink=KeepingSink()) for _ in range(2)]
+        stream = next(name for name in map(str, range(99)) if in_order(first, second, stream=name)[0] is second)
+        second.access.refusal = lambda *_: "no_token"
+        store = MemoryStore(stream)
+
+        async def ship(entries):
+            settings = Settings(receivers=f"{first.name},{second.name}", batch_size=5, drain_timeout=60.0)
+            assert (await LogShipper(settings, Numbers(entries), store=store).run()).delivered
+
+        try:
+            await ship(50)
+            first.sink._marks.known[stream] = Mark(4)  # an older copy was put back
+            lost = store.first - 1 - 4
+            await ship(5)
+            assert (first.metrics.lost_batches, lost > 0) == (lost, True)
+        finally:
+            await first.stop(deadline=0.0)
+            await second.stop(deadline=0.0)
+
+    run(scenario)
 
 
 def test_what_was_deleted_by_age_is_no_loss(tmp_path, run):

@@ -245,6 +245,30 @@ def test_the_first_choice_is_gone_back_to_without_a_batch_sent_twice(run):
     run(scenario)
 
 
+def test_going_back_to_a_receiver_that_had_the_stream_before_is_no_loss(run):
+    """Also the look whether it is back says that another one had what it has not, though that session goes on."""
+
+    async def scenario():
+        async with several_receivers(KeepingSink(), KeepingSink()) as servers:
+            first, second = servers
+            ships = shipper(to(servers), Trickle(), batch_interval=0.01, batch_linger=0.0)
+            running = asyncio.create_task(ships.run())
+            await eventually(lambda: len(first.sink.numbers) > 20)
+            await first.stop(deadline=0.0)
+            await eventually(lambda: len(second.sink.numbers) > 20)
+            had = len(first.sink.numbers)
+            back = await started(int(first.name.rpartition(":")[2]), first.sink)
+            try:
+                await eventually(lambda: len(first.sink.numbers) > had)
+                ships.stop()
+                assert (await running).delivered
+                assert [server.metrics.lost_batches for server in (second, back)] == [0, 0]
+            finally:
+                await back.stop(deadline=0.0)
+
+    run(scenario)
+
+
 def test_a_better_receiver_that_is_too_old_is_not_gone_to(run, monkeypatch):
     """It answers a look, but what it says there is that no session of ours can be had."""
 

@@ -348,6 +348,36 @@ def test_entries_that_are_dropped_are_said_at_once_and_then_ever_more_rarely(tmp
     assert "SPOOL_MAX_BYTES is 1,048,576" in caplog.messages[0]
 
 
+def test_what_is_dropped_counts_though_the_spool_is_gone_and_counts_once(tmp_path, caplog):
+    """Somebody deleted its directory: nothing can be noted, and an ack that comes meanwhile has the new counts."""
+
+    async def scenario():
+        store = spool_of(tmp_path / "s", max_bytes=1 << 20)
+        queue = SpoolQueue(store, max_memory=1 << 20, policy="drop_newest")
+        running = asyncio.create_task(queue.run())
+        while queue.counts.get("dropped_drop_newest", 0) < 5:
+            queue.append(batch_of([{"n": os.urandom(50_000).hex()}]))
+            await asyncio.sleep(0.001)
+        while queue.unstored:
+            await queue.wait_for_change()
+        before = queue.counts
+        store.lock.path.unlink()
+        queue.append(batch_of([{"n": os.urandom(500_000).hex()}] * 3))
+        while queue.unstored:
+            acked = asyncio.ensure_future(queue.acknowledge(0))
+            await asyncio.sleep(0)
+            assert queue.counts["read"] == before["read"] + 3
+            await acked
+        after = queue.counts
+        assert after["dropped_drop_newest"] == before["dropped_drop_newest"] + 3
+        assert after["read"] == before["read"] + 3
+        running.cancel()
+        await queue.close()
+
+    asyncio.run(scenario())
+    assert "the drop is not on disk yet" in caplog.text
+
+
 def test_a_silence_grows_while_it_is_broken_and_ends_with_the_matter():
     """1, 2, 4 minutes and so on, 15 at most; what comes after a long while is news."""
     silence = Silence()

@@ -12,11 +12,14 @@ ComesAgain = Callable[[str, int], bool]
 
 def reread_and_lost(batches: Sequence[Batch], comes_again: ComesAgain) -> tuple[int, int]:
     """Of the entries of these batches, in the order in which they were read: how many come again, how many never."""
-    known: dict[str, bool] = {}
+    known: dict[str, int] = {}
     reread = 0
-    # The newest first: what is there up to its last cursor is there up to the earlier ones, too.
+    # The newest first: what is there up to its last cursor is there up to lower ones, too. An earlier one is higher
+    # where the file was truncated in between.
     for batch in reversed(batches):
         for name, entries in batch.sources.items():
-            known[name] = known.get(name, False) or comes_again(name, batch.cursors.get(name) or 0)
-            reread += entries if known[name] else 0
+            cursor = batch.cursors.get(name) or 0
+            if cursor > known.get(name, -1) and comes_again(name, cursor):
+                known[name] = cursor
+            reread += entries if cursor <= known.get(name, -1) else 0
     return reread, sum(batch.count for batch in batches) - reread

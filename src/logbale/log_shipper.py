@@ -300,8 +300,10 @@ class LogShipper:
         if isinstance(self._queue.store, MemoryStore):
             return (left, 0) if getattr(self._source, "begins_anew", False) else (0, left)
         batches = [*self._queue.unstored, self._buffer.look()]
-        # What a source without cursors gave cannot be had again.
-        return reread_and_lost(batches, getattr(self._source, "comes_again", lambda name, cursor: False))
+        comes_again = getattr(self._source, "comes_again", _never)  # what has no cursors cannot be had again
+        if getattr(self._source, "needs_cursors", False) and not self._queue.store.has_cursors:
+            comes_again = _never
+        return reread_and_lost(batches, comes_again)
 
     async def _read(self) -> None:
         with contextlib.suppress(TimeoutError):
@@ -387,3 +389,7 @@ async def _cancel(*tasks: asyncio.Task[Any]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
+
+
+def _never(name: str, cursor: int) -> bool:
+    return False

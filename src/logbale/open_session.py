@@ -122,6 +122,11 @@ class OpenSession:
         """The highest sequence that this receiver may have."""
         return self._session.last_sent
 
+    @property
+    def has_sent(self) -> bool:
+        """Whether this receiver may have any of what waited when it was asked."""
+        return self._session.has_sent
+
     def standing(self, now: float) -> str:
         """Once it is open: why what was sent is not acknowledged yet, as far as is known."""
         if self._busy_since is not None and now - self._busy_heard <= BUSY_SILENCE:

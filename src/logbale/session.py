@@ -250,6 +250,11 @@ class ShipperSession:
         return self._last_sent
 
     @property
+    def has_sent(self) -> bool:
+        """Whether the receiver may have any of what the client held when it said hello."""
+        return self._last_sent >= self._first
+
+    @property
     def is_settled(self) -> bool:
         """Whether nothing is unacknowledged."""
         return not self._unacked

@@ -225,9 +225,13 @@ class SessionLink:
             looking.cancel()
             await asyncio.wait([looking])
             if store.stream == stream:
-                self._sent_to.add(holder, session.last_sent)
+                self._note_sent(holder, session)
             else:
                 self._sent_to = SentTo(up_to=0)
+
+    def _note_sent(self, holder: str, session: OpenSession) -> None:
+        if session.has_sent:  # who was only asked has nothing, and must hide no loss
+            self._sent_to.add(holder, session.last_sent)
 
     def _said(self, others: int) -> int | None:
         """What the hello says of what others may have been sent; None where more may have, and nothing waits of it."""
@@ -258,7 +262,7 @@ class SessionLink:
     async def _look_for_better(self, session: OpenSession, receiver: Receiver, peer: str) -> None:
         """While this one is in use: whether one that is wanted more is back, and then this session is left."""
         failover = self._receivers.failover
-        current = receiver.name
+        current, holder = receiver.name, receiver.holder(peer)
         while self._receivers.may_change or failover.choice(current) > 1:
             interval = self._settings.return_interval if self._receivers.are_several else RESOLVE_INTERVAL
             # Not by self._sleep, which is before another try and says that there is no session.
@@ -269,14 +273,16 @@ class SessionLink:
             if not self._metrics.connected:
                 continue
             for name in failover.better(current, monotonic()):
-                if await self._is_back(name):
+                if await self._is_back(name, session, holder):
                     log.info("%s is back: going there from %s", name, current)
                     failover.is_back(name)
                     session.leave()
                     return
 
-    async def _is_back(self, name: str) -> bool:
+    async def _is_back(self, name: str, current: OpenSession, holder: str) -> bool:
         store = self._queue.store
+        # Or what this session had acknowledged would look like a loss where it is asked.
+        self._note_sent(holder, current)
         session = ShipperSession(
             stream=store.stream,
             first=store.first,

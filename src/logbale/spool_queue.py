@@ -313,15 +313,16 @@ class SpoolQueue:
             )
             self._dropped_unsaid = 0
 
-        def note() -> None:
+        def note() -> StorageError | None:
             self._settled_batches = len(batches)
-            self.store.note_dropped(count, "drop_newest", cursors)
+            try:
+                self.store.note_dropped(count, "drop_newest", cursors)
+            except StorageError as error:  # counted all the same; the next write makes it durable
+                return error
+            return None
 
-        try:
-            await self.call(note)
-        except StorageError as error:  # counted all the same; the next write makes it durable
+        if (error := await self.call(note)) is not None:
             log.warning("the drop is not on disk yet: %s", error)
-            await self.settle()
 
     def _look_for_room(self) -> None:
         if self._has_room():

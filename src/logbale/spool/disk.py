@@ -106,6 +106,11 @@ class DiskSpool:
         return dict(self._state.cursors)
 
     @property
+    def has_cursors(self) -> bool:
+        """Whether the next process finds any."""
+        return self._state.has_cursors
+
+    @property
     def counts(self) -> dict[str, int]:
         """Entries since the spool began: read = acknowledged + rejected + spooled + every dropped_*."""
         counts = {ACKNOWLEDGED: 0, REJECTED: 0} | self._state.counts
@@ -385,10 +390,10 @@ class DiskSpool:
 
         Raises StorageError where that is not durable yet: it is counted all the same, and the next write tells it.
         """
-        self._check_lock()
         self._state.count(UNNUMBERED, count)
         self._state.count(DROPPED + reason, count)
         self._state.move_cursors(self._state.changed(cursors), written=False)
+        self._check_lock()
         self._journal.note()
 
     # A new identity.

@@ -30,6 +30,7 @@ class MemoryStore:
         self.free_bytes = self.max_bytes = sys.maxsize
         self.skipped = 0
         """It drops nothing."""
+        self.has_cursors = False
         self.sent_up_to = 0
         """No process before this one has sent any of it."""
         self.sent_to: Noted | None = None

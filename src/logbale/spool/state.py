@@ -110,6 +110,11 @@ class State:
         return bool(self._changed_cursors)
 
     @property
+    def has_cursors(self) -> bool:
+        """Whether the disk has any."""
+        return bool(self.cursors.keys() - self._changed_cursors.keys())
+
+    @property
     def is_bound_unsettled(self) -> bool:
         """Whether the disk has another send bound."""
         return self._written[-1] != self.sent

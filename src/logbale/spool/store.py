@@ -42,6 +42,11 @@ class Store(Protocol):
         ...
 
     @property
+    def has_cursors(self) -> bool:
+        """Whether the next process finds any."""
+        ...
+
+    @property
     def counts(self) -> dict[str, int]:
         """Entries: read = acknowledged + rejected + spooled + every dropped_*."""
         ...

@@ -83,6 +83,8 @@ class TailSource:
         was_begun = bool(cursors) or BEGUN in resume
         self.begins_anew = from_start and not was_begun
         """Without a spool the same command reads all of it again."""
+        self.needs_cursors = not from_start and not was_begun
+        """The same command begins at the ends of the files, unless cursors of this run outlive it."""
         self._files.look(first=True, at_end=not from_start and not was_begun)
         self.begun: dict[str, int] = {}
         """The cursors of a first run; also those of its first chunk, for who stops before that one is taken."""
