@@ -1,5 +1,6 @@
 """Settings: where a value may come from, which one wins, and what a wrong one is told."""
 
+import difflib
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from logbale.config import SETTINGS, Settings, connect_host, format_address, load, sink_names, split_address
 from logbale.config.docs import env_example, settings_page
-from logbale.config.load import CONFIG_VARIABLE, mistyped
+from logbale.config.load import _LIKENESS, _NAMES, CONFIG_VARIABLE, _may_be_like, mistyped
 from logbale.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -367,6 +368,14 @@ def test_the_variables_of_other_programs_are_left_alone():
 def test_what_looks_like_a_variable_that_is_set_is_somebody_elses():
     """Who sets both means both."""
     assert mistyped({"BATCH_SIZES": "1", "BATCH_SIZE": "1"}) == []
+
+
+@given(st.sampled_from(sorted(_NAMES)), st.integers(0, 30), st.sampled_from(["", "X", "_", "SS"]), st.booleans())
+def test_what_is_not_compared_is_not_like(name, place, letters, replaces):
+    """Most names are ruled out by their letters alone; that rules out none that the comparison would find."""
+    written = name[:place] + letters + name[place + replaces :]
+    found = difflib.get_close_matches(written, _NAMES, n=1, cutoff=_LIKENESS)
+    assert [bool(one) for one in found] == [_may_be_like(written, one) for one in found]
 
 
 # Sinks and addresses

@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 
-from logbale.base_link import BaseLink
 from logbale.batch_buffer import BatchBuffer
 from logbale.carried import Carried
 from logbale.compressing import Compressing
@@ -35,7 +34,6 @@ from logbale.spool import MemoryStore
 from logbale.spool.identity import new_stream
 from logbale.spool.store import Store
 from logbale.spool_queue import SpoolQueue
-from logbale.tcp_client import TCPClient
 from logbale.terminal import count
 from logbale.tls.files import TLSFiles, for_shipper
 from logbale.tls.material import ShipperTLS, own_name
@@ -170,6 +168,9 @@ class LogShipper:
                 name=self._name,
                 tls=self._current_tls,
             )
+        from logbale.base_link import BaseLink
+        from logbale.tcp_client import TCPClient
+
         client = TCPClient(
             Receivers(settings.receiver_addresses),
             stream=self._queue.store.stream,

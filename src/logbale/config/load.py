@@ -4,7 +4,6 @@ and where it came from; all of them at once, one line each, and nothing is corre
 
 from __future__ import annotations
 
-import difflib
 import logging
 import re
 from collections.abc import Container, Mapping
@@ -136,10 +135,18 @@ def mistyped(environ: Mapping[str, str]) -> list[tuple[str, str]]:
     """
     found = []
     for name in sorted(environ.keys() - _NAMES):
-        if "_" in name:
-            near = difflib.get_close_matches(name, _NAMES, n=1, cutoff=_LIKENESS)
+        if "_" in name and (candidates := [one for one in _NAMES if _may_be_like(name, one)]):
+            import difflib  # not above: hardly any start needs it
+
+            near = difflib.get_close_matches(name, candidates, n=1, cutoff=_LIKENESS)
             found += [(name, one) for one in near if one not in environ]
     return found
+
+
+def _may_be_like(name: str, other: str) -> bool:
+    """False only where the likeness is below _LIKENESS: that is the part of all letters that pair off."""
+    unpaired = (1 - _LIKENESS) * (len(name) + len(other)) + 1e-6
+    return abs(len(name) - len(other)) <= unpaired and len(set(name) ^ set(other)) <= unpaired
 
 
 def only_settings(environ: Mapping[str, str]) -> dict[str, str]:
@@ -169,6 +176,8 @@ def _from_file(file: Path, problems: list[str]) -> dict[str, tuple[object, str]]
         raise ConfigError(f"{file}: not a TOML file: {error}") from None
     for key in content:
         if key not in SETTINGS:
+            import difflib
+
             near = difflib.get_close_matches(key.lower(), SETTINGS, n=1, cutoff=0.7)
             hint = f"did you mean {near[0]}?" if near else "`logbale config show` lists them, in capitals"
             if isinstance(content[key], dict):
