@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from logbale.floods import FIRST_SILENCE, LONGEST_SILENCE
+from logbale.floods import Silence
 from logbale.kafka.metrics import AnySnapshot
 from logbale.metrics import ReceiverSnapshot
 from logbale.status import summary
@@ -15,19 +15,15 @@ class SummaryLines:
 
     def __init__(self) -> None:
         self._last = ""
-        self._said = 0.0
-        self._silence = FIRST_SILENCE
+        self._silence = Silence()
 
     def due(self, snapshot: AnySnapshot, *, now: float) -> str:
         """The line that is to be said now, or none; `now` in seconds."""
         if (news := summary(_ageless(snapshot))) != self._last:
-            self._last, self._silence = news, FIRST_SILENCE
-        elif not _waiting(snapshot) or now - self._said < self._silence:
+            self._last, self._silence = news, Silence()
+        elif not _waiting(snapshot):
             return ""
-        else:
-            self._silence = min(2 * self._silence, LONGEST_SILENCE)
-        self._said = now
-        return summary(snapshot)
+        return summary(snapshot) if self._silence.is_over(now) else ""
 
 
 def _ageless(snapshot: AnySnapshot) -> AnySnapshot:
