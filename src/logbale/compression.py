@@ -64,6 +64,9 @@ def chains_alone() -> dict[int, int]:
     return option
 
 
+_CHAINS = chains_alone()
+
+
 def _lazy(depth: int, hash_log: int, chain_log: int, *, rows: bool) -> ZstdLevel:
     """The lazy2 parser, which looks at 2**depth candidates.
 
@@ -82,7 +85,7 @@ def _lazy(depth: int, hash_log: int, chain_log: int, *, rows: bool) -> ZstdLevel
         _P.chain_log: chain_log,
     }
     known = {int(name): int(value) for name, value in options.items()}
-    return ZstdLevel(f"lazy2 {depth}", known if rows else known | chains_alone())
+    return ZstdLevel(f"lazy2 {depth}", known if rows else known | _CHAINS)
 
 
 ZSTD_LEVELS = {
