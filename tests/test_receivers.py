@@ -213,17 +213,23 @@ def test_a_receiver_that_refuses_is_passed_over(run):
     run(scenario)
 
 
+async def shipping_to_the_second(servers):
+    """The first choice stopped, and its port; a shipper that is in session with the second, and its run."""
+    first, second = servers
+    await first.stop(deadline=0.0)
+    ships = shipper(to(servers), Trickle(), batch_interval=0.01, batch_linger=0.0)
+    running = asyncio.create_task(ships.run())
+    await eventually(lambda: len(second.sink.numbers) > 20)
+    return int(first.name.rpartition(":")[2]), ships, running
+
+
 def test_the_first_choice_is_gone_back_to_without_a_batch_sent_twice(run):
     """The session that is left first gets its acknowledgements, and says that it ends as it should."""
 
     async def scenario():
         async with several_receivers(KeepingSink(), KeepingSink()) as servers:
-            first, second = servers
-            port = int(first.name.rpartition(":")[2])
-            await first.stop(deadline=0.0)
-            ships = shipper(to(servers), Trickle(), batch_interval=0.01, batch_linger=0.0)
-            running = asyncio.create_task(ships.run())
-            await eventually(lambda: len(second.sink.numbers) > 20)
+            _, second = servers
+            port, ships, running = await shipping_to_the_second(servers)
             assert status(ships.snapshot())[1] == f"connected to {name_of(second)}, choice 2 of 2"
             back = await started(port)
             try:
@@ -275,11 +281,7 @@ def test_a_better_receiver_that_is_too_old_is_not_gone_to(run, monkeypatch):
     async def scenario():
         async with several_receivers(KeepingSink(), KeepingSink()) as servers:
             first, second = servers
-            port = int(first.name.rpartition(":")[2])
-            await first.stop(deadline=0.0)
-            ships = shipper(to(servers), Trickle(), batch_interval=0.01, batch_linger=0.0)
-            running = asyncio.create_task(ships.run())
-            await eventually(lambda: len(second.sink.numbers) > 20)
+            port, ships, running = await shipping_to_the_second(servers)
             monkeypatch.setattr("logbale.session.VERSION", 1)
             old = await started(port)
             try:
