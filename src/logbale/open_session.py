@@ -113,6 +113,10 @@ class OpenSession:
         """Since when, without an acknowledgement, the receiver says that it cannot store."""
         self._busy_heard = 0.0
         self._busy_reason = ""
+        self._acked_up_to = 0
+        """By the last acknowledgement of this session; 0 before the first."""
+        self._ack_came = asyncio.Event()
+        """The queue has not heard of it yet."""
         self._acked = 0.0
         """When the last acknowledgement came, or the welcome."""
         self._leaving = asyncio.Event()
@@ -151,7 +155,8 @@ class OpenSession:
         )
         self._writer.write(hello)
         sending = asyncio.create_task(self._send())
-        tasks = [asyncio.create_task(part) for part in (self._send_or_leave(sending), self._receive(), self._watch())]
+        parts = (self._send_or_leave(sending), self._receive(), self._pass_acks_on(), self._watch())
+        tasks = [asyncio.create_task(part) for part in parts]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -172,6 +177,7 @@ class OpenSession:
                 for task in (*tasks, sending):
                     task.cancel()
                 await asyncio.wait([*tasks, sending])
+                await self._pass_ack_on()
             finally:  # who is cancelled just here leaves no connection behind
                 self._writer.transport.abort()
             with contextlib.suppress(OSError):
@@ -199,9 +205,10 @@ class OpenSession:
 
     async def _handle(self, event: Event) -> None:
         if isinstance(event, Ack):
-            await self._queue.acknowledge(event.last)
             self._busy_since = None
             self._acked = monotonic()
+            self._acked_up_to = event.last
+            self._ack_came.set()
             self._sending.acked.set()
         elif isinstance(event, Reject):
             await self._queue.reject(event.sequence, event.reason)
@@ -217,6 +224,18 @@ class OpenSession:
             if event.code == WRONG_STREAM:
                 await self._take_own_stream()
             raise SessionEnded(event.counter, self._refusal(event))
+
+    async def _pass_acks_on(self) -> None:
+        """The queue hears the last word when it has time: it may be busy for longer than the receiver is with a batch,
+        and neither the receiver's next word nor the window waits for that."""
+        while True:
+            await self._ack_came.wait()
+            self._ack_came.clear()
+            await self._pass_ack_on()
+
+    async def _pass_ack_on(self) -> None:
+        if self._acked_up_to >= self._queue.first:
+            await self._queue.acknowledge(self._acked_up_to)
 
     def _hear_busy(self, busy: Busy, now: float) -> None:
         if self._busy_since is None or now - self._busy_heard > BUSY_SILENCE:
@@ -242,6 +261,8 @@ class OpenSession:
         old, owner = self._queue.store.stream, self._queue.store.owner
         if not owner or owns([owner], old):
             return
+        await self._pass_ack_on()
+        self._acked_up_to = 0  # what waits has other numbers from now on
         await self._queue.new_stream()
         log.error(
             "the receiver does not let %s write stream %s, which was begun without its certificate. What waits goes on "

@@ -54,10 +54,9 @@ class Sending:
         self._ended_contexts += 1
 
     async def settled(self) -> None:
-        """Returns once nothing is unacknowledged."""
-        while not self._session.is_settled:
-            self.acked.clear()
-            await self.acked.wait()
+        """Returns once nothing is unacknowledged, and the queue knows it."""
+        while self._queue.first <= self._session.last_sent:
+            await self._queue.wait_for_change()
 
     async def run(self, resume_at: int) -> None:
         """Sends what there is from there on, until the queue's input is closed and all of it is consumed."""

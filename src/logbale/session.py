@@ -254,11 +254,6 @@ class ShipperSession:
         """Whether the receiver may have any of what the client held when it said hello."""
         return self._last_sent >= self._first
 
-    @property
-    def is_settled(self) -> bool:
-        """Whether nothing is unacknowledged."""
-        return not self._unacked
-
     def receive(self, frame: Frame, now: float) -> tuple[Event | None, bytes]:
         """What the receiver says, and what to answer at once. Raises ProtocolError."""
         self.live.heard(now)

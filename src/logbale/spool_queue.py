@@ -495,6 +495,11 @@ class SpoolQueue:
         return following - max(first, self.sent_up_to + 1) + self._incoming_batches
 
     @property
+    def first(self) -> int:
+        """The lowest sequence that is not consumed."""
+        return self._span[0]
+
+    @property
     def is_drained(self) -> bool:
         """Nothing waits: all that was appended is consumed."""
         return not self._incoming_entries and self.store.first == self.store.next_sequence
