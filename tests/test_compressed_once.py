@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import os
 import random
 import subprocess
+import sys
+import threading
 
 import pytest
 from chunks import chunk_of
@@ -13,7 +16,7 @@ from test_delivery import KeepingSink, Shifted, receiver, shipper
 
 from logbale.archive.writer import ArchiveWriter
 from logbale.carried import SECONDS, Carried
-from logbale.compressing import Compressing
+from logbale.compressing import AHEAD_LEVEL, PRESS_NICENESS, Compressing
 from logbale.compression import CompressionHandler, frame_of_size, zstd
 from logbale.decoding import KEPT_FRAME_BYTES
 from logbale.protocol import Algorithm
@@ -192,3 +195,22 @@ def test_what_is_sent_again_was_not_compressed_again():
     assert stats.seconds == pressed.seconds > 0
     assert compressing.take_work()[3].raw_bytes == pressed.raw_bytes
     compressing.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a thread has a niceness of its own on Linux only")
+def test_pressing_ahead_gives_way_to_everything_else(monkeypatch):
+    """The threads that press large batches yield to this process's others and to its host's; these stay as they are."""
+
+    def niceness():
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    def noting(handler, raw):
+        seen.append(niceness())
+        return b""
+
+    seen = []
+    monkeypatch.setattr(CompressionHandler, "compress_always", noting)
+    compressing = Compressing(CompressionHandler(Algorithm.ZSTD, AHEAD_LEVEL))
+    compressing.press(b"{}")()
+    compressing.close()
+    assert seen == [min(19, niceness() + PRESS_NICENESS)]

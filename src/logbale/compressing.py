@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from functools import partial
@@ -27,6 +28,9 @@ PRESSES = 2
 
 AHEAD_LEVEL = 3
 """Levels from which on that is done. Below, a batch takes a millisecond, and handing it over a tenth of that."""
+
+PRESS_NICENESS = 5
+"""Of theirs: a third of another thread's share where both want all of a core."""
 
 _T = TypeVar("_T")
 
@@ -54,7 +58,9 @@ class Compressing:
         self._work: dict[int, Work] = {}
         self._pressers: list[CompressionHandler] = []
         """Those that no thread uses now."""
-        self._presses = ThreadPoolExecutor(min(PRESSES, os.cpu_count() or 1), thread_name_prefix="logbale-press")
+        self._presses = ThreadPoolExecutor(
+            min(PRESSES, os.cpu_count() or 1), thread_name_prefix="logbale-press", initializer=_give_way
+        )
         self._counted: WeakSet[Pressed] = WeakSet()
         """Those that left."""
         self._pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="logbale-compress")
@@ -120,6 +126,13 @@ class Compressing:
         """Ends the threads."""
         for pool in (self._pool, self._presses):
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _give_way() -> None:
+    """Where a thread has a niceness of its own: whoever presses ahead yields to those who read, send and acknowledge,
+    here and at a receiver beside it. Else these wait for a turn, and in the end the presses have nothing to do."""
+    if sys.platform == "linux":
+        os.nice(PRESS_NICENESS)
 
 
 def _result(pressing: Future[Pressed]) -> Pressed | None:
