@@ -23,6 +23,8 @@ from logbale.protocol import Algorithm, Frame, base_flags
 from logbale.session import SequencedBatch, batch_crc
 
 BATCH = 50
+KNOWN_LINES = 2000
+"""Read before those that are counted."""
 NOW = 1_795_678_080.0
 
 SHAPES = (
@@ -57,22 +59,36 @@ def log(count: int) -> bytes:
     )
 
 
-def chunk(lines: bytes) -> Chunk:
+@cache
+def unlike(count: int) -> bytes:
+    """So many lines that name no level, have a tab, and begin like no other: nothing can be known of them before."""
+    letters = bytes.maketrans(b"0123456789", b"abcdefghij")
+    return b"".join(
+        b"install\tlib%b of %b and %b as well\n" % tuple(b"%06d" % (number * step % 999_983) for step in (7919, 31, 1))
+        for number in range(count)
+    ).translate(letters)
+
+
+def parser() -> LineParser:
+    """Of one file."""
+    return LineParser("guard", {"file": "/var/log/guard.log", "host": "guard"})
+
+
+def chunk(lines: bytes, parser: LineParser) -> Chunk:
     """Lines as a source gives them out."""
-    parser = LineParser("guard", {"file": "/var/log/guard.log", "host": "guard"})
     return parser.parse(lines, now=NOW, start=0, source="guard.log")
 
 
 @cache
 def raw(count: int) -> bytes:
     """They as one raw batch."""
-    return b"".join(chunk(log(count)).entries)
+    return b"".join(chunk(log(count), parser()).entries)
 
 
 @cache
 def small(count: int) -> list[bytes]:
     """They as raw batches of BATCH."""
-    entries = chunk(log(count)).entries
+    entries = chunk(log(count), parser()).entries
     return [b"".join(entries[start : start + BATCH]) for start in range(0, count, BATCH)]
 
 
@@ -80,18 +96,25 @@ def small(count: int) -> list[bytes]:
 
 
 def parse(count: int) -> Run:
-    lines = log(count)
-    return lambda: chunk(lines)
+    lines, known = log(count), parser()
+    chunk(log(KNOWN_LINES), known)
+    return lambda: chunk(lines, known)
+
+
+def parse_unlike(count: int) -> Run:
+    lines, unknown = unlike(count), parser()
+    chunk(unlike(KNOWN_LINES), unknown)
+    return lambda: chunk(lines, unknown)
 
 
 def batch(count: int) -> Run:
-    made = chunk(log(count))
+    made = chunk(log(count), parser())
     buffer = BatchBuffer(size=BATCH, interval=1.0, max_bytes=1 << 20)
     return lambda: buffer.add(made, NOW)
 
 
 def batch_grown(count: int) -> Run:
-    made = chunk(log(count))
+    made = chunk(log(count), parser())
     buffer = BatchBuffer(size=BATCH, interval=1.0, max_bytes=1 << 20)
     return lambda: [buffer.add(made, NOW, grown_bytes=1 << 19), buffer.flush()]
 
@@ -182,6 +205,7 @@ def zlib_6(count: int) -> Run:
 
 WORK: dict[str, tuple[Maker, Maker]] = {
     "parse": (parse, python_loop),
+    "parse, lines unlike": (parse_unlike, python_loop),
     "batch of 50": (batch, python_loop),
     "batch, grown": (batch_grown, python_loop),
     "compress, zstd 2": (compress, zstd_3),

@@ -1,10 +1,12 @@
 """Levels of lines: what is remembered of other lines changes how long a search takes, never what it finds."""
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logbale.line_levels import BEGINNING, ENOUGH_LINES, LEVELS, MAX_KNOWN, LineLevels
+from logbale.line_levels import BEGINNINGS, ENOUGH_LINES, LEVELS, MAX_KNOWN, SAMPLE_LINES, LineLevels
 
 WORDS = {word.encode(): level for word, level in LEVELS.items()}
 
@@ -40,14 +42,36 @@ def test_a_line_has_the_level_that_it_would_have_alone(chunks):
     assert [levels.of(chunk) for chunk in chunks] == [list(map(alone, chunk)) for chunk in chunks]
 
 
-@pytest.mark.parametrize("length", range(BEGINNING - 8, BEGINNING + 9))
-def test_a_word_that_goes_on_behind_what_is_compared_is_another_word(length):
+@pytest.mark.parametrize("alike", [0.0, 0.3, 0.6, 0.99])
+def test_a_line_of_a_long_chunk_has_the_level_that_it_would_have_alone(alike):
+    """However many of its lines begin alike, and however it is judged by that what shall be compared of the next."""
+    chance = random.Random(1)
+    starts = [b"Nov 26 07:00:11 INFO job", b"ALERT:app:x", b"a b c d e f", b"12 34 \t notice: x", b"x " * 50]
+    ends = [b" ERROR", b" x", b"", b" [warn] x y z"]
+
+    def line():
+        if chance.random() < alike:
+            return chance.choice(starts) + chance.choice(ends)
+        return bytes(chance.choices(b"abcdefgh ", k=chance.randrange(1, 50))) + chance.choice(ends)
+
+    levels = LineLevels(WORDS)
+    for size in [10, *[SAMPLE_LINES * 3] * 5, 10, SAMPLE_LINES, ENOUGH_LINES]:
+        chunk = [line() for _ in range(size)]
+        assert levels.of(chunk) == list(map(alone, chunk))
+
+
+@pytest.mark.parametrize("near", range(-8, 9))
+@pytest.mark.parametrize("longer_ones_failed", [False, True])
+def test_a_word_that_goes_on_behind_what_is_compared_is_another_word(near, longer_ones_failed):
     """ERROR at the end of what is compared, and ERRORS, or a last word and one before others."""
+    length = BEGINNINGS[longer_ones_failed] + near
     start = b"x" * (length - len(b" ERROR"))
     beginnings = [start + b" ERROR", start + b" ERRORS", start + b" ERROR more", start + b" ERRORS more"]
     six = b"1 2 3 4 5 " + start[10:]
     beginnings += [six + b" ERROR", six + b" ERROR more", six + b" ERRORS"]
     levels = LineLevels(WORDS)
+    if longer_ones_failed:
+        levels.of([bytes(random.Random(n).choices(b"abcdefgh", k=50)) for n in range(ENOUGH_LINES)])
     assert levels.of(beginnings) == ["ERROR", "", "ERROR", "", "ERROR", "", ""]
     assert levels.of(beginnings[::-1]) == ["", "", "ERROR", "", "ERROR", "", "ERROR"]
 
@@ -77,4 +101,4 @@ def test_what_is_remembered_has_a_bound():
     for start in range(0, 4 * MAX_KNOWN, size):
         chunk = [b"%d" % number for number in range(start, start + size)]
         assert set(levels.of([word.translate(letters) + b" INFO" for word in chunk])) == {"INFO"}
-        assert len(levels._known) <= MAX_KNOWN
+        assert all(len(known.levels) <= MAX_KNOWN for known in levels._known)

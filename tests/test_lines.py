@@ -9,6 +9,7 @@ from chunks import objects_of
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from logbale.line_levels import LEVELS, LineLevels
 from logbale.lines import MAX_LINE_BYTES, LineCutter, LineParser
 from logbale.models import entry_lines, joined, sizes_of
 from logbale.ndjson import MAX_DEPTH, to_ndjson
@@ -235,11 +236,63 @@ def test_a_line_without_an_end_costs_linear_time(step):
     assert cutter.split_lines == size // MAX_LINE_BYTES - 1
 
 
-@pytest.mark.parametrize("line", [b"10 %\rERROR: disk full", b"a\x0bERROR b", b"a\x0cERROR b", b'say \\"ERROR\\" b'])
-def test_the_level_of_a_line_does_not_depend_on_the_lines_beside_it(line):
-    """Whatever parts its words, and whether the chunk is escaped as a whole or line by line."""
-    entry = parse(line + b"\n")[0][0]
-    assert parse(b"a\tb\n" + line + b"\n")[0][1] == entry
+WORDS = [b"ERROR", b"[warn]", b"level=info", b'"ERROR"', b"\\tERROR", b"DEBUG:app", b"a", b"7", "é".encode()]
+GAPS = [b" ", b"  ", b"\t", b"\r", b"\x0b", b"\x0c", b"\\", b"\x1f"]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(WORDS), st.sampled_from(GAPS)), min_size=1, max_size=9), st.binary(max_size=4)
+)
+@example([(b"10", b" "), (b"%", b"\r"), (b"ERROR:", b" ")], b"disk full")
+@example([(b"say", b" "), (b'\\"ERROR\\"', b" ")], b"b")
+def test_the_level_of_a_line_does_not_depend_on_the_lines_beside_it(words, end):
+    """Whatever parts its words, and whether the chunk is escaped as a whole or, as with an object in it, one by one."""
+    line = b"".join(map(b"".join, words)) + end.replace(b"\n", b"")
+    (entry,) = parse(line + b"\n")[0]
+    assert parse(b"{}\n" + line + b"\n")[0][1] == entry
+    assert parse(b"a\tb\n" * 3 + line + b"\n")[0][3] == entry
+    searched = entry.get("level", "")
+    written = line.decode("utf-8", "backslashreplace").removesuffix("\r").encode()
+    assert searched == LineLevels({word.encode(): level for word, level in LEVELS.items()}).of([written])[0]
+
+
+OBJECTS = [
+    b'{"a":1}',
+    b'{"message":"m","timestamp":"t"}',
+    b'{"timestamp":1,"host":null,"message":"m"}',
+    b'{"host":"\\u0000","a":"}"}',
+    b'{"service":"s","service":"twice"}',
+    b'{"a":{"timestamp":"inner"}}',
+    *(
+        b"{}",
+        b"{ }",
+        b'{"a":1} ',
+        b'{"a":1 }',
+        b' {"a":1}',
+        b'{"a":1}\r',
+        b'{"a":1}{"b":2}',
+        b'{"a":{',
+        b'"b":1}}',
+        b"[1]",
+    ),
+    *(b'{"a":NaN}', b'{"a":"\xff"}', b'{"a":"\\ud800"}', b'{"\\ud800":1}', b"{", b"}", b"", b"text", b'{"a":1,}'),
+    b'{"a":' * (MAX_DEPTH + 1) + b"1" + b"}" * (MAX_DEPTH + 1),
+    b'{"a":"' + b"x" * 1000 + b'"}',
+]
+
+
+@given(st.lists(st.sampled_from(OBJECTS), min_size=1, max_size=4) | st.sampled_from(OBJECTS).map(lambda one: [one] * 3))
+def test_objects_become_the_same_entries_together_and_one_by_one(lines):
+    """Whichever fields they have and lack, whatever is the matter with one of them; no byte is missing."""
+    attributes = {"host": "h", "file": "/var/log/é"}
+    data = b"\n".join([*lines, b""])
+    together, chunk, parser = parse(data, attributes=attributes)
+    apart, others, parser_of_others = parse(b"text\n" + data, attributes=attributes)
+    assert together == apart[1:]
+    assert list(chunk.entries) == list(others.entries)[1:]
+    assert list(sizes_of(chunk.entries)) == list(map(len, chunk.entries))
+    assert list(chunk.measure()) == list(others.measure())[1:]
+    assert (parser.split_lines, parser.invalid_utf8) == (parser_of_others.split_lines, parser_of_others.invalid_utf8)
 
 
 def test_a_carriage_return_between_tokens_ends_no_entry():

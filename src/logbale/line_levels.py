@@ -6,7 +6,8 @@ for a line, so what the beginning of one line has told is remembered for the oth
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import repeat
 from operator import itemgetter
 
@@ -56,20 +57,29 @@ LEVELS: dict[str, str] = {
 """Words that plainly name a level. With no or half a decoration only in capitals: "error," and "Info" are prose."""
 
 _NAME_OF = {name.encode(): level for name, level in _NAMES.items()}
+_LONGEST_NAME = max(map(len, _NAME_OF))
+_FIRST_THREE = {name[:3] for name in _NAME_OF}
+_first_three = itemgetter(slice(0, 3))
 
-BEGINNING = 80
-"""Bytes of a line that are compared with what is known: eight words are seldom longer."""
+BEGINNINGS = (80, 40)
+"""Bytes of a line that are compared with what is known: eight words are seldom longer than the first, and the second
+are often enough where a level stands early and lines soon go on in all kinds of ways."""
 
 MAX_KNOWN = 4096
-"""Beginnings that are remembered, some 150 bytes each."""
+"""Beginnings of one length that are remembered, some 150 bytes each."""
+
+SAMPLE_LINES = 512
+"""Lines at first, of which all that tells is remembered before the others are compared with it."""
+
+LEARNED = 128
+"""Beginnings that are remembered of each chunk after that: one costs as much as three searches."""
 
 ENOUGH_LINES = 64
 """In a chunk, to judge by it whether its lines begin alike."""
 
 REST = 16
-"""Times a chunk's lines that are looked at one by one after one in which most began like none before."""
+"""Times a chunk's lines that are only searched after those in which lines began like few others."""
 
-_beginning = itemgetter(slice(0, BEGINNING))
 _DIGITS_ALIKE = bytes.maketrans(b"123456789", b"000000000")
 """No word of the table has a digit: where only digits differ, two lines name the same level."""
 
@@ -78,8 +88,12 @@ class LineLevels:
     """Finds the levels of lines by one table of words. What it remembers changes how long it takes, never a level."""
 
     def __init__(self, words: Mapping[bytes, str]) -> None:
-        self._known = _Known(words)
-        self._search = self._known.search
+        self._search = _Search(words)
+        self._known = [_Known(self._search, length) for length in BEGINNINGS]
+        self._at = 0
+        """Which of them is in use."""
+        self._is_first = True
+        """Nothing was learned yet since it is."""
         self._resting = 0
         """Lines to come that are not compared with what is known."""
 
@@ -87,60 +101,94 @@ class LineLevels:
         """The level of each line; an empty text where it names none."""
         if self._resting > 0:
             self._resting -= len(lines)
-            return list(map(self._search, lines))
-        known = self._known
-        known.searched = known.untold = 0
-        # One before it in this chunk may have told: what is missing is found, and remembered, as its turn comes.
-        beginnings = map(bytes.translate, map(_beginning, lines), repeat(_DIGITS_ALIKE))
-        levels = list(map(known.__getitem__, beginnings))
-        if known.untold:
-            levels = [self._search(line) if level is None else level for line, level in zip(lines, levels, strict=True)]
-        if len(lines) >= ENOUGH_LINES and known.searched > len(lines) // 2:
-            self._resting = REST * len(lines)
+            return self._search.of(lines)
+        if self._is_first and len(lines) > 2 * SAMPLE_LINES:
+            return self.of(lines[:SAMPLE_LINES]) + self.of(lines[SAMPLE_LINES:])
+        is_first, self._is_first = self._is_first, False
+        known = self._known[self._at]
+        levels = list(map(known.levels.get, known.beginnings(lines)))
+        if missing := _positions_of_none(levels):
+            unknown = [lines[position] for position in missing]
+            for position, level in zip(missing, self._search.of(unknown), strict=True):
+                levels[position] = level
+            self._learn(list(known.beginnings(unknown)), len(lines), all_of_them=is_first)
+        return levels  # type: ignore[return-value]  # each None was replaced
+
+    def _learn(self, missing: list[bytes], lines: int, *, all_of_them: bool) -> None:
+        """These beginnings of so many lines were not known."""
+        levels = self._known[self._at].levels
+        new = list(dict.fromkeys(missing))
+        if lines < ENOUGH_LINES or len(new) <= lines // 2:
+            step = 1 if all_of_them else 1 + len(new) // LEARNED
+            self._known[self._at].learn(new[::step])
+        if lines >= ENOUGH_LINES and len(missing) - sum(map(levels.__contains__, missing)) > lines // 2:
+            self._at = (self._at + 1) % len(self._known)
+            self._is_first = True
+            self._resting = 0 if self._at else REST * lines
+
+
+def _positions_of_none(levels: list[str | None]) -> list[int]:
+    """They are few where this matters."""
+    positions: list[int] = []
+    with contextlib.suppress(ValueError):
+        position = -1
+        while True:
+            positions.append(position := levels.index(None, position + 1))
+    return positions
+
+
+class _Search:
+    """Looks at the words of lines: nothing of Python's own runs for a line that names no level."""
+
+    def __init__(self, words: Mapping[bytes, str]) -> None:
+        self._words = words
+        self.is_none_of = frozenset(words).isdisjoint
+
+    def of(self, lines: Sequence[bytes]) -> list[str]:
+        """The level of each line."""
+        words = map(bytes.split, lines, repeat(None), repeat(LEVEL_WORDS))
+        levels = ["" if is_none else None for is_none in map(self.is_none_of, words)]
+        if None in levels:
+            naming = [line for line, level in zip(lines, levels, strict=True) if level is None]
+            words = map(bytes.split, naming, repeat(None), repeat(LEVEL_WORDS))
+            firsts = map(next, map(filter, repeat(self._words.__contains__), words))
+            found = map(self._words.__getitem__, firsts)
+            levels = [next(found) if level is None else level for level in levels]
+        if not _FIRST_THREE.isdisjoint(map(_first_three, lines)):
+            levels = [level or _prefix(line) for level, line in zip(levels, lines, strict=True)]
         return levels  # type: ignore[return-value]  # each None was replaced
 
 
-class _Known(dict[bytes, str | None]):
-    """The level of all lines that begin so; None where that cannot tell. Looking one up finds what is missing."""
+def _prefix(line: bytes) -> str:
+    """The level of NAME:logger:text, which is what Python's logging writes by itself."""
+    return _NAME_OF.get(line[: _LONGEST_NAME + 1].partition(b":")[0], "")
 
-    def __init__(self, words: Mapping[bytes, str]) -> None:
-        self.searched = 0
-        """Times that it lacked one."""
-        self.untold = 0
-        """Times that it gave None."""
-        self._words = words
-        self._untold: set[bytes] = set()
-        """Beginnings that do not tell; not in the dict, so that each such line is counted."""
 
-    def __missing__(self, beginning: bytes) -> str | None:
-        if beginning in self._untold:
-            self.untold += 1
-            return None
-        self.searched += 1
-        if len(self) + len(self._untold) >= MAX_KNOWN:
-            self.clear()
-            self._untold.clear()
-        if not self._tells(beginning):
-            self._untold.add(beginning)
-            self.untold += 1
-            return None
-        level = self[beginning] = self.search(beginning)
-        return level
+class _Known:
+    """The level of all lines that begin so, where that can tell."""
 
-    def search(self, line: bytes) -> str:
-        """The level of a line; of its beginning, where that tells."""
-        words = line.split(None, LEVEL_WORDS)
-        for word in words:
-            if word in self._words:
-                return self._words[word]
-        # NAME:logger:text is what Python's logging writes by itself.
-        name = words[0].partition(b":")[0] if words and b":" in words[0] else b""
-        return _NAME_OF.get(name, "")
+    def __init__(self, search: _Search, length: int) -> None:
+        self.levels: dict[bytes, str] = {}
+        self._search = search
+        self._length = length
+        self._beginning = itemgetter(slice(0, length))
+
+    def beginnings(self, lines: list[bytes]) -> Iterator[bytes]:
+        """What is compared of each line; one at a time, so that it stays in the processor's nearest cache."""
+        return map(bytes.translate, map(self._beginning, lines), repeat(_DIGITS_ALIKE))
+
+    def learn(self, beginnings: Sequence[bytes]) -> None:
+        """Remembers those of them that tell."""
+        telling = list(filter(self._tells, beginnings))
+        if len(self.levels) + len(telling) > MAX_KNOWN:
+            self.levels.clear()
+            del telling[MAX_KNOWN:]
+        self.levels.update(zip(telling, self._search.of(telling), strict=True))
 
     def _tells(self, beginning: bytes) -> bool:
         """Whether no line that begins so can name another level."""
-        if len(beginning) < BEGINNING:
+        if len(beginning) < self._length:
             return True
         # The last word may go on behind the beginning, and the one after the sixth counts where it is the last.
         words = beginning.split(None, LEVEL_WORDS + 1)
-        return len(words) == LEVEL_WORDS + 2 or not self._words.keys().isdisjoint(words[:-1])
+        return len(words) == LEVEL_WORDS + 2 or not self._search.is_none_of(words[:-1])

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from operator import add, itemgetter, ne
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from logbale.line_levels import LEVEL_NAMES, LEVELS, LineLevels
 from logbale.models import Chunk, EntryEncoder, JoinedLines, escaped, rfc3339
-from logbale.ndjson import MAX_DEPTH, nests_too_deep
+from logbale.ndjson import MAX_DEPTH, any_nests_too_deep, nests_too_deep
 
 MAX_LINE_BYTES = 1024 * 1024
 """Longer lines are cut into pieces of this size, where nothing else is said (MAX_LINE_BYTES)."""
@@ -53,6 +53,7 @@ class LineParser:
         self._wanted = frozenset({"timestamp", "service", *self._attributes})
         self._max_line = max_line
         self._max_depth = max_depth
+        self._decoders: dict[frozenset[str], msgspec.json.Decoder[Any]] = {}
         self._encoder = EntryEncoder(self._service, self._attributes, LEVEL_NAMES)
         self._as_written = LineLevels(_AS_WRITTEN)
         self._as_escaped = LineLevels(_AS_ESCAPED)
@@ -66,8 +67,12 @@ class LineParser:
         """
         text = self._decode(data)
         end = start + len(data)
-        if (messages := self._plain_messages(data, text)) is not None:
-            entries = self._join(messages, self._as_escaped.of(messages), rfc3339(now))
+        entries: Sequence[bytes] | None = None
+        if data.startswith(b"{"):
+            entries = self._objects(text, rfc3339(now))
+        if entries is None and (plain := self._plain_messages(data, text)) is not None:
+            entries = self._join(*plain, rfc3339(now))
+        if entries is not None:
             return Chunk(entries, source, start, end, lambda: self._lines(data, text)[1])
         lines, sizes = self._lines(data, text)
         return Chunk(self._from_lines(lines, rfc3339(now)), source, start, end, sizes.copy)
@@ -88,14 +93,13 @@ class LineParser:
             self.invalid_utf8 += sum(map(ne, map(str.encode, text.split("\n")), data.split(b"\n")))
             return text
 
-    def _plain_messages(self, data: bytes, text: str) -> list[bytes] | None:
-        """The lines escaped for JSON, blank ones left out; None where they need a closer look, one by one.
-
-        They do where one may be a JSON object or is overlong, or has words parted by what is escaped.
+    def _plain_messages(self, data: bytes, text: str) -> tuple[list[bytes], list[str]] | None:
+        """The lines escaped for JSON, blank ones left out, and their levels; None where they need a closer look, one by
+        one: where one may be a JSON object or is overlong.
         """
         if "\r" in text:
             text = text.replace("\r\n", "\n")
-        if any(character in text for character in (*_SPACES_ESCAPED, _SEPARATOR)):
+        if _SEPARATOR in text:
             return None
         messages = _escaped_parts(text.replace("\n", _SEPARATOR))
         if not messages[-1]:
@@ -104,8 +108,55 @@ class LineParser:
             return None
         if not all(messages):
             messages = list(filter(None, messages))
-        is_plain = b"{" not in data or ord("{") not in set(map(_first_byte, messages))
-        return messages if is_plain else None
+        if b"{" in data and b"{" in set(map(_first_byte, messages)):
+            return None
+        levels = self._as_escaped.of(messages)
+        if any(space in text for space in _SPACES_ESCAPED):
+            self._look_again(messages, levels)
+        return messages, levels
+
+    def _look_again(self, messages: list[bytes], levels: list[str]) -> None:
+        """Lines with what is escaped, as a space between two words may be, get the level of the line as it was."""
+        escaping = [position for position, message in enumerate(messages) if b"\\" in message]
+        written = [_text.decode(b'"%b"' % messages[position]).encode() for position in escaping]
+        for position, level in zip(escaping, self._as_written.of(written), strict=True):
+            levels[position] = level
+
+    def _objects(self, text: str, timestamp: str) -> Sequence[bytes] | None:
+        """The entries of lines that are JSON objects all and lack the same; None where they need a closer look."""
+        raw = text.encode()
+        *lines, rest = raw.split(b"\n")
+        if rest or {*map(_first_byte, lines)} != {b"{"} or not _OBJECTS_ENDS.issuperset(map(_last_bytes, lines)):
+            return None
+        if len(raw) > self._max_line and max(map(len, lines)) > self._max_line:
+            return None
+        try:
+            present = self._wanted.intersection(_object.decode(lines[0]))
+            # A newline between "}" and "{" parts two objects: anywhere else a comma would have to stand there.
+            same = self._alike(present).decode_lines(raw)
+        except (msgspec.MsgspecError, RecursionError):
+            return None
+        if len(same) != len(lines) or any_nests_too_deep(raw, self._max_depth):
+            return None
+        tail = self._lacking(present, timestamp)
+        joined = raw.replace(b"}\n", b",%b\n" % tail) if tail != b"}" else raw
+        return JoinedLines(joined, len(lines), lambda: (len(line) + 1 for line in joined.split(b"\n")[:-1]))
+
+    def _alike(self, present: frozenset[str]) -> msgspec.json.Decoder[Any]:
+        """Takes an object that has these of the wanted fields and no others of them."""
+        if (decoder := self._decoders.get(present)) is None:
+            names = {f"field_{number}": name for number, name in enumerate(sorted(self._wanted))}
+            fields = [
+                (field, msgspec.Raw) if name in present else (field, _Nothing, None) for field, name in names.items()
+            ]
+            kind = msgspec.defstruct("Alike", fields, rename=names, kw_only=True, gc=False)
+            decoder = self._decoders[present] = msgspec.json.Decoder(kind)
+        return decoder
+
+    def _lacking(self, present: frozenset[str], timestamp: str) -> bytes:
+        """What an object with these of the wanted fields has too little, and its end."""
+        wanted = {"timestamp": timestamp, "service": self._service, **self._attributes}
+        return msgspec.json.encode({name: value for name, value in wanted.items() if name not in present})[1:]
 
     def _lines(self, data: bytes, text: str) -> tuple[list[str], list[int]]:
         """The lines as text without their ends, blank ones left out and overlong ones in pieces; the bytes of each."""
@@ -187,9 +238,7 @@ class LineParser:
             return None
         present = self._wanted.intersection(fields)
         if (tail := added.get(present)) is None:
-            wanted = {"timestamp": timestamp, "service": self._service, **self._attributes}
-            missing = {name: value for name, value in wanted.items() if name not in present}
-            tail = added[present] = msgspec.json.encode(missing).decode()[1:]
+            tail = added[present] = self._lacking(present, timestamp).decode()
         comma = "," if fields and tail != "}" else ""
         return f"{line.rstrip()[:-1]}{comma}{tail}\n".encode()
 
@@ -241,7 +290,12 @@ class LineCutter:
 
 
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_first_byte = itemgetter(0)
+_text = msgspec.json.Decoder(str)
+_first_byte, _last_bytes = itemgetter(slice(0, 1)), itemgetter(slice(-2, None))
+_OBJECTS_ENDS = frozenset(b"%c}" % byte for byte in range(0x21, 0x100) if byte not in b"{,")
+"""Of objects that are not empty, where no space stands before the brace."""
+_Nothing = Annotated[str, msgspec.Meta(pattern="(?!)")]
+"""A value that there is not."""
 
 
 def _escaped_parts(text: str) -> list[bytes]:

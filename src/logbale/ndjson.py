@@ -26,7 +26,9 @@ MAX_DEPTH = 64
 MAX_DIGITS = 4000
 """Of an integer that is looked at; Python's own limit is 4,300 (sys.set_int_max_str_digits)."""
 
-_CANONICAL = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
+_CANONICAL = b"0000-00-00T00:00:00.000000Z\n"
+_DIGITS_ALIKE = bytes.maketrans(b"123456789", b"000000000")
+"""All times of a batch are compared with the form at once: a tenth of what a regular expression takes for each."""
 _HEAD = re.compile(rb'\{"timestamp":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z)"')
 
 MAX_RUNS = 16
@@ -193,12 +195,19 @@ def _openers(ndjson: bytes) -> bytes:
 
 
 def _check_depth(ndjson: bytes, openers: bytes, max_depth: int) -> None:
-    """Raises EntryError where an entry nests too deep. Only one with that many brackets can, and few have."""
-    if b"{" * (max_depth + 1) not in openers:
-        return
-    for line in ndjson.split(b"\n"):
-        if nests_too_deep(line, max_depth):
-            raise _too_deep(max_depth)
+    """Raises EntryError where an entry nests too deep."""
+    if _any_nests_too_deep(ndjson, openers, max_depth):
+        raise _too_deep(max_depth)
+
+
+def any_nests_too_deep(ndjson: bytes, max_depth: int = MAX_DEPTH) -> bool:
+    """Whether a line of valid NDJSON goes deeper than that."""
+    return _any_nests_too_deep(ndjson, _openers(ndjson), max_depth)
+
+
+def _any_nests_too_deep(ndjson: bytes, openers: bytes, max_depth: int) -> bool:
+    """Only a line with that many brackets can, and few have."""
+    return b"{" * (max_depth + 1) in openers and any(nests_too_deep(line, max_depth) for line in ndjson.split(b"\n"))
 
 
 def _too_deep(max_depth: int) -> EntryError:
@@ -224,9 +233,10 @@ def _depth(line: bytes) -> int:
 def _span(entries: Sequence[_Timed]) -> tuple[str, str]:
     """The lowest and the highest timestamp, as UTC; empty where one of them cannot be read."""
     try:
-        times = set(map(attrgetter("timestamp"), entries))
-        if not all(map(_CANONICAL.fullmatch, times)):
-            times = set(map(_canonical, times))
+        times = list(map(attrgetter("timestamp"), entries))
+        whole = "\n".join([*times, ""]).encode()
+        if whole.translate(_DIGITS_ALIKE) != _CANONICAL * len(times):
+            times = list(map(_canonical, set(times)))
     except (TypeError, ValueError, OverflowError):  # no string, no time, a time beyond the year 9999
         return "", ""
     return min(times), max(times)
