@@ -233,10 +233,10 @@ def _depth(line: bytes) -> int:
 def _span(entries: Sequence[_Timed]) -> tuple[str, str]:
     """The lowest and the highest timestamp, as UTC; empty where one of them cannot be read."""
     try:
-        times = list(map(attrgetter("timestamp"), entries))
+        times = set(map(attrgetter("timestamp"), entries))
         whole = "\n".join([*times, ""]).encode()
         if whole.translate(_DIGITS_ALIKE) != _CANONICAL * len(times):
-            times = list(map(_canonical, set(times)))
+            times = set(map(_canonical, times))
     except (TypeError, ValueError, OverflowError):  # no string, no time, a time beyond the year 9999
         return "", ""
     return min(times), max(times)
