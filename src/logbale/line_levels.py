@@ -57,9 +57,9 @@ LEVELS: dict[str, str] = {
 """Words that plainly name a level. With no or half a decoration only in capitals: "error," and "Info" are prose."""
 
 _NAME_OF = {name.encode(): level for name, level in _NAMES.items()}
-_LONGEST_NAME = max(map(len, _NAME_OF))
+"""Of NAME:logger:text, which is what Python's logging writes by itself."""
 _FIRST_THREE = {name[:3] for name in _NAME_OF}
-_first_three = itemgetter(slice(0, 3))
+_first_three, _name_and_colon = itemgetter(slice(0, 3)), itemgetter(slice(0, 1 + max(map(len, _NAME_OF))))
 
 BEGINNINGS = (80, 40)
 """Bytes of a line that are compared with what is known: eight words are seldom longer than the first, and the second
@@ -155,13 +155,10 @@ class _Search:
             found = map(self._words.__getitem__, firsts)
             levels = [next(found) if level is None else level for level in levels]
         if not _FIRST_THREE.isdisjoint(map(_first_three, lines)):
-            levels = [level or _prefix(line) for level, line in zip(levels, lines, strict=True)]
+            heads = map(bytes.partition, map(_name_and_colon, lines), repeat(b":"))
+            names = map(_NAME_OF.get, map(itemgetter(0), heads), repeat(""))
+            levels = [level or name for level, name in zip(levels, names, strict=True)]
         return levels  # type: ignore[return-value]  # each None was replaced
-
-
-def _prefix(line: bytes) -> str:
-    """The level of NAME:logger:text, which is what Python's logging writes by itself."""
-    return _NAME_OF.get(line[: _LONGEST_NAME + 1].partition(b":")[0], "")
 
 
 class _Known:
