@@ -80,7 +80,7 @@ def test_a_full_spool_is_not_read_far_ahead_of(run, tmp_path):
         batch, taken = batch_of([{"n": os.urandom(2000).hex()}]), 0
         while not queue.why_unstored:
             await asyncio.wait([asyncio.create_task(queue.wait_for_room())], timeout=0.01)
-            if queue._room.is_set():
+            if queue._storing._room.is_set():
                 queue.append(batch)
                 taken += 1
         assert 0 < len(queue.unstored) <= 3
@@ -144,7 +144,7 @@ def test_a_followed_file_that_is_there_is_read_again_and_one_that_is_not_is_lost
     run, tmp_path, fail, caplog, monkeypatch, is_deleted, kind
 ):
     """With a full spool as with a disk that is full; the numbers are those of the spool, and add up in the table."""
-    monkeypatch.setattr("logbale.spool_queue.STORAGE_RETRY", 0.01)
+    monkeypatch.setattr("logbale.storing.STORAGE_RETRY", 0.01)
     log = tmp_path / "app.log"
     log.write_text("".join(f"{line}\n" for line in lines(30_000)))
 
@@ -233,7 +233,7 @@ def test_who_could_not_note_where_the_files_begin_begins_at_their_ends_again(
     run, tmp_path, fail, monkeypatch, is_begun
 ):
     """So what came in between is lost, and said to be; it is read again where a disk that failed later has the note."""
-    monkeypatch.setattr("logbale.spool_queue.STORAGE_RETRY", 0.01)
+    monkeypatch.setattr("logbale.storing.STORAGE_RETRY", 0.01)
     monkeypatch.setattr("logbale.log_shipper.NOTE_INTERVAL", 0.01)
     log = tmp_path / "app.log"
     log.write_text("".join(f"{line}\n" for line in lines(5)))
