@@ -429,7 +429,7 @@ def test_no_linger_is_no_busy_loop(run):
     async def scenario():
         running = shipper(1, Numbers(15, then="wait"), batch_linger=0.0, batch_interval=60.0, drain_timeout=0.0)
         looks = 0
-        buffer = running._buffer
+        buffer = running._reading.buffer
         take_deadline = type(buffer).deadline.fget
 
         class Counted(type(buffer)):
