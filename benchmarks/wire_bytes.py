@@ -22,7 +22,7 @@ from logbale.compression import CompressionHandler
 from logbale.context import ContextCompressor
 from logbale.models import entry_lines
 from logbale.protocol import HEADER_BYTES, Algorithm
-from logbale.spool_queue import LARGE_BYTES
+from logbale.storing import LARGE_BYTES
 
 LEVEL = 6
 WINDOW_LOG = 17

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from logbale.config import load
 from logbale.errors import LogbaleError
-from logbale.log_shipper import LogShipper, ShipReport
+from logbale.log_shipper import LogShipper
+from logbale.ship_report import ShipReport
 from logbale.sources.generator import LogGenerator
 from logbale.sources.tail import TailSource
 from logbale.terminal import count

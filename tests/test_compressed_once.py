@@ -66,7 +66,7 @@ def archive_sink(directory):
 
 def test_the_frames_of_a_backlog_are_those_of_the_spool_in_the_archive_too(run, tmp_path, monkeypatch):
     """Whatever is large is the same bytes in all three places; small batches of the beginning are not."""
-    monkeypatch.setattr("logbale.log_shipper.GROWN_BYTES", 1 << 20)
+    monkeypatch.setattr("logbale.reading.GROWN_BYTES", 1 << 20)
 
     async def scenario():
         sink = archive_sink(tmp_path)

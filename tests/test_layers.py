@@ -43,6 +43,7 @@ CORE = {
     "newcomers",
     "origins",
     "floods",
+    "fullness",
     "tokens",
     "lockout",
     "proxy_protocol",

@@ -8,6 +8,7 @@ import re
 import subprocess
 import threading
 from random import Random
+from typing import ClassVar
 
 import pytest
 from chunks import batch_of, chunk_of
@@ -21,9 +22,10 @@ from logbale.cli.ending import failure
 from logbale.config import Settings
 from logbale.errors import StorageError
 from logbale.leftovers import reread_and_lost
-from logbale.log_shipper import LogShipper, ShipReport
+from logbale.log_shipper import LogShipper
 from logbale.metrics import ReceiverMetrics, ShipperMetrics
 from logbale.models import Batch
+from logbale.ship_report import ShipReport
 from logbale.sinks.null import NullSink
 from logbale.sources.generator import LogGenerator
 from logbale.sources.tail import TailSource
@@ -80,7 +82,7 @@ def test_a_full_spool_is_not_read_far_ahead_of(run, tmp_path):
         batch, taken = batch_of([{"n": os.urandom(2000).hex()}]), 0
         while not queue.why_unstored:
             await asyncio.wait([asyncio.create_task(queue.wait_for_room())], timeout=0.01)
-            if queue._room.is_set():
+            if queue._storing._room.is_set():
                 queue.append(batch)
                 taken += 1
         assert 0 < len(queue.unstored) <= 3
@@ -144,7 +146,7 @@ def test_a_followed_file_that_is_there_is_read_again_and_one_that_is_not_is_lost
     run, tmp_path, fail, caplog, monkeypatch, is_deleted, kind
 ):
     """With a full spool as with a disk that is full; the numbers are those of the spool, and add up in the table."""
-    monkeypatch.setattr("logbale.spool_queue.STORAGE_RETRY", 0.01)
+    monkeypatch.setattr("logbale.storing.STORAGE_RETRY", 0.01)
     log = tmp_path / "app.log"
     log.write_text("".join(f"{line}\n" for line in lines(30_000)))
 
@@ -233,8 +235,8 @@ def test_who_could_not_note_where_the_files_begin_begins_at_their_ends_again(
     run, tmp_path, fail, monkeypatch, is_begun
 ):
     """So what came in between is lost, and said to be; it is read again where a disk that failed later has the note."""
-    monkeypatch.setattr("logbale.spool_queue.STORAGE_RETRY", 0.01)
-    monkeypatch.setattr("logbale.log_shipper.NOTE_INTERVAL", 0.01)
+    monkeypatch.setattr("logbale.storing.STORAGE_RETRY", 0.01)
+    monkeypatch.setattr("logbale.reading.NOTE_INTERVAL", 0.01)
     log = tmp_path / "app.log"
     log.write_text("".join(f"{line}\n" for line in lines(5)))
 
@@ -260,6 +262,55 @@ def test_who_could_not_note_where_the_files_begin_begins_at_their_ends_again(
         assert (report.reread_entries, report.lost_entries) == ((7, 0) if is_begun else (0, 7))
         spool = spool_of(tmp_path / "s", max_bytes=MIB)
         assert follow(log, spool, from_start=False).unread_bytes == (log.stat().st_size // 12 * 7 if is_begun else 0)
+        spool.close()
+
+    run(scenario)
+
+
+class Own:
+    """A program's own source."""
+
+    async def chunks(self):
+        yield chunk_of([{}] * 5, source="mine")
+
+    def counts(self):
+        return {}
+
+
+class OwnResumable(Own):
+    begun: ClassVar = {"mine": 7}
+    begins_anew = True
+    needs_cursors = False
+    unread_bytes = 0
+
+    def comes_again(self, name, cursor):
+        return True
+
+
+@pytest.mark.parametrize(("source", "expected"), [(Own(), (0, 5)), (OwnResumable(), (5, 0))])
+def test_a_source_of_ones_own_is_lost_unless_it_says_that_it_comes_again(run, source, expected):
+    """`chunks()` and `counts()` are enough to be shipped."""
+
+    async def scenario():
+        settings = Settings(server_host="127.0.0.1", server_port=free_port(), drain_timeout=0.0)
+        report = await LogShipper(settings, source).run()
+        assert (report.reread_entries, report.lost_entries) == expected
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(("source", "expected"), [(Own(), {}), (OwnResumable(), {"mine": 7})])
+def test_where_a_first_run_begins_is_noted_though_it_is_stopped_before_it_reads(run, tmp_path, source, expected):
+    """Or the next one would begin somewhere else, and what came in between would be nobody's."""
+
+    async def scenario():
+        spool = spool_of(tmp_path / "s")
+        settings = Settings(server_host="127.0.0.1", server_port=free_port(), drain_timeout=0.0)
+        shipper = LogShipper(settings, source, store=spool)
+        shipper.stop()
+        await shipper.run()
+        spool = spool_of(tmp_path / "s")
+        assert spool.cursors == expected
         spool.close()
 
     run(scenario)

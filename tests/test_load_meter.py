@@ -50,7 +50,7 @@ def test_a_sample_says_what_was_read_sent_and_left_waiting(run, monkeypatch):
         await queue.call(queue.store.append, [(raw, 1, {})] * 10)
         for sequence in (1, 2, 3):
             await compressing.alone(raw)
-            queue.sent_up_to = sequence
+            await queue.next_item(sequence)
         metrics.arrived_bytes = 500
         sample = meter.sample(105.0)
         assert (sample.cpu_percent, sample.seconds, sample.wire_bytes) == (37.0, 5.0, 500)

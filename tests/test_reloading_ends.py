@@ -46,8 +46,8 @@ LIVE = {
 
 TAKEN_ANEW = {
     f"{owner}._compressing._pressers[{number}].level" for owner in ("", "._relay.sink.forwarding") for number in (0, 1)
-}
-"""Set before each use, whatever it is."""
+} | {"._relay.sink._marks._seen"}
+"""Set before each use, whatever it is, or the second in which an end was made: the last one's may be the next."""
 
 
 def values_in(thing, path="", seen=None):

@@ -149,13 +149,13 @@ def test_no_order_of_events_leaves_bytes_behind_that_look_like_back_pressure(tmp
                 await queue.reject(store.first + how, "odd")
             elif what == "new_stream":
                 await queue.new_stream()
-            fresh = queue._fresh._batches
-            assert queue._fresh.room.taken == sum(one.size for one in fresh.values()) >= 0
+            fresh = queue._stored.fresh._batches
+            assert queue._stored.fresh.room.taken == sum(one.size for one in fresh.values()) >= 0
             assert fresh.keys() <= set(range(store.first, store.next_sequence))
             if not on_disk:
                 assert store.raw_bytes == sum(len(raw) for _, raw in store._batches.values()) >= 0
         await queue.acknowledge(store.next_sequence - 1)
-        assert (queue._fresh.room.taken, queue._incoming_bytes) == (0, 0)
+        assert (queue._stored.fresh.room.taken, queue._storing.waiting_bytes) == (0, 0)
         async with asyncio.timeout(60):
             await queue.wait_for_room()
         queue.close_input()
@@ -171,7 +171,7 @@ def test_no_order_of_events_leaves_bytes_behind_that_look_like_back_pressure(tmp
 
 def test_a_note_that_a_full_disk_refuses_is_tried_again(tmp_path, fail, monkeypatch, caplog):
     """It is said once, and written as soon as there is room, though no batch comes."""
-    monkeypatch.setattr("logbale.spool_queue.STORAGE_RETRY", 0.01)
+    monkeypatch.setattr("logbale.storing.STORAGE_RETRY", 0.01)
 
     async def scenario():
         spool = spool_of(tmp_path / "s")
@@ -321,7 +321,7 @@ def test_a_full_spool_is_said_once_and_that_it_goes_on_once(tmp_path, caplog):
 def test_entries_that_are_dropped_are_said_at_once_and_then_ever_more_rarely(tmp_path, monkeypatch, caplog):
     """Each line has what was dropped since the last one."""
     now = 1000.0
-    monkeypatch.setattr("logbale.spool_queue.monotonic", lambda: now)
+    monkeypatch.setattr("logbale.storing.monotonic", lambda: now)
 
     async def scenario():
         nonlocal now

@@ -9,7 +9,8 @@ import selectors
 import socket
 from collections import deque
 
-from logbale import connection, log_shipper, open_session, sending, session_link, spool_queue, tcp_server
+TIMED = "connection log_shipper open_session reading sending session_link spool_queue storing tcp_server"
+"""The modules that read the clock."""
 
 PIECE = 512
 """Bytes that arrive at a time where the network has a speed."""
@@ -24,8 +25,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.now = 1000.0
         super().__init__(_Jumping(self))
         self.network = Network(self)
-        for module in (connection, log_shipper, open_session, sending, session_link, spool_queue, tcp_server):
-            monkeypatch.setattr(module, "monotonic", self.time)
+        for module in TIMED.split():
+            monkeypatch.setattr(f"logbale.{module}.monotonic", self.time)
 
     def time(self):
         return self.now

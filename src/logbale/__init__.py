@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from logbale.dashboard.server import DashboardServer
     from logbale.errors import LogbaleError
     from logbale.log_receiver import LogReceiver
-    from logbale.log_shipper import LogShipper, ShipReport
+    from logbale.log_shipper import LogShipper
     from logbale.metrics import ReceiverMetrics, ShipperMetrics
     from logbale.models import LogEntry
     from logbale.protocol import Algorithm, FrameDecoder, encode_frame
+    from logbale.ship_report import ShipReport
     from logbale.sources.generator import LogGenerator
     from logbale.sources.stdin import StdinSource
     from logbale.sources.tail import TailSource
@@ -66,7 +67,7 @@ _MODULES = {
     "LogbaleError": "errors",
     "ReceiverMetrics": "metrics",
     "Settings": "config",
-    "ShipReport": "log_shipper",
+    "ShipReport": "ship_report",
     "ShipperMetrics": "metrics",
     "StdinSource": "sources.stdin",
     "TCPClient": "tcp_client",

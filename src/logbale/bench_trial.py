@@ -14,7 +14,7 @@ from logbale.context_budget import WINDOW_LOGS
 from logbale.errors import DecompressionError
 from logbale.protocol import HEADER_BYTES, Algorithm
 from logbale.session import PREFIX_BYTES
-from logbale.spool_queue import LARGE_BYTES
+from logbale.storing import LARGE_BYTES
 
 _Encode = Callable[[bytes], tuple[Algorithm, bytes]]
 _Decode = Callable[[Algorithm, bytes, int], bytes]

@@ -14,7 +14,8 @@ from logbale.metrics import ShipperMetrics
 from logbale.protocol import FLAGS_AT, Algorithm, Flag
 from logbale.session import ShipperSession, encode_batch
 from logbale.spool import DamagedError, Record, Skip
-from logbale.spool_queue import LARGE_BYTES, SpoolQueue
+from logbale.spool_queue import SpoolQueue
+from logbale.storing import LARGE_BYTES
 
 
 class Sending:

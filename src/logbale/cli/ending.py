@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from logbale.config import Settings, connect_host, format_address
 from logbale.reports import REJECTED
-from logbale.sources import Source
+from logbale.sources import ResumableSource, Source
 from logbale.terminal import count
 
 if TYPE_CHECKING:
-    from logbale.log_shipper import ShipReport
+    from logbale.ship_report import ShipReport
     from logbale.spool import DiskSpool
 
 
@@ -24,7 +24,7 @@ def failure(
     """
     undelivered = "" if report.delivered else _undelivered(settings, report, waited=waited)
     if once and not report.source_ended:
-        unread_bytes = getattr(source, "unread_bytes", None)  # standard input has no such thing
+        unread_bytes = source.unread_bytes if isinstance(source, ResumableSource) else None
         left = _stopped_midway(undelivered, report, spool, unread_bytes)
     else:
         left = undelivered + _whereabouts(report, spool) if undelivered else ""

@@ -43,7 +43,7 @@ from logbale.tls.files import TLSFiles, for_shipper
 from logbale.tls.material import ShipperTLS, own_name
 
 if TYPE_CHECKING:
-    from logbale.log_shipper import ShipReport
+    from logbale.ship_report import ShipReport
     from logbale.sources.stdin import StdinSource
     from logbale.sources.tail import TailSource
     from logbale.spool import DiskSpool

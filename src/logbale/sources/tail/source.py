@@ -14,6 +14,7 @@ from logbale.errors import StorageError
 from logbale.lines import MAX_LINE_BYTES
 from logbale.models import Chunk
 from logbale.ndjson import MAX_DEPTH
+from logbale.sources import ResumableSource
 from logbale.sources.tail.discovery import Discovery, by_inode, reason, search
 from logbale.sources.tail.file import FollowedFile
 from logbale.sources.tail.files import FollowedFiles
@@ -34,7 +35,7 @@ LOOK_SHARE = 0.1
 """Of the time may go into looking because names changed: a directory with 10,000 others must not cost a core."""
 
 
-class TailSource:
+class TailSource(ResumableSource):
     """A Source of the lines of files. Its cursors are named by FileName and count bytes of content."""
 
     def __init__(
@@ -86,19 +87,16 @@ class TailSource:
         self.needs_cursors = not from_start and not was_begun
         """The same command begins at the ends of the files, unless cursors of this run outlive it."""
         self._files.look(first=True, at_end=not from_start and not was_begun)
-        self.begun: dict[str, int] = {}
-        """The cursors of a first run; also those of its first chunk, for who stops before that one is taken."""
-        if follow and BEGUN not in resume:
-            self.begun = {**self._files.begun, BEGUN: 1}
-            # In one chunk: of these cursors all become durable or none, or the next run took the others' files for new.
-            self._files.ready.insert(0, Chunk([], begun=self.begun))
+        # All or none of them become durable, or the next run took the others' files for new.
+        self.begun = {**self._files.begun, BEGUN: 1} if follow and BEGUN not in resume else {}
+        """The cursors of a first run, for who takes its chunks."""
 
     # what it gives
 
     async def chunks(self) -> AsyncGenerator[Chunk, None]:
         """The lines of all files in turn, so that a large one does not hold up the others.
 
-        A chunk without entries says where files begin, or which cursors are of no use any more. Raises StorageError
+        A chunk without entries says which cursors are of no use any more, or where blank lines are. Raises StorageError
         where a file cannot be read to its end, unless it is followed: then it is tried again. Cancelled while
         following, it leaves a last line that has no newline yet unread: the cursor is before it.
         """
@@ -131,9 +129,7 @@ class TailSource:
                 self._files.forget(file)
 
     def _take_ready(self) -> list[Chunk]:
-        ready = [
-            chunk for chunk in self._files.ready if chunk.entries or chunk.source or chunk.forgotten or chunk.begun
-        ]
+        ready = [chunk for chunk in self._files.ready if chunk.entries or chunk.source or chunk.forgotten]
         self._files.ready.clear()
         return ready
 
