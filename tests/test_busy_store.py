@@ -111,7 +111,8 @@ async def live(loop, directory, chance):
     """A shipper among one or two receivers, and whatever may happen to them while the store is slow; then peace."""
     store = spool_of(directory, max_bytes=chance.choice([3000, 1 << 20]), segment_bytes=700)
     options = {"policy": chance.choice(["block", "drop_oldest", "drop_newest"])}
-    options |= {"window_bytes": chance.choice([300, 5000, 1 << 20]), "return_interval": 5.0}
+    options |= {"max_memory": chance.choice([1, 2000, 1 << 20]), "return_interval": 5.0}
+    options |= {"window_bytes": chance.choice([300, 5000, 1 << 20])}
     async with Ends(store, receivers=chance.choice([1, 2]), **options) as ends:
         ends.thread.takes = lambda: chance.choice([0.0, 0.0, 0.01, 0.5, 7.0, 30.0])
         poisons = 0
@@ -137,7 +138,29 @@ async def live(loop, directory, chance):
         return ends, poisons
 
 
-@pytest.mark.parametrize("seed", range(40))
+def test_a_backlog_on_disk_is_sent_at_the_networks_pace_while_reading_goes_on(loop, tmp_path):
+    """However long a write takes, and though each is followed by the next: it is read back many batches at a time."""
+    spool = spool_of(tmp_path / "spool")
+    for n in range(300):
+        waiting = batch_of([{"n": n}])
+        spool.append([(waiting.raw, waiting.count, {})])
+
+    async def scenario():
+        async with Ends(spool) as ends:
+            ends.thread.takes = lambda: 0.02
+            began = loop.time()
+            for n in range(300, 500):
+                ends.queue.append(batch_of([{"n": n}]))
+                await asyncio.sleep(0.005)
+            assert len(ends.stored()) >= 300
+            assert loop.time() - began < 1.1
+            await ends.delivered(within=60)
+            assert [n for n, _ in ends.stored()] == list(range(500))
+
+    loop.run_until_complete(scenario())
+
+
+@pytest.mark.parametrize("seed", range(60))
 def test_whatever_happens_meanwhile_each_entry_is_stored_once_or_marked(loop, tmp_path, seed):
     """Connections that are cut, receivers that are away or cannot store, batches that are rejected or dropped: the sums
     are right, each receiver has its entries in order, and of what two of them have one copy says so.

@@ -23,6 +23,7 @@ from logbale.errors import StorageError
 from logbale.floods import Silence
 from logbale.models import Batch
 from logbale.spool import DamagedError, MemoryStore, Record, Skip
+from logbale.spool.ahead import read_ahead
 from logbale.spool.fresh import FreshBatches, FreshRoom
 from logbale.spool.store import NewBatch, Store
 from logbale.waiting_times import WaitingTimes
@@ -371,7 +372,10 @@ class SpoolQueue:
             return Skip(sequence, self.store.first - 1, 0, "rejected")
         if (fresh := self._fresh.get(sequence)) is not None:
             return fresh.record
-        return await self.call(self.store.item, sequence)
+        forgotten, room = self._fresh.forgotten, self._fresh.room_for_next
+        item, ahead = await self.call(read_ahead, self.store, sequence, room)
+        self._fresh.keep_next(ahead, forgotten)
+        return item
 
     async def wait_for_change(self) -> None:
         """Returns at the next step forward: something became durable or was consumed, or the input was closed."""
