@@ -6,16 +6,19 @@ import json
 from test_delivery import KeepingSink
 from virtual_network import Network, VirtualLoop
 
+from logbale.base_link import BaseLink
 from logbale.compressing import Compressing
 from logbale.compression import CompressionHandler
 from logbale.config import Settings
 from logbale.messages import Hello, Ping, Pong, Welcome, decode_from_client, encode_message
 from logbale.metrics import ReceiverMetrics, ShipperMetrics
 from logbale.protocol import Algorithm, Flag, FrameDecoder
+from logbale.receivers import Receivers
 from logbale.reports import Report
 from logbale.session_link import SessionLink
 from logbale.sinks import ReceivedBatch
 from logbale.spool_queue import SpoolQueue
+from logbale.tcp_client import TCPClient
 from logbale.tcp_server import TCPLogReceiver
 
 
@@ -106,9 +109,14 @@ class Ends:
         settings = Settings(**{"receivers": names, "compression_algorithm": "zstd", **settings})
         algorithm = Algorithm.named(settings.compression_algorithm)
         self._compressing = Compressing(CompressionHandler(algorithm, level=3, bypass_threshold=1))
-        self.link = SessionLink(
-            self.queue, settings, self._compressing, self.metrics, report=report, chance=lambda: 0.5
-        )
+        ways = self.queue, settings, self._compressing, self.metrics
+        if settings.session_mode == "on":
+            self.link = SessionLink(*ways, report=report, chance=lambda: 0.5)
+        else:
+            client = TCPClient(
+                Receivers(settings.receiver_addresses), stream="s", send_timeout=10.0, metrics=self.metrics
+            )
+            self.link = BaseLink(self.queue, client, self._compressing, self.metrics)
 
     async def __aenter__(self):
         for server in self.servers:
@@ -127,6 +135,7 @@ class Ends:
         for task in self.tasks:
             task.cancel()
         await asyncio.wait(self.tasks)
+        await self.link.close()
         for server in self.servers:
             await server.stop(deadline=asyncio.get_running_loop().time() + 10)
         self._compressing.close()

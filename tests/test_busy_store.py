@@ -138,15 +138,18 @@ async def live(loop, directory, chance):
         return ends, poisons
 
 
-def test_a_backlog_on_disk_is_sent_at_the_networks_pace_while_reading_goes_on(loop, tmp_path):
-    """However long a write takes, and though each is followed by the next: it is read back many batches at a time."""
+@pytest.mark.parametrize("mode", ["on", "off"])
+def test_a_backlog_on_disk_is_sent_at_the_networks_pace_while_reading_goes_on(loop, tmp_path, mode):
+    """In a session and in the base protocol, however long a write takes, and though each is followed by the next: many
+    batches are read back at a time, and none waits for the spool to hear of the one before.
+    """
     spool = spool_of(tmp_path / "spool")
     for n in range(300):
         waiting = batch_of([{"n": n}])
         spool.append([(waiting.raw, waiting.count, {})])
 
     async def scenario():
-        async with Ends(spool) as ends:
+        async with Ends(spool, session_mode=mode) as ends:
             ends.thread.takes = lambda: 0.02
             began = loop.time()
             for n in range(300, 500):

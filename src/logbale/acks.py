@@ -1,4 +1,4 @@
-"""Acks: the receiver's word on what it has, on its way to the queue."""
+"""Acks: the word on what is delivered, on its way to the queue."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from logbale.spool_queue import SpoolQueue
 
 
 class Acks:
-    """Those of one session. The queue hears the last of them when it has time: it may be busy for longer than the
-    receiver is with a batch, and neither the receiver's next word nor the window waits for that.
+    """Those of one session, or of a link without answers.
+
+    The queue hears the last of them when it has time: it may be busy for longer than the receiver is with a batch, and
+    neither the receiver's next word nor the window waits for that.
     """
 
     def __init__(self, queue: SpoolQueue) -> None:
         self._queue = queue
         self._last = 0
-        """Every batch up to and including this one is acknowledged; 0 before the first."""
+        """0 before the first."""
         self._came = asyncio.Event()
 
     def heard(self, last: int) -> None:
-        """The receiver has everything up to and including `last`, and keeps what it had before."""
+        """Everything up to and including `last` is delivered, and so is what was before."""
         self._last = max(self._last, last)
         self._came.set()
 
