@@ -10,13 +10,16 @@ from logbale.base_link import BaseLink
 from logbale.compressing import Compressing
 from logbale.compression import CompressionHandler
 from logbale.config import Settings
+from logbale.durations import Durations
 from logbale.messages import Hello, Ping, Pong, Welcome, decode_from_client, encode_message
 from logbale.metrics import ReceiverMetrics, ShipperMetrics
 from logbale.protocol import Algorithm, Flag, FrameDecoder
 from logbale.receivers import Receivers
+from logbale.relay.queue import RelayQueue
 from logbale.reports import Report
 from logbale.session_link import SessionLink
 from logbale.sinks import ReceivedBatch
+from logbale.spool.fresh import FreshRoom
 from logbale.spool_queue import SpoolQueue
 from logbale.tcp_client import TCPClient
 from logbale.tcp_server import TCPLogReceiver
@@ -95,7 +98,7 @@ class BusyLoop(VirtualLoop):
 class Ends:
     """One shipper's queue and link, and its receivers, the first on port 1."""
 
-    def __init__(self, store, *, receivers=1, policy="block", max_memory=1 << 20, **settings):
+    def __init__(self, store, *, receivers=1, policy="block", max_memory=1 << 20, is_relay=False, **settings):
         loop = asyncio.get_running_loop()
         self.thread = BusyThread(loop)
         self.servers = [
@@ -103,7 +106,12 @@ class Ends:
             for n in range(receivers)
         ]
         self.networks = [loop.network_of(n + 1) for n in range(receivers)]
-        self.queue = SpoolQueue(store, max_memory=max_memory, policy=policy, thread=self.thread)
+        if is_relay:
+            room = FreshRoom(max_memory)
+            self.queue = RelayQueue(store, self.thread, room=room, durations=Durations(), now=loop.time())
+            self.queue._thread = self.thread
+        else:
+            self.queue = SpoolQueue(store, max_memory=max_memory, policy=policy, thread=self.thread)
         names = ",".join(f"127.0.0.1:{n + 1}" for n in range(receivers))
         self.metrics = ShipperMetrics(now=0.0, algorithm="zstd", level=3)
         settings = Settings(**{"receivers": names, "compression_algorithm": "zstd", **settings})

@@ -8,6 +8,7 @@ import random
 import threading
 
 import pytest
+import relay_items
 from busy_store import BusyLoop, Ends, Scripted
 from chunks import batch_of
 from spool_batches import spool_of
@@ -19,6 +20,7 @@ from logbale.errors import StorageError
 from logbale.log_shipper import LogShipper
 from logbale.messages import WRONG_STREAM, Ack, Error
 from logbale.models import Batch
+from logbale.sinks import Mark
 from logbale.spool import MemoryStore
 
 
@@ -130,6 +132,8 @@ async def live(loop, directory, chance):
             if chance.random() < 0.2:
                 (sink.open.clear if sink.open.is_set() else sink.open.set)()
             await asyncio.sleep(chance.choice([0.0, 0.1, 1.0, 10.0]))
+            counts = dict(ends.queue.counts)
+            assert counts.pop("read") == sum(counts.values()) == n + 1 + poisons
         ends.thread.takes = lambda: 0.0
         for network, server in zip(ends.networks, ends.servers, strict=True):
             network.is_up = True
@@ -285,3 +289,29 @@ def test_a_store_that_fails_at_an_acknowledgement_ends_a_session_and_not_the_shi
             assert running.metrics.errors["storage"] == ends
 
     loop.run_until_complete(scenario())
+
+
+@pytest.mark.parametrize("ends_after", [5.0, 25.0, 45.0, 65.0, 85.0])
+def test_a_relays_session_ends_when_its_spool_has_heard_of_all_that_was_sent(loop, tmp_path, ends_after):
+    """Whenever its place is to be given up; and it is said once nothing waits any more."""
+    drained = []
+
+    async def scenario():
+        spool = relay_items.spool_of(tmp_path / "origin")
+        async with Ends(spool, is_relay=True) as ends:
+            queue = ends.queue
+            queue.begin_link(lambda: drained.append(loop.time()))
+            items = [relay_items.batch(n) for n in range(1, 4)]
+            kept, _ = await queue.call(spool.keep, items, Mark(), 0)
+            ends.thread.takes = lambda: 20.0
+            queue.kept(kept, loop.time())
+            await asyncio.sleep(ends_after)
+            queue.end_link()
+            async with asyncio.timeout(200):
+                await ends.tasks[1]
+            assert len(ends.stored()) == queue.counts["acknowledged"]
+            assert bool(drained) == (not queue.has_waiting)
+            assert ends.networks[0].connections == 1
+
+    loop.run_until_complete(scenario())
+    assert ends_after < 50 or drained
