@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from logbale.acks import Acks
 from logbale.compressing import Compressing
 from logbale.config import Settings
 from logbale.metrics import ShipperMetrics
@@ -41,11 +42,24 @@ class BaseLink:
 
     async def run(self) -> None:
         """Sends until the queue is closed and empty."""
+        acks = Acks(self._queue)
+        parts = [asyncio.create_task(part) for part in (self._send(acks), acks.run())]
+        try:
+            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in parts:
+                task.cancel()
+            await asyncio.wait(parts)
+            await acks.pass_on()
+
+    async def _send(self, acks: Acks) -> None:
         sequence = self._queue.store.first
         await self._queue.begin_sending(sequence)  # for good: nobody ever says what is on its way
         while (item := await self._queue.next_item(sequence)) is not None:
             if isinstance(item, Skip):  # nobody to tell: the base protocol has no sequences
-                await self._queue.acknowledge(item.last)
+                acks.heard(item.last)
                 sequence = item.last + 1
                 continue
             try:
@@ -60,7 +74,7 @@ class BaseLink:
                 raw_bytes=compressed.raw_bytes,
                 wire_bytes=len(header) + len(compressed.payload),
             )
-            await self._queue.acknowledge(item.sequence)
+            acks.heard(item.sequence)  # by nobody: what the kernel has counts as delivered
             sequence = item.sequence + 1
 
     async def finish(self, timeout: float) -> bool:

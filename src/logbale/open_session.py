@@ -12,6 +12,7 @@ from time import monotonic
 import msgspec
 
 from logbale import __version__
+from logbale.acks import Acks
 from logbale.compressing import Compressing
 from logbale.config import Settings
 from logbale.connecting import READ_BYTES, SessionEnded, refuse_too_old
@@ -106,17 +107,18 @@ class OpenSession:
         self._sending = Sending(queue, settings, compressing, metrics, self._session, writer, first_alone=first_alone)
         self._decoder = FrameDecoder(MAX_CONTROL_BYTES, session=True)
         self._pace = Pace()
+        self._acks = Acks(queue)
         self._welcomed = asyncio.Event()
+        self._may_send = asyncio.Event()
+        """The store has taken the welcome in."""
+        self._is_listening = True
+        """False while the store takes in what the receiver has said."""
         self._resume_at = 0
         self._has_others = has_others
         self._busy_since: float | None = None
         """Since when, without an acknowledgement, the receiver says that it cannot store."""
         self._busy_heard = 0.0
         self._busy_reason = ""
-        self._acked_up_to = 0
-        """By the last acknowledgement of this session; 0 before the first."""
-        self._ack_came = asyncio.Event()
-        """The queue has not heard of it yet."""
         self._acked = 0.0
         """When the last acknowledgement came, or the welcome."""
         self._leaving = asyncio.Event()
@@ -146,22 +148,8 @@ class OpenSession:
 
         Raises SessionEnded otherwise.
         """
-        hello = self._session.hello(
-            agent=f"logbale/{__version__}",
-            host=socket.gethostname(),
-            token=self._token,
-            sent=self._sent,
-            name=self._name,
-        )
-        self._writer.write(hello)
-        sending = asyncio.create_task(self._send())
-        parts = (self._send_or_leave(sending), self._receive(), self._pass_acks_on(), self._watch())
-        tasks = [asyncio.create_task(part) for part in parts]
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-            return not sending.cancelled()
+            return await self._run()
         except RuntimeError as error:  # uvloop's, for a transport that has ended; it names objects, not what happened
             raise self._lost("the receiver closed the connection") from error
         except TLSError as error:
@@ -172,14 +160,32 @@ class OpenSession:
             raise SessionEnded("connection_lost", str(error)) from error
         except StorageError as error:  # no room for a dead letter, say: tried again in the next session
             raise SessionEnded("storage", str(error)) from error
+
+    async def _run(self) -> bool:
+        hello = self._session.hello(
+            agent=f"logbale/{__version__}",
+            host=socket.gethostname(),
+            token=self._token,
+            sent=self._sent,
+            name=self._name,
+        )
+        self._writer.write(hello)
+        sending = asyncio.create_task(self._send())
+        parts = (self._send_or_leave(sending), self._receive(), self._acks.run(), self._watch())
+        tasks = [asyncio.create_task(part) for part in parts]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+            return not sending.cancelled()
         finally:
             try:
                 for task in (*tasks, sending):
                     task.cancel()
                 await asyncio.wait([*tasks, sending])
-                await self._pass_ack_on()
             finally:  # who is cancelled just here leaves no connection behind
                 self._writer.transport.abort()
+            await self._acks.pass_on()  # before another session asks what waits; its receiver may be another one
             with contextlib.suppress(OSError):
                 await self._writer.wait_closed()
 
@@ -195,7 +201,9 @@ class OpenSession:
                 if answer:
                     self._writer.write(answer)
                 if event is not None:
+                    self._is_listening = False
                     await self._handle(event)
+                    self._is_listening = True
         raise self._lost("the receiver closed the connection")
 
     def _lost(self, how: str) -> SessionEnded:
@@ -207,8 +215,7 @@ class OpenSession:
         if isinstance(event, Ack):
             self._busy_since = None
             self._acked = monotonic()
-            self._acked_up_to = event.last
-            self._ack_came.set()
+            self._acks.heard(event.last)
             self._sending.acked.set()
         elif isinstance(event, Reject):
             await self._queue.reject(event.sequence, event.reason)
@@ -224,18 +231,6 @@ class OpenSession:
             if event.code == WRONG_STREAM:
                 await self._take_own_stream()
             raise SessionEnded(event.counter, self._refusal(event))
-
-    async def _pass_acks_on(self) -> None:
-        """The queue hears the last word when it has time: it may be busy for longer than the receiver is with a batch,
-        and neither the receiver's next word nor the window waits for that."""
-        while True:
-            await self._ack_came.wait()
-            self._ack_came.clear()
-            await self._pass_ack_on()
-
-    async def _pass_ack_on(self) -> None:
-        if self._acked_up_to >= self._queue.first:
-            await self._queue.acknowledge(self._acked_up_to)
 
     def _hear_busy(self, busy: Busy, now: float) -> None:
         if self._busy_since is None or now - self._busy_heard > BUSY_SILENCE:
@@ -261,8 +256,7 @@ class OpenSession:
         old, owner = self._queue.store.stream, self._queue.store.owner
         if not owner or owns([owner], old):
             return
-        await self._pass_ack_on()
-        self._acked_up_to = 0  # what waits has other numbers from now on
+        await self._acks.end()
         await self._queue.new_stream()
         log.error(
             "the receiver does not let %s write stream %s, which was begun without its certificate. What waits goes on "
@@ -273,6 +267,7 @@ class OpenSession:
         )
 
     async def _welcome(self, event: Welcomed) -> None:
+        self._welcomed.set()
         refuse_too_old(event.welcome)
         if event.other_history:
             old = self._queue.store.stream
@@ -293,7 +288,7 @@ class OpenSession:
         self._sending.window_log = event.welcome.window_log
         self._acked = monotonic()
         await self._opened(event.welcome)
-        self._welcomed.set()
+        self._may_send.set()
 
     # what is sent
 
@@ -315,7 +310,7 @@ class OpenSession:
         return None
 
     async def _send(self) -> None:
-        await self._welcomed.wait()
+        await self._may_send.wait()
         await self._sending.run(self._resume_at)
         self._tell_all(ended=True)
 
@@ -336,6 +331,9 @@ class OpenSession:
         while True:
             await asyncio.sleep(1.0)
             now = monotonic()
+            if not self._is_listening:  # whom we do not read, we cannot hear
+                self._session.live.heard(now)
+                self._pace.restart()
             self._pace.check(now, self._decoder)
             if (ping := self._session.live.tick(now)) is not None:
                 self._tell(ping)

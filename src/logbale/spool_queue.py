@@ -19,6 +19,7 @@ from logbale.errors import StorageError
 from logbale.known_store import KnownStore
 from logbale.models import Batch
 from logbale.spool import DamagedError, MemoryStore, Record, Skip
+from logbale.spool.ahead import read_ahead
 from logbale.spool.fresh import FreshBatches, FreshRoom
 from logbale.spool.store import Store
 from logbale.storing import Policy, Storing
@@ -115,9 +116,13 @@ class SpoolQueue:
         self._stored.sent_up_to = max(self._stored.sent_up_to, sequence)
         if sequence < self.store.first:  # rejected here, and the receiver never heard of it
             return Skip(sequence, self.store.first - 1, 0, "rejected")
-        if (fresh := self._stored.fresh.get(sequence)) is not None:
-            return fresh.record
-        return await self._stored.call(self.store.item, sequence)
+        fresh = self._stored.fresh
+        if (kept := fresh.get(sequence)) is not None:
+            return kept.record
+        forgotten, room = fresh.forgotten, fresh.room_for_next
+        item, ahead = await self._stored.call(read_ahead, self.store, sequence, room)
+        fresh.keep_next(ahead, forgotten)
+        return item
 
     async def read(self, record: Record) -> bytes:
         """The raw batch, from memory or back from the store. Raises DamagedError."""
