@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 
+import msgspec
 import pytest
 from chunks import chunk_of
 from hypothesis import given
@@ -21,6 +22,7 @@ from logbale.compression import CompressionHandler, frame_of_size, zstd
 from logbale.decoding import KEPT_FRAME_BYTES
 from logbale.protocol import Algorithm
 from logbale.sinks.archive import ArchiveSink
+from logbale.sources.generator import LogGenerator
 from logbale.spool import DiskSpool
 
 LINE = "2026-11-24 10:00:00,123 INFO  [main] shop.orders.Service - order %06d placed by user-%05d"
@@ -184,16 +186,34 @@ def test_lately_is_the_last_two_seconds():
     assert carried.lately(total, now=now + 63) == 0
 
 
+GENERATED = b"".join(msgspec.json.encode(entry) + b"\n" for entry in LogGenerator(100, 0, seed=1).take(2000, start=0.0))
+
+
 def test_what_is_sent_again_was_not_compressed_again():
     """It counts as sent twice; the time, and what the levels are judged by, count once."""
     compressing = Compressing(CompressionHandler(Algorithm.ZSTD, 3))
-    pressed = compressing.press(b"".join(b'{"n":%d}\n' % n for n in range(20_000)))()
+    pressed = compressing.press(GENERATED)()
     for _ in range(2):
-        compressing.sent(pressed)
+        assert asyncio.run(compressing.payload(pressed)) == pressed.payload
     stats = compressing.handler.stats
     assert (stats.batches, stats.raw_bytes, stats.wire_bytes) == (2, 2 * pressed.raw_bytes, 2 * len(pressed.payload))
     assert stats.seconds == pressed.seconds > 0
     assert compressing.take_work()[3].raw_bytes == pressed.raw_bytes
+    compressing.close()
+
+
+@pytest.mark.parametrize(("pressed_at", "level", "is_new"), [(2, 9, True), (9, 2, False), (6, 6, False)])
+def test_what_waits_leaves_at_a_level_that_was_raised_meanwhile(pressed_at, level, is_new):
+    """A backlog is compressed before it is known that a link is slow; it counts at the level at which it left."""
+    compressing = Compressing(CompressionHandler(Algorithm.ZSTD, pressed_at))
+    pressed = compressing.press(GENERATED)()
+    compressing.handler.level = level
+    payload = asyncio.run(compressing.payload(pressed))
+    assert (len(payload) < len(pressed.payload)) is is_new
+    assert zstd.decompress(payload) == GENERATED
+    assert frame_of_size(payload, len(GENERATED))
+    assert compressing.handler.stats.wire_bytes == len(payload)
+    assert list(compressing.take_work()) == [level if is_new else pressed_at]
     compressing.close()
 
 

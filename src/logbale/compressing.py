@@ -15,7 +15,7 @@ from weakref import WeakSet
 
 import msgspec
 
-from logbale.compression import Compressed, CompressionHandler
+from logbale.compression import Compressed, CompressionHandler, decompress
 from logbale.context import ContextCompressor
 from logbale.level_table import Work
 from logbale.protocol import Algorithm, Flag
@@ -97,9 +97,25 @@ class Compressing:
         self._pressers.append(presser)
         return Pressed(payload, level, len(raw), seconds, cpu_seconds)
 
-    def sent(self, pressed: Pressed) -> None:
+    async def payload(self, pressed: Pressed) -> bytes:
+        """What leaves for it: its frame, or, where the level was raised since, a smaller one. A backlog was compressed
+        before anybody knew how slowly the link takes it."""
+        level = self.handler.level
+        if not 0 < pressed.level < level:
+            self._sent(pressed)
+            return pressed.payload
+        payload, seconds, cpu_seconds = await self._timed(
+            pressed.raw_bytes, partial(self._compress_anew, pressed.raw_bytes), pressed.payload
+        )
+        self._record(level, _as_sent(payload, pressed), seconds, cpu_seconds)
+        return payload
+
+    def _compress_anew(self, raw_bytes: int, payload: bytes) -> bytes:
+        return self.handler.compress_always(decompress(Algorithm.ZSTD, payload, max_raw=raw_bytes, max_ratio=None))
+
+    def _sent(self, pressed: Pressed) -> None:
         """It left: from now on it counts. Where it left before, as sent once more, but not as compressed once more."""
-        compressed = Compressed(pressed.payload, Algorithm.ZSTD, pressed.raw_bytes, bypassed=False)
+        compressed = _as_sent(pressed.payload, pressed)
         if pressed in self._counted:
             self.handler.record(compressed, 0.0)
             return
@@ -139,6 +155,10 @@ def _result(pressing: Future[Pressed]) -> Pressed | None:
     with contextlib.suppress(CancelledError):
         return pressing.result()
     return None
+
+
+def _as_sent(payload: bytes, pressed: Pressed) -> Compressed:
+    return Compressed(payload, Algorithm.ZSTD, pressed.raw_bytes, bypassed=False)
 
 
 def context_flags(context: ContextCompressor) -> Flag:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from time import monotonic
 
 from logbale.errors import ProtocolError
@@ -17,6 +18,8 @@ from logbale.tls.material import ShipperTLS
 
 CONNECT_TIMEOUT = 10.0
 READ_BYTES = 64 * 1024
+UNSENT_BYTES = 64 * 1024
+"""What the kernel holds of what it cannot send yet."""
 
 
 class SessionEnded(Exception):
@@ -31,13 +34,22 @@ async def connect(receiver: Receiver, tls: ShipperTLS | None) -> tuple[asyncio.S
     """A connection to it. Raises SessionEnded."""
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):
-            return await open_connection(receiver.host, receiver.port, tls, address=receiver.address)
+            reader, writer = await open_connection(receiver.host, receiver.port, tls, address=receiver.address)
+        _hold_little_unsent(writer)
+        return reader, writer
     except TimeoutError:
         raise SessionEnded("connect", f"no answer within {CONNECT_TIMEOUT:g} s") from None
     except TLSError as error:
         raise SessionEnded(error.reason, str(error)) from None
     except OSError as error:
         raise SessionEnded("connect", error.strerror or str(error)) from None
+
+
+def _hold_little_unsent(writer: asyncio.StreamWriter) -> None:
+    """What has not left yet stays here, where its level can still be raised: else the kernel takes megabytes, and a
+    slow link does not show before they are full."""
+    with contextlib.suppress(AttributeError, OSError):  # a system without it, or a connection that has ended already
+        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
 
 
 async def look(receiver: Receiver, tls: ShipperTLS | None, session: ShipperSession, hello: bytes, last: Status) -> None:

@@ -74,8 +74,8 @@ class Sending:
         ended_contexts = self._ended_contexts
         if (pressed := self._queue.pressed(record)) is not None:
             self._alone = False
-            self._compressing.sent(pressed)
-            frame = encode_batch(record.sequence, record.raw_bytes, record.crc, pressed.payload, Algorithm.ZSTD)
+            payload = await self._compressing.payload(pressed)
+            frame = encode_batch(record.sequence, record.raw_bytes, record.crc, payload, Algorithm.ZSTD)
         else:
             try:
                 raw = await self._queue.read(record)
