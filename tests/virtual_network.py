@@ -140,7 +140,7 @@ class End(asyncio.Transport):
         return {"peername": ("virtual", 1), "socket": self}.get(name, default)
 
     def setsockopt(self, *option):
-        assert option[1] in (socket.SO_KEEPALIVE, socket.SO_LINGER)
+        assert option[1] in (socket.SO_KEEPALIVE, socket.SO_LINGER, socket.TCP_NOTSENT_LOWAT)
 
     def set_write_buffer_limits(self, high=None, low=None):
         pass
