@@ -46,7 +46,7 @@ def test_what_is_acknowledged_makes_room_in_the_window_while_the_spool_is_busy(r
     """All of many windows arrives while the spool is with the first acknowledgement; it hears of the rest in one."""
 
     async def scenario():
-        settings = {"batch_max_bytes": 2048, "window_bytes": 4096, "compression_enabled": False}
+        settings = {"batch_max_bytes": 2048, "batch_interval": 0.05, "window_bytes": 4096, "compression_enabled": False}
         store = HeldUp(spool_of(tmp_path / "spool"))
         sink = KeepingSink()
         sink.open.clear()
