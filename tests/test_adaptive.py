@@ -31,14 +31,17 @@ def test_sustained_load_brings_the_lowest_level_within_eight_readings():
 def test_sustained_idleness_brings_the_highest_level():
     """One level up for every two idle readings."""
     adaptive = AdaptiveCompression(1, 9, level=1)
-    assert levels(feed(adaptive, *[0] * 18)) == [1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9, 9, 9]
+    decisions = feed(adaptive, *[0] * 18)
+    assert {decision.cause for decision in decisions} == {"cpu_idle"}
+    assert levels(decisions) == [1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9, 9, 9]
 
 
 def test_a_load_between_the_thresholds_moves_nothing():
     """Between IDLE and BUSY the level stays wherever it is."""
     for level in range(1, 10):
         adaptive = AdaptiveCompression(1, 9, level=level)
-        assert set(levels(feed(adaptive, *[IDLE, 65, BUSY] * 20))) == {level}
+        decisions = feed(adaptive, *[IDLE, 65, BUSY] * 20)
+        assert {(decision.level, decision.cause) for decision in decisions} == {(level, "cpu_between")}
 
 
 def test_one_hot_reading_moves_nothing():

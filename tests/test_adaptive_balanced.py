@@ -2,12 +2,13 @@
 
 import random
 from math import inf
+from unittest.mock import ANY
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from logbale.adaptive import Sample
+from logbale.adaptive import Decision, Sample
 from logbale.adaptive_balanced import (
     BEHIND_BYTES,
     MAX_CHANGES,
@@ -197,7 +198,10 @@ def test_the_reason_has_the_figures():
         "the link is what everything waits for (0.19 MB/s arrive, 50.0 MB wait, CPU 21 %, 100 % of a core, "
         "link 0.12 MB/s): 6 → 7"
     )
-    assert adaptive.decide().reason == "nothing new was seen: stays at 7"
+    again = adaptive.decide()
+    assert again.reason == "nothing new was seen: stays at 7"
+    assert [each.cause for each in (early, decision, again)] == ["too_early", "link", "idle"]
+    assert feed(adaptive, 2, **SLOW_LINK)[-1] == Decision(7, ANY, changed=False, cause="link")
 
 
 def test_bounds_hold_and_equal_ones_fix_the_level():

@@ -554,6 +554,16 @@ def test_config_show_prints_each_value_and_its_origin(tmp_path):
     assert lines["COMPRESSION_ALGORITHM=zstd"].startswith("the default with SESSION_MODE=on: ")
 
 
+@pytest.mark.parametrize(("context", "goes_on"), [("stream", True), ("batch", False)])
+def test_config_show_says_of_zstd_what_is_true_of_this_context(context, goes_on):
+    """It goes on from batch to batch where it does so; where each batch stands alone, it is faster, not far smaller."""
+    shown = logbale_run("config", "show", COMPRESSION_CONTEXT=context).stdout
+    line = next(line for line in shown.splitlines() if line.startswith("COMPRESSION_ALGORITHM=zstd "))
+    assert "the default with SESSION_MODE=on: " in line
+    assert ("goes on from batch to batch, far smaller than gzip" in line) == goes_on
+    assert ("each batch on its own" in line and "a third of the CPU" in line) == (not goes_on)
+
+
 def test_config_check_answers_with_its_exit_code(tmp_path):
     """0 and nothing on stdout, or 78 and what is wrong."""
     odd = logbale_run("config", "check", COMPRESION_LEVEL="5")

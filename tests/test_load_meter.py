@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import socket
 import sys
 
@@ -9,9 +10,11 @@ import msgspec
 import pytest
 from chunks import chunk_of
 
+from logbale.adaptive import CAUSES
 from logbale.compressing import Compressing
 from logbale.compression import CompressionHandler
 from logbale.config import Settings
+from logbale.level_choice import LevelChoice, first_level, policy_of
 from logbale.load_meter import LoadMeter
 from logbale.log_shipper import LogShipper
 from logbale.metrics import ReceiverMetrics, ShipperMetrics
@@ -90,6 +93,42 @@ def test_a_send_that_still_waits_counts_as_stalled():
     metrics.send_ended(14.0)
     assert metrics.stalled_seconds(20.0) == 4.0
     assert metrics.snapshot(20.0).stalled_seconds == 4.0
+
+
+def test_what_a_decision_weighs_and_its_kind_are_metrics(run, monkeypatch):
+    """Of the balanced policy all of it, of the other one its kind alone; and nothing that is not in force any more."""
+
+    async def scenario():
+        queue, metrics, compressing, meter = make(monkeypatch)
+        settings = Settings(adaptive_enabled=True, compression_algorithm="gzip")
+        policy = policy_of(settings)
+        compressing.handler.level = metrics.level = first_level(settings, policy)
+        choice = LevelChoice(settings, policy, compressing.handler, metrics, meter)
+
+        async def decide():
+            deciding = asyncio.create_task(choice.run(look=lambda: None))
+            await asyncio.sleep(0)
+            deciding.cancel()
+            return metrics.snapshot(0.0)
+
+        before = metrics.snapshot(0.0)
+        assert (before.level_cause, before.level_inputs) == ("fixed", None)
+        await compressing.alone(b"a line of a thousand bytes " * 40)
+        balanced = await decide()
+        assert balanced.level_cause == "cheapest"
+        assert balanced.level_inputs.link == math.inf
+        assert balanced.level_inputs.arrivals > 0
+        assert 0 < balanced.level_inputs.core_share <= 1
+        assert not balanced.level_inputs.is_behind
+        choice.follow(msgspec.structs.replace(settings, adaptive_policy="cpu"))
+        assert (metrics.level_cause, metrics.level_inputs) == ("fixed", None)
+        after = await decide()
+        assert after.level_cause in CAUSES[-3:]
+        assert after.level_inputs is None
+        compressing.close()
+        await queue.close()
+
+    run(scenario)
 
 
 @pytest.mark.parametrize("mode", ["on", "off"])

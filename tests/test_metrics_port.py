@@ -1,5 +1,6 @@
 """What machines get from METRICS_PORT at either end: numbers that Prometheus reads, life and readiness."""
 
+import math
 import re
 from pathlib import Path
 
@@ -9,11 +10,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving import get, served
 
 from logbale import __version__
+from logbale.adaptive import CAUSES
 from logbale.alarms import ALARMS, Alarm, Disk
 from logbale.clients import Clients
 from logbale.durations import Durations, Latency
 from logbale.exposition import MAX_REASONS, Exposition
-from logbale.metrics import Rates, ReceiverSnapshot, RelaySnapshot, ShipperSnapshot, Totals
+from logbale.metrics import LevelInputs, Rates, ReceiverSnapshot, RelaySnapshot, ShipperSnapshot, Totals
 from logbale.metrics_server import MetricsServer
 from logbale.monitor import Overview
 
@@ -115,7 +117,9 @@ SHIPPER = ShipperSnapshot(
     compress_durations=distribution(0.0004, 257.0),
     spool_bytes=283,
     oldest_waiting=293.5,
-    cpu_percent=30.7,
+    cpu_percent=37.5,
+    level_cause="cheapest",
+    level_inputs=LevelInputs(link=353.5, core_share=0.625, arrivals=359.5, is_behind=True),
 )
 
 
@@ -197,11 +201,31 @@ def test_a_shippers_numbers_arrive_under_their_names():
     assert found["logbale_shipper_level_changes_total", ("reason", "link")] == 271
     assert found["logbale_shipper_backlog_bytes",] == 277
     assert found["logbale_shipper_stalled_seconds_total",] == 281.5
+    assert {cause: found["logbale_shipper_level_reason", ("reason", cause)] for cause in CAUSES} == {
+        cause: cause == "cheapest" for cause in CAUSES
+    }
+    assert found["logbale_shipper_cpu_ratio",] == 0.375
+    assert found["logbale_shipper_link_bytes_per_second",] == 353.5
+    assert found["logbale_shipper_core_ratio",] == 0.625
+    assert found["logbale_shipper_arrivals_bytes_per_second",] == 359.5
+    assert found["logbale_shipper_behind",] == 1
     assert found["logbale_shipper_reconnects_total",] == 263
     assert found["logbale_shipper_receivers",] == 3
     assert found["logbale_shipper_receiver_choice",] == 2
     assert found["logbale_shipper_failovers_total",] == 307
     assert found["logbale_shipper_errors_total", ("reason", "connect")] == 269
+
+
+def test_what_no_policy_weighs_has_no_series():
+    """No policy, no believed bandwidth, and no 0 in its place; a link that is not the limit takes infinitely much."""
+    without = samples(msgspec.structs.replace(SHIPPER, level_inputs=None, cpu_percent=None, level_cause="fixed"))
+    assert not {"link_bytes_per_second", "core_ratio", "arrivals_bytes_per_second", "behind", "cpu_ratio"} & {
+        name.removeprefix("logbale_shipper_") for name, *_ in without
+    }
+    assert without["logbale_shipper_level_reason", ("reason", "fixed")] == 1
+    inputs = msgspec.structs.replace(SHIPPER.level_inputs, link=math.inf)
+    found = samples(msgspec.structs.replace(SHIPPER, level_inputs=inputs))
+    assert found["logbale_shipper_link_bytes_per_second",] == math.inf
 
 
 def test_a_histogram_has_its_buckets():

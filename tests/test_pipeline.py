@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from logbale.metrics import ReceiverMetrics
+from logbale.protocol import Algorithm
+from logbale.status import print_table
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
@@ -44,6 +48,7 @@ def test_every_log_is_measured_alone_and_with_the_others(tmp_path):
     assert short["source_bytes"] < both["source_bytes"] < long["source_bytes"]
     for row in rows:
         assert min(row["wire_bytes"], row["ship_cpu"], row["receive_cpu"], row["ship_memory"]) > 0
+        assert row["wire_bytes"] == int(row["wire_bytes"])
         assert row["rounds"] == [round(row["entries_per_second"])]
     assert f"{found['machine']['cpu']}, {found['machine']['cores']} cores, load" in done.stdout
     assert f"commit {found['machine']['commit']}" in done.stdout
@@ -59,6 +64,18 @@ def test_a_log_alone_is_compared_by_entries_by_bytes_and_by_cpu(monkeypatch):
     mixed = {"entries_per_second": 100, "source_bytes": 1000, "seconds": 10, "ship_cpu": 1, "receive_cpu": 1}
     assert compared(mixed | {"source_bytes": 500}, mixed) == (0, -0.5, 1)
     assert compared(mixed | {"entries_per_second": 200, "seconds": 5}, mixed) == (1, 1, 0)
+
+
+def test_wire_bytes_are_exact(monkeypatch, capsys):
+    """To the byte, whatever the receiver's table rounds them to for people."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from pipeline import wire_bytes
+
+    for number in (0, 7, 999, 1_000, 23_104_512, 4_000_000_001):
+        metrics = ReceiverMetrics(now=0.0)
+        metrics.batch_received(Algorithm.ZSTD, entries=50, raw_bytes=5_000_000_017, wire_bytes=number)
+        print_table(metrics.snapshot(1.0))
+        assert wire_bytes(capsys.readouterr().err) == number
 
 
 def test_settings_of_the_environment_change_no_measurement(monkeypatch, tmp_path):

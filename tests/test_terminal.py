@@ -222,8 +222,8 @@ def test_the_tables_have_what_was_asked_for():
     """Entries, batches, both weights, ratio, speed, errors by reason, reconnects."""
     table = dict(rows(shipper().snapshot(10.0)))
     assert (table["entries delivered"], table["entries sent"]) == ("1,000", "1,000")
-    assert table["raw"] == "120.0 kB"
-    assert table["wire"] == "20.0 kB"
+    assert table["raw"] == "120.0 kB = 120,000 B"
+    assert table["wire"] == "20.0 kB = 20,000 B"
     assert table["ratio"] == "6.0×"
     assert table["entries/s, mean"] == "100"
     assert table["entries waiting"] == "200"

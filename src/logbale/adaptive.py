@@ -32,6 +32,13 @@ PATIENCE = 2
 MAX_PATIENCE = 32
 """The most that it takes where rises were regretted again and again."""
 
+CAUSES = (
+    *("fixed", "idle", "too_early"),  # no policy has decided, it saw no work, or not enough of it
+    *("link", "ends", "keep_up", "cheapest"),  # of the balanced policy
+    *("cpu_busy", "cpu_idle", "cpu_between"),  # of the one that looks at the CPU load alone
+)
+"""Every kind of reason for a level."""
+
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
     """What the shipper saw of its machine and of itself since the sample before."""
@@ -61,8 +68,8 @@ class Decision(msgspec.Struct, frozen=True):
     reason: str
     """Why, with the figures, to follow `level:` in a log line."""
     changed: bool
-    cause: str = ""
-    """The kind of reason for a change: cpu_busy or cpu_idle; of the balanced policy link, ends, keep_up or cheapest."""
+    cause: str
+    """The kind of reason, one of CAUSES; a change's is none of fixed, idle, too_early and cpu_between."""
 
 
 class Policy(Protocol):
@@ -110,7 +117,7 @@ class AdaptiveCompression:
     def decide(self) -> Decision:
         """The level that the readings so far ask for. Without a new one since the last decision, it stays."""
         if not self._fresh:
-            return self._stay("no new CPU reading")
+            return self._stay("no new CPU reading", "idle")
         self._fresh = False
         cpu = f"CPU {self.smoothed:.1f} % (smoothed)"
         if self.smoothed > SATURATED:
@@ -119,11 +126,11 @@ class AdaptiveCompression:
             return self._fall(1, f"{cpu}, above {BUSY:.0f} %")
         if self.smoothed < IDLE:
             return self._rise(f"{cpu}, below {IDLE:.0f} %")
-        return self._stay(f"{cpu}, between {IDLE:.0f} % and {BUSY:.0f} %")
+        return self._stay(f"{cpu}, between {IDLE:.0f} % and {BUSY:.0f} %", "cpu_between")
 
     def _fall(self, steps: int, why: str) -> Decision:
         if self.level == self.min_level:
-            return self._stay(f"{why}, at its lowest")
+            return self._stay(f"{why}, at its lowest", "cpu_busy")
         if self._rose_last:
             self._patience = min(MAX_PATIENCE, 2 * self._patience)
         return self._move(max(self.min_level, self.level - steps), why)
@@ -136,8 +143,8 @@ class AdaptiveCompression:
             if self.level < self.max_level:
                 return self._move(self.level + 1, why)
         if self.level == self.max_level:
-            return self._stay(f"{why}, at its highest")
-        return self._stay(f"{why} for {self._idle_readings} of {self._patience} readings")
+            return self._stay(f"{why}, at its highest", "cpu_idle")
+        return self._stay(f"{why} for {self._idle_readings} of {self._patience} readings", "cpu_idle")
 
     def _move(self, level: int, why: str) -> Decision:
         before, self.level = self.level, level
@@ -145,5 +152,5 @@ class AdaptiveCompression:
         cause = "cpu_idle" if self._rose_last else "cpu_busy"
         return Decision(level, f"{why}: {before} → {level}", changed=True, cause=cause)
 
-    def _stay(self, why: str) -> Decision:
-        return Decision(self.level, f"{why}: stays at {self.level}", changed=False)
+    def _stay(self, why: str, cause: str) -> Decision:
+        return Decision(self.level, f"{why}: stays at {self.level}", changed=False, cause=cause)

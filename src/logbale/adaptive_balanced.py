@@ -100,11 +100,11 @@ class BalancedCompression:
         self.bandwidth = inf
         """Wire bytes a second that the link takes; infinite while it has never been the limit."""
         self._second_worth = second_worth
+        self.arrivals = 0.0
+        """Raw bytes a second, smoothed."""
         self._busy = BUSY / 2
         self._rest = 0.0
         """Seconds for each raw byte that sending takes beside compression and stalls."""
-        self._arrivals = 0.0
-        """Raw bytes a second."""
         self._backlog = 0.0
         self._forget = FORGET_FIRST
         self._limit_met = False
@@ -138,7 +138,7 @@ class BalancedCompression:
             wall += _sane(work.wall_seconds, seconds)
         self._idle = not raw
         arrived = _sane(sample.read_bytes, 1e15) / seconds
-        self._arrivals += (1 - exp(-seconds / 10.0)) * (arrived - self._arrivals)
+        self.arrivals += (1 - exp(-seconds / 10.0)) * (arrived - self.arrivals)
         if wall >= 0.001:
             self.share += 0.3 * (min(1.0, max(0.02, cpu / wall)) - self.share)
         if raw and self.is_behind:
@@ -168,34 +168,34 @@ class BalancedCompression:
     def decide(self) -> Decision:
         """The level that the samples so far ask for. Without a new one since the last decision, it stays."""
         if not self._fresh:
-            return self._stay("nothing new was seen")
+            return self._stay("nothing new was seen", "idle")
         self._fresh = False
         if self._idle:
-            return self._stay("nothing was compressed")
+            return self._stay("nothing was compressed", "idle")
         if self.bandwidth >= UNLIMITED and self._left.is_stalled:
-            return self._stay("sends stall, and it is too early to say that the link is why")
+            return self._stay("sends stall, and it is too early to say that the link is why", "too_early")
         levels = range(self.min_level, self.max_level + 1)
         keep_up = [
             level
             for level in levels
-            if self._arrivals * self._time(level) <= HEADROOM + (STAYING if level == self.level else 0.0)
+            if self.arrivals * self._time(level) <= HEADROOM + (STAYING if level == self.level else 0.0)
         ]
         waits = (self.is_behind or not keep_up) and not self.is_blocked
         costs = {level: self._cost(level, waits=waits) for level in (levels if waits or self.is_blocked else keep_up)}
         best = min(costs, key=lambda level: (costs[level], abs(level - self.level)))
         cause, why = self._why(waits)
         if best == self.level:
-            return self._stay(why)
+            return self._stay(why, cause)
         if self.level in costs:
             gain = costs[self.level] - costs[best]
             restart = RESTART_BYTES * (1 / self._second_worth + (1 / self.bandwidth if waits else 0.0))
-            ahead = self._arrivals * AHEAD + (self._backlog if waits else 0.0)
+            ahead = self.arrivals * AHEAD + (self._backlog if waits else 0.0)
             if gain < MARGIN * costs[self.level] or gain * ahead < restart:
-                return self._stay(f"{why}, and {best} would save too little")
+                return self._stay(f"{why}, and {best} would save too little", cause)
         else:
             cause, why = "keep_up", f"{why}, of which level {self.level} cannot keep up with what arrives"
         if self._changes < 1:
-            return self._stay(f"{why}, and too many changes lately for {best}")
+            return self._stay(f"{why}, and too many changes lately for {best}", cause)
         self._changes -= 1
         before, self.level = self.level, best
         return Decision(best, f"{why}: {before} → {best}", changed=True, cause=cause)
@@ -215,7 +215,7 @@ class BalancedCompression:
     def _why(self, waits: bool) -> tuple[str, str]:
         """The kind of reason, and the figures."""
         figures = (
-            f"{self._arrivals / MB:.2f} MB/s arrive, {self._backlog / MB:.1f} MB wait, CPU {self._busy:.0f} %, "
+            f"{self.arrivals / MB:.2f} MB/s arrive, {self._backlog / MB:.1f} MB wait, CPU {self._busy:.0f} %, "
             f"{self.share:.0%} of a core".replace("%", " %").replace("  %", " %")
         )
         if self.bandwidth < UNLIMITED:
@@ -227,8 +227,8 @@ class BalancedCompression:
             return "link", f"the link is what everything waits for ({figures})"
         return "ends", f"the two ends, not the link, are what everything waits for ({figures})"
 
-    def _stay(self, why: str) -> Decision:
-        return Decision(self.level, f"{why}: stays at {self.level}", changed=False)
+    def _stay(self, why: str, cause: str) -> Decision:
+        return Decision(self.level, f"{why}: stays at {self.level}", changed=False, cause=cause)
 
 
 class _Left:

@@ -1,7 +1,7 @@
 """A snapshot as Prometheus text, in base units; what can be computed from it is left out.
 
-Label values are few by construction: the algorithms, the alarms, at most MAX_REASONS reasons and levels.MAX_LEVELS
-levels. No name of a stream, a host or a client is one.
+Label values are few by construction: the algorithms, the alarms, the kinds of reason for a level, at most MAX_REASONS
+reasons and levels.MAX_LEVELS levels. No name of a stream, a host or a client is one.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from logbale import __version__
+from logbale.adaptive import CAUSES
 from logbale.alarms import ALARMS
 from logbale.durations import Distribution
 from logbale.kafka.metrics import AnySnapshot, ArchiverSnapshot
-from logbale.metrics import ReceiverSnapshot, RelaySnapshot, ShipperSnapshot, Totals
+from logbale.metrics import LevelInputs, ReceiverSnapshot, RelaySnapshot, ShipperSnapshot, Totals
 from logbale.protocol import Algorithm
 
 if TYPE_CHECKING:  # a shipper has none, and should not load what makes one
@@ -169,6 +170,21 @@ def _shipper(snapshot: ShipperSnapshot) -> Iterator[Metric]:
     level = GaugeMetricFamily("logbale_shipper_compression_level", "Level in use", labels=["algorithm"])
     level.add_metric([snapshot.algorithm], snapshot.level)
     yield level
+    reasons = GaugeMetricFamily("logbale_shipper_level_reason", "1 for why the level is what it is", labels=["reason"])
+    for cause in CAUSES:
+        reasons.add_metric([cause], cause == snapshot.level_cause)
+    yield reasons
+    if snapshot.cpu_percent is not None:
+        yield _gauge("logbale_shipper_cpu_ratio", "How busy its CPUs are, 0 to 1", snapshot.cpu_percent / 100)
+    if snapshot.level_inputs is not None:
+        yield from _level_inputs(snapshot.level_inputs)
+
+
+def _level_inputs(inputs: LevelInputs) -> Iterator[Metric]:
+    yield _gauge("logbale_shipper_link_bytes_per_second", "Wire bytes, as believed; +Inf: not the limit", inputs.link)
+    yield _gauge("logbale_shipper_core_ratio", "Part of a core that compressing gets, 0 to 1", inputs.core_share)
+    yield _gauge("logbale_shipper_arrivals_bytes_per_second", "Raw bytes from sources, smoothed", inputs.arrivals)
+    yield _gauge("logbale_shipper_behind", "1 while more waits than a moment's work", inputs.is_behind)
 
 
 def _archiver(snapshot: ArchiverSnapshot) -> Iterator[Metric]:

@@ -10,12 +10,12 @@ from math import inf
 from time import monotonic, time
 
 from logbale.adaptive import AdaptiveCompression, Policy
-from logbale.adaptive_balanced import BEHIND_BYTES, BalancedCompression
+from logbale.adaptive_balanced import BEHIND_BYTES, UNLIMITED, BalancedCompression
 from logbale.compression import CompressionHandler
 from logbale.config import Settings
 from logbale.level_table import PRIORS
 from logbale.load_meter import LoadMeter
-from logbale.metrics import ShipperMetrics
+from logbale.metrics import LevelInputs, ShipperMetrics
 from logbale.protocol import Algorithm
 from logbale.reports import MAX_CHANGES, Change
 
@@ -54,7 +54,9 @@ class LevelChoice:
         if _level_settings(settings) != _level_settings(before):
             self._policy = policy_of(settings)
             self._handler.level = self._metrics.level = first_level(settings, self._policy)
-            self._metrics.level_reason = "fixed"  # an adaptive one has a reason from its first decision on
+            # An adaptive one has a reason from its first decision on.
+            self._metrics.level_reason = self._metrics.level_cause = "fixed"
+            self._metrics.level_inputs = None
 
     async def run(self, *, look: Callable[[], object]) -> None:
         """Decides again and again; `look` takes a snapshot, which keeps the window of the rates, looked at or not."""
@@ -83,12 +85,25 @@ class LevelChoice:
             self._metrics.level_changes[decision.cause] += 1
             self.changes.append((time(), self._handler.level, decision.level, decision.reason))
         self._handler.level = self._metrics.level = decision.level
-        self._metrics.level_reason = decision.reason
+        self._metrics.level_reason, self._metrics.level_cause = decision.reason, decision.cause
+        self._metrics.level_inputs = level_inputs(self._policy)
 
 
 def first_level(settings: Settings, policy: Policy) -> int:
     """Before anything is observed."""
     return policy.level if settings.adaptive_enabled else settings.compression_level
+
+
+def level_inputs(policy: Policy) -> LevelInputs | None:
+    """What it weighs; None of one that looks at the CPU load alone."""
+    if not isinstance(policy, BalancedCompression):
+        return None
+    return LevelInputs(
+        link=policy.bandwidth if policy.bandwidth < UNLIMITED else inf,
+        core_share=policy.share,
+        arrivals=policy.arrivals,
+        is_behind=policy.is_behind,
+    )
 
 
 def policy_of(settings: Settings) -> Policy:

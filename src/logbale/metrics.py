@@ -78,6 +78,19 @@ def mean(totals: Totals, elapsed: float) -> Rates:
     return Rates(totals.entries / elapsed, totals.raw_bytes / elapsed, totals.wire_bytes / elapsed)
 
 
+class LevelInputs(msgspec.Struct, frozen=True, kw_only=True):
+    """What the balanced policy weighed last, beside backlog, stalls and CPU load."""
+
+    link: float
+    """Wire bytes a second that the link is believed to take; infinite while it is not known as the limit."""
+    core_share: float
+    """The part of a core that compressing gets while it wants one."""
+    arrivals: float
+    """Raw bytes a second from the sources, smoothed."""
+    is_behind: bool
+    """More waits than a moment's work."""
+
+
 class ShipperSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """The shipper at one moment. read_entries = delivered + dropped + waiting entries."""
 
@@ -103,7 +116,7 @@ class ShipperSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     level: int
     level_reason: str
     level_changes: dict[str, int]
-    """By cause: cpu_busy, cpu_idle; of the balanced policy link, ends, keep_up, cheapest."""
+    """By cause, those of adaptive.CAUSES that can change it."""
     backlog_bytes: int
     """Raw bytes that wait to be sent for the first time; estimated from the number of batches."""
     stalled_seconds: float
@@ -129,6 +142,10 @@ class ShipperSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """The one in use, or the last one that was."""
     receiver_choice: int = 0
     """Its place among those that this stream wants: 1 is the first choice, 0 before there was any."""
+    level_cause: str = "fixed"
+    """The kind of level_reason, one of adaptive.CAUSES."""
+    level_inputs: LevelInputs | None = None
+    """Of the balanced policy, from its first decision on."""
     receivers: int = 1
     """How many there are to choose from."""
     failovers: int = 0
@@ -151,7 +168,8 @@ class ShipperMetrics:
         self.compression = compression or CompressionStats()
         self.algorithm = algorithm
         self.level = level
-        self.level_reason = "fixed"
+        self.level_reason = self.level_cause = "fixed"
+        self.level_inputs: LevelInputs | None = None
         self.level_changes: Counter[str] = Counter()
         self.backlog_bytes = 0
         self.arrived_bytes = 0
@@ -210,6 +228,8 @@ class ShipperMetrics:
             algorithm=self.algorithm,
             level=self.level,
             level_reason=self.level_reason,
+            level_cause=self.level_cause,
+            level_inputs=self.level_inputs,
             level_changes=dict(self.level_changes),
             backlog_bytes=self.backlog_bytes,
             stalled_seconds=self.stalled_seconds(now),

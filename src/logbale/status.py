@@ -162,11 +162,16 @@ def _error_rows(errors: Mapping[str, int]) -> list[tuple[str, str]]:
 def _weights(totals: Totals, entries_per_second: float) -> list[tuple[str, str]]:
     return [
         ("batches", f"{totals.batches:,}"),
-        ("raw", size(totals.raw_bytes)),
-        ("wire", size(totals.wire_bytes)),
+        ("raw", _exact(totals.raw_bytes)),
+        ("wire", _exact(totals.wire_bytes)),
         ("ratio", ratio(totals.ratio)),
         ("entries/s, mean", rate(entries_per_second).removesuffix("/s")),
     ]
+
+
+def _exact(number: int) -> str:
+    """For whoever compares two runs, to the byte as well."""
+    return size(number) if number < 1000 else f"{size(number)} = {number:,} B"
 
 
 def _where_any(*counted: tuple[str, int]) -> Iterable[tuple[str, str]]:

@@ -84,7 +84,7 @@ def load(
     came_from = {name: stated[name][1] if name in stated else "the default" for name in SETTINGS}
     for name, derived in _derived(settings, stated).items():
         settings = msgspec.structs.replace(settings, **{name: derived.default})
-        came_from[name] = f"the default with {derived.condition}: {derived.reason}"
+        came_from[name] = f"the default with {derived.condition}: {derived.why(settings)}"
     problems += _together(settings, came_from)
     if problems:
         raise ConfigError("\n".join(problems))
