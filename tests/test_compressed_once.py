@@ -1,4 +1,7 @@
-"""A large batch is compressed once: its frame in the spool is the one on the wire and the one in the archive."""
+"""A large batch is compressed once: its frame in the spool is the one on the wire and the one in the archive.
+
+Unless the level is raised while it waits.
+"""
 
 import asyncio
 import json
@@ -214,6 +217,20 @@ def test_what_waits_leaves_at_a_level_that_was_raised_meanwhile(pressed_at, leve
     assert frame_of_size(payload, len(GENERATED))
     assert compressing.handler.stats.wire_bytes == len(payload)
     assert list(compressing.take_work()) == [level if is_new else pressed_at]
+    compressing.close()
+
+
+@pytest.mark.parametrize(("pressed_at", "level"), [(2, 3), (8, 9), (3, 9)])
+def test_a_raised_level_makes_no_batch_larger(pressed_at, level):
+    """Some come out larger at a higher level: a receiver that takes the frame in the spool would refuse that one."""
+    raw = b"".join(b'{"id":"%s"}\n' % random.Random(n).randbytes(16).hex().encode() for n in range(4000))
+    compressing = Compressing(CompressionHandler(Algorithm.ZSTD, pressed_at))
+    pressed = compressing.press(raw)()
+    compressing.handler.level = level
+    payload = asyncio.run(compressing.payload(pressed))
+    assert len(payload) <= len(pressed.payload)
+    assert zstd.decompress(payload) == raw
+    assert frame_of_size(payload, len(raw))
     compressing.close()
 
 

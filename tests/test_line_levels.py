@@ -6,14 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logbale.line_levels import BEGINNINGS, ENOUGH_LINES, LEVELS, MAX_KNOWN, SAMPLE_LINES, LineLevels
+from logbale.line_levels import BEGINNINGS, ENOUGH_LINES, LEVELS, MAX_KNOWN, SAMPLE_LINES, LineLevels, Search
 
 WORDS = {word.encode(): level for word, level in LEVELS.items()}
+SEARCH = Search(WORDS)
 
 
 def alone(line):
     """The level of a line that has nothing before it."""
-    return LineLevels(WORDS).of([line])[0]
+    return LineLevels(SEARCH).of([line])[0]
 
 
 words = st.sampled_from(
@@ -38,7 +39,7 @@ lines = st.lists(st.tuples(words, gaps), max_size=12).map(lambda pieces: b"".joi
 @given(st.lists(st.lists(lines, max_size=6), max_size=6))
 def test_a_line_has_the_level_that_it_would_have_alone(chunks):
     """Whatever came before it, in the same chunk or an earlier one."""
-    levels = LineLevels(WORDS)
+    levels = LineLevels(SEARCH)
     assert [levels.of(chunk) for chunk in chunks] == [list(map(alone, chunk)) for chunk in chunks]
 
 
@@ -54,7 +55,7 @@ def test_a_line_of_a_long_chunk_has_the_level_that_it_would_have_alone(alike):
             return chance.choice(starts) + chance.choice(ends)
         return bytes(chance.choices(b"abcdefgh ", k=chance.randrange(1, 50))) + chance.choice(ends)
 
-    levels = LineLevels(WORDS)
+    levels = LineLevels(SEARCH)
     for size in [10, *[SAMPLE_LINES * 3] * 5, 10, SAMPLE_LINES, ENOUGH_LINES]:
         chunk = [line() for _ in range(size)]
         assert levels.of(chunk) == list(map(alone, chunk))
@@ -69,7 +70,7 @@ def test_a_word_that_goes_on_behind_what_is_compared_is_another_word(near, longe
     beginnings = [start + b" ERROR", start + b" ERRORS", start + b" ERROR more", start + b" ERRORS more"]
     six = b"1 2 3 4 5 " + start[10:]
     beginnings += [six + b" ERROR", six + b" ERROR more", six + b" ERRORS"]
-    levels = LineLevels(WORDS)
+    levels = LineLevels(SEARCH)
     if longer_ones_failed:
         levels.of([bytes(random.Random(n).choices(b"abcdefgh", k=50)) for n in range(ENOUGH_LINES)])
     assert levels.of(beginnings) == ["ERROR", "", "ERROR", "", "ERROR", "", ""]
@@ -85,7 +86,7 @@ def test_lines_that_differ_in_digits_are_searched_once():
             searched.append(word)
             return super().__contains__(word)
 
-    levels = LineLevels(Words(WORDS))
+    levels = LineLevels(Search(Words(WORDS)))
     first, second = (b"2026-11-26 07:%02d:11,%03d INFO [worker-%d] job done" % (n, n, n % 10) for n in (12, 37))
     assert levels.of([first]) == ["INFO"]
     searched.clear()
@@ -95,7 +96,7 @@ def test_lines_that_differ_in_digits_are_searched_once():
 
 def test_what_is_remembered_has_a_bound():
     """Lines that never begin alike take no more memory than MAX_KNOWN of them, and keep their levels."""
-    levels = LineLevels(WORDS)
+    levels = LineLevels(SEARCH)
     letters = bytes.maketrans(b"0123456789", b"abcdefghij")
     size = ENOUGH_LINES // 2  # chunks too small to judge by
     for start in range(0, 4 * MAX_KNOWN, size):

@@ -1,6 +1,7 @@
 """Lines to entries: nothing lost, every byte accounted for, JSON kept as it came, levels only where they are plain."""
 
 import json
+import tracemalloc
 from itertools import pairwise, repeat
 
 import msgspec
@@ -9,7 +10,7 @@ from chunks import objects_of
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from logbale.line_levels import LEVELS, LineLevels
+from logbale.line_levels import LEVELS, LineLevels, Search
 from logbale.lines import MAX_LINE_BYTES, LineCutter, LineParser
 from logbale.models import entry_lines, joined, sizes_of
 from logbale.ndjson import MAX_DEPTH, to_ndjson
@@ -253,7 +254,8 @@ def test_the_level_of_a_line_does_not_depend_on_the_lines_beside_it(words, end):
     assert parse(b"a\tb\n" * 3 + line + b"\n")[0][3] == entry
     searched = entry.get("level", "")
     written = line.decode("utf-8", "backslashreplace").removesuffix("\r").encode()
-    assert searched == LineLevels({word.encode(): level for word, level in LEVELS.items()}).of([written])[0]
+    words = Search({word.encode(): level for word, level in LEVELS.items()})
+    assert searched == LineLevels(words).of([written])[0]
 
 
 OBJECTS = [
@@ -293,6 +295,34 @@ def test_objects_become_the_same_entries_together_and_one_by_one(lines):
     assert list(sizes_of(chunk.entries)) == list(map(len, chunk.entries))
     assert list(chunk.measure()) == list(others.measure())[1:]
     assert (parser.split_lines, parser.invalid_utf8) == (parser_of_others.split_lines, parser_of_others.invalid_utf8)
+
+
+@pytest.mark.parametrize("name", ['a"b', "a\\b", "a\nb", "\x00", "b\udcff", "", "ü", "field_0", "None"])
+def test_attributes_of_any_name_go_into_objects(name):
+    """Also those that only an escape can write, for one object and for many, which may have them already."""
+    has_it = msgspec.json.encode({name.replace("\udcff", "\\xff"): 1}) + b"\n"
+    for line, value in ((b'{"n":1}\n', "v"), (has_it, 1)):
+        entries, _, _ = parse(line * 3, attributes={name: "v"})
+        assert [entry[name.replace("\udcff", "\\xff")] for entry in entries] == [value] * 3
+        assert not any("message" in entry for entry in entries)
+
+
+def test_a_file_that_is_followed_costs_little_memory():
+    """Tables of words and decoders are the same for all: ten thousand files are no gigabyte."""
+
+    def parsed(number):
+        parser = LineParser("web", {"file": f"/var/log/{number}", "host": "h"})
+        for data in (b'{"n":1}\n', b"text\n", b"a\tb\n"):
+            parser.parse(data, now=NOW, start=0, source="log")
+        return parser
+
+    parsed(0)
+    tracemalloc.start()
+    try:
+        held = [parsed(number) for number in range(20)]
+        assert tracemalloc.get_traced_memory()[0] / len(held) < 10_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_carriage_return_between_tokens_ends_no_entry():

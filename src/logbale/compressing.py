@@ -36,7 +36,7 @@ _T = TypeVar("_T")
 
 
 class Pressed(msgspec.Struct, frozen=True, eq=False, weakref=True):
-    """A large batch as it is stored and sent, and what making it took."""
+    """A large batch as it is stored and, unless the level is raised meanwhile, sent; and what making it took."""
 
     payload: bytes
     """One zstd frame."""
@@ -79,7 +79,7 @@ class Compressing:
         return body
 
     def press(self, raw: bytes) -> Pressing:
-        """Compresses a batch that is stored and sent as one and the same frame: what is returned gives it, for the
+        """Compresses a batch for the store, and to be sent as payload() has it: what is returned gives it, for the
         store's thread to call. From AHEAD_LEVEL on it is begun now."""
         level = self.handler.level
         if level >= AHEAD_LEVEL:
@@ -98,8 +98,8 @@ class Compressing:
         return Pressed(payload, level, len(raw), seconds, cpu_seconds)
 
     async def payload(self, pressed: Pressed) -> bytes:
-        """What leaves for it: its frame, or, where the level was raised since, a smaller one. A backlog was compressed
-        before anybody knew how slowly the link takes it."""
+        """What leaves for it: its frame, or, where the level was raised since and that gives one, a smaller one. A
+        backlog was compressed before anybody knew how slowly the link takes it."""
         level = self.handler.level
         if not 0 < pressed.level < level:
             self._sent(pressed)
@@ -111,7 +111,9 @@ class Compressing:
         return payload
 
     def _compress_anew(self, raw_bytes: int, payload: bytes) -> bytes:
-        return self.handler.compress_always(decompress(Algorithm.ZSTD, payload, max_raw=raw_bytes, max_ratio=None))
+        raw = decompress(Algorithm.ZSTD, payload, max_raw=raw_bytes, max_ratio=None)
+        # A higher level can come out larger, and what was within the receiver's max_frame must not be refused for it.
+        return min(payload, self.handler.compress_always(raw), key=len)
 
     def _sent(self, pressed: Pressed) -> None:
         """It left: from now on it counts. Where it left before, as sent once more, but not as compressed once more."""

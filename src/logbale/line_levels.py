@@ -87,8 +87,8 @@ _DIGITS_ALIKE = bytes.maketrans(b"123456789", b"000000000")
 class LineLevels:
     """Finds the levels of lines by one table of words. What it remembers changes how long it takes, never a level."""
 
-    def __init__(self, words: Mapping[bytes, str]) -> None:
-        self._search = _Search(words)
+    def __init__(self, search: Search) -> None:
+        self._search = search
         self._known = [_Known(self._search, length) for length in BEGINNINGS]
         self._at = 0
         """Which of them is in use."""
@@ -137,8 +137,11 @@ def _positions_of_none(levels: list[str | None]) -> list[int]:
     return positions
 
 
-class _Search:
-    """Looks at the words of lines: nothing of Python's own runs for a line that names no level."""
+class Search:
+    """Looks at the words of lines: nothing of Python's own runs for a line that names no level.
+
+    It remembers nothing, and is made once for all files that are followed: the set of its words takes 65 KB.
+    """
 
     def __init__(self, words: Mapping[bytes, str]) -> None:
         self._words = words
@@ -164,7 +167,7 @@ class _Search:
 class _Known:
     """The level of all lines that begin so, where that can tell."""
 
-    def __init__(self, search: _Search, length: int) -> None:
+    def __init__(self, search: Search, length: int) -> None:
         self.levels: dict[bytes, str] = {}
         self._search = search
         self._length = length

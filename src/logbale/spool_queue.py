@@ -45,8 +45,8 @@ class SpoolQueue:
     ) -> None:
         """`max_memory` bounds the bytes that wait for the store, or are kept so as not to read them back.
 
-        `press` begins to compress a large batch as it will be sent: so each is compressed once, and stored and sent as
-        it is.
+        `press` begins to compress a large batch as it will be sent, unless the level is raised meanwhile: so nearly
+        each is compressed once, and stored and sent as it is.
         `durations` gets how long each batch took from the reading of its first entry to its acknowledgement. `fresh`
         has its own bound. `thread` runs one job at a time, in order: by default a thread of its own.
         """
@@ -131,7 +131,7 @@ class SpoolQueue:
         return await self._stored.call(self.store.read, record.sequence)
 
     def pressed(self, record: Record) -> Pressed | None:
-        """The batch as it shall be sent, where it is compressed already."""
+        """The batch as it is stored, where it is compressed already: what leaves for it, Compressing.payload() has."""
         fresh = self._stored.fresh.get(record.sequence)
         return fresh.pressed if fresh is not None else None
 
