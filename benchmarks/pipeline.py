@@ -228,7 +228,7 @@ def main() -> None:
     cases = {case: CASES[case] for case in options.case or ([] if options.ship else CASES)}
     cases |= {flags: flags for flags in options.ship or []}
     made_on = machine.describe()
-    with tempfile.TemporaryDirectory(prefix="logbale-pipeline-", dir=options.dir) as directory:
+    with tempfile.TemporaryDirectory(prefix="logbale-", dir=options.dir) as directory:
         results = measure(options, cases, Path(directory))
     described = f"{results[1]['entries']:,.0f} entries, {results[1]['source_bytes'] / 1e6:.1f} MB of lines"
     where = f"{len(options.replay)} logs, interleaved" if options.replay else options.file or "generated"

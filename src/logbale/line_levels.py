@@ -122,6 +122,7 @@ class LineLevels:
             step = 1 if all_of_them else 1 + len(new) // LEARNED
             self._known[self._at].learn(new[::step])
         if lines >= ENOUGH_LINES and len(missing) - sum(map(levels.__contains__, missing)) > lines // 2:
+            levels.clear()
             self._at = (self._at + 1) % len(self._known)
             self._is_first = True
             self._resting = 0 if self._at else REST * lines
