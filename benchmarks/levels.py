@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("--once", action="store_true", help="entries as logbale ship --once makes them")
     parser.add_argument("--native", action="store_true", help="zstd's own levels too")
     given = parser.parse_args()
-    by_size = {size: streams(given.files, size, once=given.once) for size in (50, 500)}
+    by_size = {size: streams(given.files, size, once=given.once) for size in (50, 500, 2000)}
     print_levels(by_size, given.rounds, given.window_log, given.native)
     print()
     print_halves(by_size[50], given.window_log, given.native)

@@ -44,7 +44,7 @@ class ZstdLevel(msgspec.Struct, frozen=True):
     """How zstd does the work of one of the settings' levels."""
 
     name: str
-    """zstd's own level, or its strategy and search depth."""
+    """zstd's own level, or its strategy, search depth and chain_log."""
     options: dict[int, int]
 
 
@@ -85,16 +85,16 @@ def _lazy(depth: int, hash_log: int, chain_log: int, *, rows: bool) -> ZstdLevel
         _P.chain_log: chain_log,
     }
     known = {int(name): int(value) for name, value in options.items()}
-    return ZstdLevel(f"lazy2 {depth}", known if rows else known | _CHAINS)
+    return ZstdLevel(f"lazy2 {depth}/{chain_log}", known if rows else known | _CHAINS)
 
 
 ZSTD_LEVELS = {
     1: ZstdLevel("-5", {int(_P.compression_level): -5}),
     2: ZstdLevel("1", {int(_P.compression_level): 1}),
-    3: _lazy(1, 16, 16, rows=False),
-    4: _lazy(2, 16, 16, rows=False),
-    5: _lazy(3, 16, 14, rows=False),
-    6: _lazy(4, 16, 14, rows=False),
+    3: _lazy(1, 16, 14, rows=False),
+    4: _lazy(2, 16, 14, rows=False),
+    5: _lazy(2, 16, 16, rows=False),
+    6: _lazy(3, 16, 14, rows=False),
     7: _lazy(5, 16, 16, rows=True),
     8: _lazy(6, 16, 16, rows=True),
     9: ZstdLevel(
