@@ -1,21 +1,23 @@
 """Replays real logs at any length: their lines in turn, with fresh ids and times, so that no line comes twice.
 
-    .venv/bin/python benchmarks/replay.py LOG... [--lines 1000000] [--seed 1] >mixed.log
+    .venv/bin/python benchmarks/replay.py LOG... [--lines 1000000] [--seed 1] [--json] >mixed.log
 
 The lines of all LOGs are interleaved as they would be on a machine that runs these systems side by side; each LOG
 begins again when it is through. A clock time becomes the time of a clock that goes on. A number of five or more digits
 and a hexadecimal id become others of their length, the same one for as long as a LOG is not through: ids recur as they
 did. What is left, the text and its proportions, is the log's own: so it compresses as such logs do, and not as copies
-of a few thousand lines would.
+of a few thousand lines would. With `--json` each line is the message of a JSON object, as a program logs them: with a
+time of its own, a level, a logger and a number.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -64,13 +66,23 @@ def replay(logs: list[Path], *, seed: int = 1) -> Iterator[bytes]:
             yield next(source)
 
 
+def objects(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines as JSON lines, a millisecond apart."""
+    for number, line in enumerate(lines):
+        time = f"2026-11-26T{number // 3_600_000 % 24:02}:{number // 60_000 % 60:02}:{number / 1000 % 60:09.6f}Z"
+        fields = {"timestamp": time, "level": "INFO", "logger": "app.replay", "number": number}
+        yield json.dumps(fields | {"message": line.decode(errors="replace").rstrip()}).encode() + b"\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("logs", nargs="+", type=Path, metavar="LOG")
     parser.add_argument("--lines", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    sys.stdout.buffer.writelines(islice(replay(options.logs, seed=options.seed), options.lines))
+    lines = islice(replay(options.logs, seed=options.seed), options.lines)
+    sys.stdout.buffer.writelines(objects(lines) if options.json else lines)
 
 
 if __name__ == "__main__":

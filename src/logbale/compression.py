@@ -44,7 +44,7 @@ class ZstdLevel(msgspec.Struct, frozen=True):
     """How zstd does the work of one of the settings' levels."""
 
     name: str
-    """zstd's own level, or its strategy, search depth and chain_log."""
+    """zstd's own level, or one of its strategies, the search depth and chain_log."""
     options: dict[int, int]
 
 
@@ -89,8 +89,8 @@ def _lazy(depth: int, hash_log: int, chain_log: int, *, rows: bool) -> ZstdLevel
 
 
 ZSTD_LEVELS = {
-    1: ZstdLevel("-5", {int(_P.compression_level): -5}),
-    2: ZstdLevel("1", {int(_P.compression_level): 1}),
+    1: ZstdLevel("zstd -5", {int(_P.compression_level): -5}),
+    2: ZstdLevel("zstd 1", {int(_P.compression_level): 1}),
     3: _lazy(1, 16, 14, rows=False),
     4: _lazy(2, 16, 14, rows=False),
     5: _lazy(2, 16, 16, rows=False),
@@ -213,11 +213,11 @@ _CHECKSUM_BIT = 0b100
 
 
 def library(algorithm: Algorithm, level: int) -> str:
-    """Which library does the work of a level, and what it calls it: `zlib-ng 5`, `zstd lazy2 4`; "" for none."""
+    """Which library does the work of a level, and what it calls it: `zlib-ng 5`, `lazy2 3/14`; "" for none."""
     if algorithm is Algorithm.NONE:
         return ""
     if algorithm is Algorithm.ZSTD:
-        return f"zstd {ZSTD_LEVELS[level].name}"
+        return ZSTD_LEVELS[level].name
     row = deflate.LEVELS[level]
     return f"{row.name} {row.level}"
 
