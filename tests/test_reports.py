@@ -38,11 +38,13 @@ def test_any_bytes_are_a_report_or_none(text):
     assert report is None or isinstance(report, Report)
 
 
-@pytest.mark.parametrize("depth", [10, 1000, 100_000])
-def test_a_nesting_that_no_parser_follows_is_no_report(depth):
-    """At any depth there is an answer."""
+@pytest.mark.parametrize(("depth", "is_read"), [(10, {True}), (1000, {True, False}), (100_000, {False})])
+def test_a_nesting_that_no_parser_follows_is_no_report(depth, is_read):
+    """At any depth there is an answer; how far a parser follows depends on the version of Python."""
     text = b'{"read":1,"delivered":1,"waiting_entries":0,"x":' + b"[" * depth + b"]" * depth + b"}"
-    assert decode_report(text) == (Report(read=1, delivered=1, waiting_entries=0) if depth < 500 else None)
+    report = decode_report(text)
+    assert (report is not None) in is_read
+    assert report in (None, Report(read=1, delivered=1, waiting_entries=0))
 
 
 def test_a_report_tells_rejected_entries_apart_and_adds_up():
