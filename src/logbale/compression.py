@@ -67,12 +67,12 @@ def chains_alone() -> dict[int, int]:
 _CHAINS = chains_alone()
 
 
-def _lazy(depth: int, hash_log: int, chain_log: int, *, rows: bool) -> ZstdLevel:
+def _lazy(depth: int, chain_log: int, *, rows: bool = False) -> ZstdLevel:
     """The lazy2 parser, which looks at 2**depth candidates.
 
     In logs a match of less than six bytes costs more than its literals do. It finds candidates by chains, or by rows,
     which zstd takes by itself: up to a depth of 4 chains take a fifth less CPU for as many bytes, for in logs most of
-    the time goes into noting what long matches cover. Tables smaller than zstd's own, of 2**hash_log and 2**chain_log
+    the time goes into noting what long matches cover. Tables smaller than zstd's own, of 2**16 and 2**chain_log
     entries, are faster and hardly larger: they stay in the nearer caches, and lines repeat soon.
     """
     options = {
@@ -81,7 +81,7 @@ def _lazy(depth: int, hash_log: int, chain_log: int, *, rows: bool) -> ZstdLevel
         _P.search_log: depth,
         _P.min_match: 6,
         _P.target_length: 16,
-        _P.hash_log: hash_log,
+        _P.hash_log: 16,
         _P.chain_log: chain_log,
     }
     known = {int(name): int(value) for name, value in options.items()}
@@ -91,12 +91,12 @@ def _lazy(depth: int, hash_log: int, chain_log: int, *, rows: bool) -> ZstdLevel
 ZSTD_LEVELS = {
     1: ZstdLevel("zstd -5", {int(_P.compression_level): -5}),
     2: ZstdLevel("zstd 1", {int(_P.compression_level): 1}),
-    3: _lazy(1, 16, 14, rows=False),
-    4: _lazy(2, 16, 14, rows=False),
-    5: _lazy(2, 16, 16, rows=False),
-    6: _lazy(3, 16, 14, rows=False),
-    7: _lazy(5, 16, 16, rows=True),
-    8: _lazy(6, 16, 16, rows=True),
+    3: _lazy(1, 14),
+    4: _lazy(2, 14),
+    5: _lazy(2, 16),
+    6: _lazy(3, 14),
+    7: _lazy(5, 16, rows=True),
+    8: _lazy(6, 16, rows=True),
     9: ZstdLevel(
         "btopt 3",
         {

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import repeat
 from operator import itemgetter
 
+from logbale.models import DIGITS_ALIKE
+
 LEVEL_WORDS = 6
 """A level is looked for among this many words from the start of a line, and in the one after them if it is the last.
 ASCII spaces part them, no others."""
@@ -79,9 +81,6 @@ ENOUGH_LINES = 64
 
 REST = 16
 """Times a chunk's lines that are only searched after those in which lines began like few others."""
-
-_DIGITS_ALIKE = bytes.maketrans(b"123456789", b"000000000")
-"""No word of the table has a digit: where only digits differ, two lines name the same level."""
 
 
 class LineLevels:
@@ -175,8 +174,9 @@ class _Known:
         self._beginning = itemgetter(slice(0, length))
 
     def beginnings(self, lines: list[bytes]) -> Iterator[bytes]:
-        """What is compared of each line; one at a time, so that it stays in the processor's nearest cache."""
-        return map(bytes.translate, map(self._beginning, lines), repeat(_DIGITS_ALIKE))
+        """What is compared of each line: no word of the table has a digit, so where only those differ the level is one.
+        One at a time, so that it stays in the processor's nearest cache."""
+        return map(bytes.translate, map(self._beginning, lines), repeat(DIGITS_ALIKE))
 
     def learn(self, beginnings: Sequence[bytes]) -> None:
         """Remembers those of them that tell."""

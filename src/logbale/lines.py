@@ -69,16 +69,14 @@ class LineParser:
         resume meets them again.
         """
         text = self._decode(data)
-        end = start + len(data)
-        entries: Sequence[bytes] | None = None
-        if data.startswith(b"{"):
-            entries = self._objects(text, rfc3339(now))
+        end, timestamp = start + len(data), rfc3339(now)
+        entries = self._objects(text, timestamp) if data.startswith(b"{") else None
         if entries is None and (plain := self._plain_messages(data, text)) is not None:
-            entries = self._join(*plain, rfc3339(now))
+            entries = self._join(*plain, timestamp)
         if entries is not None:
             return Chunk(entries, source, start, end, lambda: self._lines(data, text)[1])
         lines, sizes = self._lines(data, text)
-        return Chunk(self._from_lines(lines, rfc3339(now)), source, start, end, sizes.copy)
+        return Chunk(self._from_lines(lines, timestamp), source, start, end, sizes.copy)
 
     def parse_joined(self, records: Sequence[bytes], *, now: float, start: int, source: str) -> Chunk:
         """Like parse(), of whole entries that may have many lines each: joined by newlines, without one at the end."""

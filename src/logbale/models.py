@@ -17,6 +17,10 @@ from logbale.errors import EntryError
 _STANDARD = ("timestamp", "level", "service", "message")
 
 
+DIGITS_ALIKE = bytes.maketrans(b"123456789", b"000000000")
+"""For bytes.translate: what is left of two texts that differ in digits only is the same."""
+
+
 def rfc3339(unix_seconds: float) -> str:
     """A Unix time as RFC 3339, UTC, with microseconds: `2026-11-24T08:30:00.000000Z`."""
     return datetime.fromtimestamp(unix_seconds, UTC).isoformat(timespec="microseconds")[:-6] + "Z"

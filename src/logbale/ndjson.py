@@ -19,6 +19,7 @@ import msgspec
 
 from logbale.errors import EntryError
 from logbale.levels import count_levels
+from logbale.models import DIGITS_ALIKE
 
 MAX_DEPTH = 64
 """Levels of objects and arrays in one entry, where nothing else is said (MAX_JSON_DEPTH)."""
@@ -27,7 +28,6 @@ MAX_DIGITS = 4000
 """Of an integer that is looked at; Python's own limit is 4,300 (sys.set_int_max_str_digits)."""
 
 _CANONICAL = b"0000-00-00T00:00:00.000000Z\n"
-_DIGITS_ALIKE = bytes.maketrans(b"123456789", b"000000000")
 """All times of a batch are compared with the form at once: a tenth of what a regular expression takes for each."""
 _HEAD = re.compile(rb'\{"timestamp":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z)"')
 
@@ -196,17 +196,14 @@ def _openers(ndjson: bytes) -> bytes:
 
 def _check_depth(ndjson: bytes, openers: bytes, max_depth: int) -> None:
     """Raises EntryError where an entry nests too deep."""
-    if _any_nests_too_deep(ndjson, openers, max_depth):
+    if any_nests_too_deep(ndjson, max_depth, openers):
         raise _too_deep(max_depth)
 
 
-def any_nests_too_deep(ndjson: bytes, max_depth: int = MAX_DEPTH) -> bool:
-    """Whether a line of valid NDJSON goes deeper than that."""
-    return _any_nests_too_deep(ndjson, _openers(ndjson), max_depth)
-
-
-def _any_nests_too_deep(ndjson: bytes, openers: bytes, max_depth: int) -> bool:
-    """Only a line with that many brackets can, and few have."""
+def any_nests_too_deep(ndjson: bytes, max_depth: int = MAX_DEPTH, openers: bytes | None = None) -> bool:
+    """Whether a line of valid NDJSON goes deeper than that; `openers` are its own, for who has them already."""
+    # Only a line with that many brackets can, and few have.
+    openers = _openers(ndjson) if openers is None else openers
     return b"{" * (max_depth + 1) in openers and any(nests_too_deep(line, max_depth) for line in ndjson.split(b"\n"))
 
 
@@ -235,7 +232,7 @@ def _span(entries: Sequence[_Timed]) -> tuple[str, str]:
     try:
         times = set(map(attrgetter("timestamp"), entries))
         whole = "\n".join([*times, ""]).encode()
-        if whole.translate(_DIGITS_ALIKE) != _CANONICAL * len(times):
+        if whole.translate(DIGITS_ALIKE) != _CANONICAL * len(times):
             times = set(map(_canonical, times))
     except (TypeError, ValueError, OverflowError):  # no string, no time, a time beyond the year 9999
         return "", ""
