@@ -6,7 +6,7 @@ reasons and levels.MAX_LEVELS levels. No name of a stream, a host or a client is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -132,11 +132,8 @@ def _relay(relay: RelaySnapshot) -> Iterator[Metric]:
 
 
 def _beside(overview: Overview) -> Iterator[Metric]:
-    alarms = GaugeMetricFamily("logbale_receiver_alarm", "1 while the alarm is on", labels=["id"])
     on = {alarm.id for alarm in overview.alarms}
-    for name in ALARMS:
-        alarms.add_metric([name], name in on)
-    yield alarms
+    yield _flags("logbale_receiver_alarm", "1 while the alarm is on", "id", ALARMS, on)
     yield _counter("logbale_receiver_damaged_blocks", "Blocks met that are not sound", overview.damaged_blocks)
     if overview.disk is not None:
         yield _gauge("logbale_receiver_disk_free_bytes", "Room on the archive's disk", overview.disk.free_bytes)
@@ -170,10 +167,8 @@ def _shipper(snapshot: ShipperSnapshot) -> Iterator[Metric]:
     level = GaugeMetricFamily("logbale_shipper_compression_level", "Level in use", labels=["algorithm"])
     level.add_metric([snapshot.algorithm], snapshot.level)
     yield level
-    reasons = GaugeMetricFamily("logbale_shipper_level_reason", "1 for why the level is what it is", labels=["reason"])
-    for cause in CAUSES:
-        reasons.add_metric([cause], cause == snapshot.level_cause)
-    yield reasons
+    cause = {snapshot.level_cause}
+    yield _flags("logbale_shipper_level_reason", "1 for why the level is what it is", "reason", CAUSES, cause)
     if snapshot.cpu_percent is not None:
         yield _gauge("logbale_shipper_cpu_ratio", "How busy its CPUs are, 0 to 1", snapshot.cpu_percent / 100)
     if snapshot.level_inputs is not None:
@@ -207,6 +202,14 @@ def _archiver(snapshot: ArchiverSnapshot) -> Iterator[Metric]:
     yield lag
     yield _gauge("logbale_archiver_lag_messages_sum", "The same of all partitions", sum(snapshot.lag.values()))
     yield _by_reason("logbale_archiver_errors", "Errors by reason", snapshot.errors)
+
+
+def _flags(name: str, text: str, label: str, values: Iterable[str], on: Set[str]) -> Metric:
+    """1 for those of all values that are on, 0 for the others."""
+    family = GaugeMetricFamily(name, text, labels=[label])
+    for value in values:
+        family.add_metric([value], value in on)
+    return family
 
 
 def _labelled(name: str, text: str, label: str, counts: Mapping[str, int]) -> Metric:

@@ -364,7 +364,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             description="How batches are compressed",
             extra={
                 "flags": ("--algorithm",),
-                # Both by decision 0006: per batch, level 2 is 10.19 at 852 MB a CPU second, gzip 6 10.28 at 264.
+                # Both by decision 0006: per batch, level 2 is 10.20 at 888 MB a CPU second, gzip 6 10.27 at 272.
                 "derived": Derived(
                     "zstd",
                     "session_mode",
